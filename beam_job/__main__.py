@@ -1,0 +1,64 @@
+"""`python -m beam_job`, also installed as `caption-images`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+from beam_job.options import UsageError, parse
+from beam_job.quiet import quiet_stderr
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code: 0 done, 1 broken or too many failures, 2 wrong usage."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported, here and in worker processes
+    try:
+        config, beam_arguments = parse(arguments)
+    except UsageError as error:
+        return _refuse(error)
+
+    # Only now: --help and wrong usage answer without waiting for Beam.
+    with quiet_stderr(config.verbose):
+        from beam_job.inputs import InputError
+        from beam_job.job import JobError, run_job
+        from beam_job.runner import RunnerError
+        from beam_job.storage import StorageError
+        from beam_job.summary import RowCountError
+        from model import BundleError
+
+    try:
+        summary = run_job(config, beam_arguments)
+    except (BundleError, InputError, RunnerError, StorageError) as error:
+        return _refuse(error)
+    except (JobError, RowCountError) as error:
+        traceback.print_exc()
+        print(f"caption-images: {error}", file=sys.stderr)
+        return 1
+    print(
+        f"{summary.captions:,} captions and {summary.failures:,} failures of {summary.inputs:,} images "
+        f"in {summary.seconds:.1f} s ({summary.images_per_second:.1f} images/s)",
+        file=sys.stderr,
+    )
+    for reason, count in summary.failures_by_reason.items():
+        print(f"  {count:,} x {reason}", file=sys.stderr)
+    print(f"captions: {config.output}/captions/run={summary.run_id}", file=sys.stderr)
+    if summary.failures:
+        print(f"failures: {config.output}/failures/run={summary.run_id}", file=sys.stderr)
+    if summary.failure_ratio > config.max_failure_ratio:
+        print(
+            f"caption-images: {summary.failure_ratio:.0%} of the images failed, more than "
+            f"--max_failure_ratio={config.max_failure_ratio}",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def _refuse(error: Exception) -> int:
+    print(f"caption-images: {error}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""The DoFn: a shard's number in, its files written; captions, pixels and features never cross a stage boundary."""
+
+from __future__ import annotations
+
+import collections
+import threading
+from collections.abc import Hashable
+from concurrent.futures import Future
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+
+from beam_job.config import JobConfig
+from beam_job.engine import Engine, ShardResult
+from beam_job.plan import PlanReader, Run
+from beam_job.progress import ProgressFile
+from beam_job.sink import publish_failures, read_report
+from model import load_captioner
+
+NAMESPACE = "caption_images"
+
+
+class CaptionShards(beam.DoFn):
+    """Captions the images of each shard of a run and commits the shard's files.
+
+    `process` returns while the last images of its shard are still under way, so that those of the next are fetched
+    meanwhile; the bundle ends when all its shards are committed.
+
+    Args:
+      config: the job.
+      run: whose plan holds the shards.
+      progress_folder: for the progress line of a local run, or None.
+    """
+
+    def __init__(self, config: JobConfig, run: Run, progress_folder: str | None = None) -> None:
+        self._config = config
+        self._run = run
+        self._progress_folder = progress_folder
+
+    def setup(self) -> None:
+        self._plan = PlanReader(self._run)
+        self._engine = _acquire_engine(self._config, self._run, self._progress_folder)
+
+    def start_bundle(self) -> None:
+        self._under_way: collections.deque[Future[ShardResult]] = collections.deque()
+
+    def process(self, shard: int) -> None:
+        if self._run.storage.exists(self._run.captions(shard)):
+            # An earlier attempt committed it, perhaps without its failures file.
+            publish_failures(self._run, shard, read_report(self._run, shard))
+            return
+        self._under_way.append(self._engine.submit(shard, self._plan.shard(shard)))
+        while len(self._under_way) > 1:
+            _count(self._under_way.popleft().result())
+
+    def finish_bundle(self) -> None:
+        while self._under_way:
+            _count(self._under_way.popleft().result())
+
+    def teardown(self) -> None:
+        self._plan.close()
+        _release_engine(self._config, self._run, self._progress_folder)
+
+
+def _count(result: ShardResult) -> None:
+    """Beam's counters: what runners show while they work, and where the summary's times come from."""
+    Metrics.counter(NAMESPACE, "captions").inc(result.report.captions)
+    Metrics.counter(NAMESPACE, "failures").inc(len(result.report.failures))
+    for stage, seconds in result.seconds.items():
+        Metrics.counter(NAMESPACE, f"{stage}_milliseconds").inc(round(1000 * seconds))
+
+
+# One engine, so one model, a process: runners make a DoFn for each of their threads.
+_engines: dict[Hashable, Engine] = {}
+_users: collections.Counter[Hashable] = collections.Counter()
+_lock = threading.Lock()
+
+
+def _acquire_engine(config: JobConfig, run: Run, progress_folder: str | None) -> Engine:
+    key = (config, run, progress_folder)
+    with _lock:
+        if key not in _engines:
+            _engines[key] = _open_engine(config, run, progress_folder)
+        _users[key] += 1
+        return _engines[key]
+
+
+def _release_engine(config: JobConfig, run: Run, progress_folder: str | None) -> None:
+    key = (config, run, progress_folder)
+    with _lock:
+        _users[key] -= 1
+        if _users[key] == 0:
+            _engines.pop(key).close()
+
+
+def _open_engine(config: JobConfig, run: Run, progress_folder: str | None) -> Engine:
+    captioner = load_captioner(config.bundle, config.decoding)
+    return Engine(config, run, captioner, captioner.config.input_size, ProgressFile(progress_folder))

@@ -1,0 +1,38 @@
+"""URI to bytes, bytes to pixels; a failure on the way is a record, not an exception."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from beam_job.records import DecodedImage, Failure, ImageInput
+from beam_job.storage import StorageError, UnknownSchemeError, storage_for
+from model import ImageError, load_image
+
+
+@dataclass(frozen=True)
+class FetchedImage:
+    """The bytes of an image file and the version of the object that they are."""
+
+    input: ImageInput
+    data: bytes
+    object_version: str
+
+
+def fetch(image: ImageInput) -> FetchedImage | Failure:
+    """Reads the file that `image` names, in the version that was listed where the storage keeps versions."""
+    try:
+        data, version = storage_for(image.uri).read(image.uri, image.object_version)
+    except UnknownSchemeError as error:
+        return Failure.of(image.uri, "list", error)
+    except StorageError as error:
+        return Failure(image.uri, "fetch", error.cause, str(error), error.transient)
+    return FetchedImage(image, data, version)
+
+
+def decode(fetched: FetchedImage, size: int) -> DecodedImage | Failure:
+    """Decodes and scales to uint8[size, size, 3]."""
+    try:
+        image = load_image(fetched.data, size)
+    except ImageError as error:
+        return Failure.of(fetched.input.uri, "decode", error)
+    return DecodedImage(fetched.input, image.pixels, image.width, image.height, fetched.object_version)

@@ -1,0 +1,100 @@
+"""A run from its options to its summary: list, plan, caption, sum up."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineResult
+
+from beam_job.caption_shards import NAMESPACE
+from beam_job.config import JobConfig
+from beam_job.inputs import find_images
+from beam_job.pipeline import build_pipeline
+from beam_job.plan import Plan, Run, write_plan
+from beam_job.progress import ProgressPrinter
+from beam_job.quiet import quiet_stderr
+from beam_job.runner import beam_options, runs_here
+from beam_job.storage import storage_for
+from beam_job.summary import Summary, summarize
+from model import check_bundle
+
+
+class JobError(RuntimeError):
+    """The job broke after it had begun; the message says where its traces lie."""
+
+
+def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary:
+    """Captions all images of `config.inputs`.
+
+    Args:
+      config: the job.
+      beam_arguments: for Beam's PipelineOptions.
+
+    Returns:
+      the summary, as `summary.json` holds it; `_SUCCESS` stands unless too many images failed.
+
+    Raises:
+      InputError, BundleError, RunnerError, StorageError: wrong usage, before anything was written.
+      JobError: the pipeline broke; the shards that were committed stand.
+    """
+    started = time.monotonic()
+    options = beam_options(config, beam_arguments)
+    model_version = check_bundle(config.bundle)
+    storage_for(config.output)
+    run = Run.new(config.output)
+    plan = write_plan(run, find_images(config.inputs), config.shard_size)
+    print(f"{plan.inputs:,} images in {plan.shards:,} shards, run {run.run_id}, model {model_version}", file=sys.stderr)
+    seconds_by_stage = _run_pipeline(config, options, run, plan)
+    summary = summarize(config, run, plan, time.monotonic() - started, seconds_by_stage, model_version)
+    run.storage.write(run.summary, summary.to_json())
+    if summary.failure_ratio <= config.max_failure_ratio:
+        run.storage.write(run.success, b"")
+    return summary
+
+
+def _run_pipeline(config: JobConfig, options: PipelineOptions, run: Run, plan: Plan) -> Mapping[str, float]:
+    """Runs the graph to its end; the seconds by stage."""
+    try:
+        with _progress(config, plan, here=runs_here(options)) as progress_folder:
+            pipeline = beam.Pipeline(options=options)
+            build_pipeline(pipeline, config, run, plan, progress_folder)
+            result = pipeline.run()
+            result.wait_until_finish()
+    except Exception as error:
+        raise JobError(f"run {run.run_id} broke: {_root_cause(error)}") from error
+    return _seconds_by_stage(result)
+
+
+@contextlib.contextmanager
+def _progress(config: JobConfig, plan: Plan, here: bool) -> Iterator[str | None]:
+    """Yields a folder for the workers' progress files while their sum is shown; None for workers elsewhere."""
+    if not here:
+        yield None
+        return
+    with (
+        tempfile.TemporaryDirectory(prefix="caption-images-") as folder,
+        quiet_stderr(config.verbose) as terminal,
+        ProgressPrinter(folder, plan.inputs, terminal),
+    ):
+        yield folder
+
+
+def _seconds_by_stage(result: PipelineResult) -> dict[str, float]:
+    suffix = "_milliseconds"
+    return {
+        counter.key.metric.name.removesuffix(suffix): (counter.result or 0) / 1000
+        for counter in result.metrics().query()["counters"]
+        if counter.key.metric.namespace == NAMESPACE and counter.key.metric.name.endswith(suffix)
+    }
+
+
+def _root_cause(error: BaseException) -> str:
+    """The last line of Beam's message: with workers in other processes it holds their whole traceback."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else repr(error)

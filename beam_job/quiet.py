@@ -1,0 +1,44 @@
+"""Keeps the start-up messages of TensorFlow and Beam from the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import TextIO
+
+
+@contextlib.contextmanager
+def quiet_stderr(verbose: bool = False) -> Iterator[TextIO]:
+    """Holds back what this process and its children write to stderr in this block; shows it only if the block fails.
+
+    Log levels do not suffice: TensorFlow's C++ code writes to file descriptor 2 before they apply, and Beam's worker
+    processes set their own.
+
+    Args:
+      verbose: hold nothing back.
+
+    Yields:
+      the real stderr, for what people should see meanwhile.
+    """
+    if verbose:
+        yield sys.stderr
+        return
+    sys.stderr.flush()
+    with (
+        os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace") as terminal,
+        tempfile.TemporaryFile() as held_back,
+    ):
+        os.dup2(held_back.fileno(), 2)
+        try:
+            yield terminal
+        except BaseException:
+            held_back.seek(0)
+            terminal.write(held_back.read().decode("utf-8", "replace"))
+            raise
+        finally:
+            sys.stderr.flush()
+            terminal.flush()
+            os.dup2(terminal.fileno(), 2)

@@ -1,0 +1,85 @@
+"""The records that travel through the job."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from model import Caption
+
+STAGES = ("list", "fetch", "decode", "caption")
+
+
+def now() -> datetime.datetime:
+    """The time in UTC, to the millisecond, as the output's timestamps hold it."""
+    time = datetime.datetime.now(datetime.timezone.utc)
+    return time.replace(microsecond=time.microsecond // 1000 * 1000)
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """An image to caption, as the plan holds it.
+
+    Attributes:
+      uri: as the user gave it, or as the listing found it.
+      object_version: as listed (`storage.StoredObject.version`); None where the URI comes from a list.
+    """
+
+    uri: str
+    object_version: str | None = None
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """An image ready for the model: uint8[S, S, 3] and what its row says of the original."""
+
+    input: ImageInput
+    pixels: npt.NDArray[np.uint8]
+    width: int
+    height: int
+    object_version: str
+
+
+@dataclass(frozen=True)
+class CaptionedImage:
+    """A row of `captions/`."""
+
+    uri: str
+    captions: tuple[Caption, ...]
+    width: int
+    height: int
+    object_version: str
+    captioned_at: datetime.datetime
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A row of `failures/`: why an input has no caption.
+
+    Attributes:
+      uri: of the input.
+      stage: where it failed, one of `STAGES`.
+      error_type: name of the exception.
+      error_message: for people.
+      transient: whether trying again may help.
+      failed_at: UTC.
+    """
+
+    uri: str
+    stage: str
+    error_type: str
+    error_message: str
+    transient: bool
+    failed_at: datetime.datetime = field(default_factory=now)
+
+    def __post_init__(self) -> None:
+        if self.stage not in STAGES:
+            raise ValueError(f"stage must be one of {', '.join(STAGES)}, not {self.stage!r}")
+
+    @classmethod
+    def of(cls, uri: str, stage: str, error: BaseException, transient: bool = False) -> Failure:
+        """The failure of `uri` by `error`."""
+        return cls(uri, stage, type(error).__name__, str(error) or repr(error), transient)

@@ -1,0 +1,72 @@
+"""Which of Beam's runners runs the job, and with what options."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Sequence
+
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+
+from beam_job.config import JobConfig
+
+IN_PROCESS = "FnApiRunner"
+
+
+class RunnerError(ValueError):
+    """These runner options do not go together; the message says what to give instead."""
+
+
+def beam_options(config: JobConfig, arguments: Sequence[str]) -> PipelineOptions:
+    """Beam's options, from those that are not the job's own.
+
+    No runner and DirectRunner both mean Beam's in-process engine: DirectRunner would first try to download another.
+
+    Raises:
+      RunnerError: an option that Beam does not know, or a runner that loses rows.
+    """
+    _refuse_unknown(arguments)
+    options = PipelineOptions(list(arguments))
+    runner = options.view_as(StandardOptions).runner or "DirectRunner"
+    if "dask" in runner.lower():
+        raise RunnerError(f"--runner={runner} drops what a bundle's end emits; use DirectRunner or DataflowRunner")
+    if runner.lower() in ("direct", "directrunner", IN_PROCESS.lower()):
+        return PipelineOptions([*arguments, f"--runner={IN_PROCESS}", *_workers(config.workers)])
+    if config.workers > 1:
+        raise RunnerError(f"--workers={config.workers} is for this machine; with --runner={runner} use Beam's options")
+    return options
+
+
+def runs_here(options: PipelineOptions) -> bool:
+    """Whether the workers are processes of this machine."""
+    return options.view_as(StandardOptions).runner == IN_PROCESS
+
+
+def _workers(count: int) -> list[str]:
+    if count == 1:
+        return []
+    return [f"--direct_num_workers={count}", "--direct_running_mode=multi_processing"]
+
+
+def _refuse_unknown(arguments: Sequence[str]) -> None:
+    """Beam itself only logs what it does not know, and a misspelt option would be lost."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    known: list[str] = []
+    for group in _all_option_groups(PipelineOptions):
+        group._add_argparse_args(parser)
+    known = [name for action in parser._actions for name in action.option_strings]
+    _, unknown = parser.parse_known_args(list(arguments))
+    if unknown:
+        name = unknown[0].split("=")[0]
+        from beam_job.options import option_names
+
+        near = difflib.get_close_matches(name, [*option_names(), *known], n=1)
+        hint = f"did you mean {near[0]}?" if near else "see --help"
+        raise RunnerError(f"unknown option {unknown[0]}; {hint}")
+
+
+def _all_option_groups(parent: type[PipelineOptions]) -> list[type[PipelineOptions]]:
+    groups = []
+    for group in parent.__subclasses__():
+        groups += [group, *_all_option_groups(group)]
+    return [group for group in groups if "_add_argparse_args" in vars(group)]

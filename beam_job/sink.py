@@ -1,0 +1,138 @@
+"""The output: Arrow schemas, and the commit of a shard as one atomic file.
+
+A shard is done when its captions file stands. That file is created once and never replaced, and its metadata carries
+the shard's failures, so that one atomic step decides what the shard came to: of two attempts at a shard, the
+first to create the file wins, whatever the other saw. The failures file is derived from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from beam_job.plan import Run
+from beam_job.records import CaptionedImage, Failure
+
+_TIME = pa.timestamp("ms", tz="UTC")
+_REPORT = b"caption_images.shard"
+
+FAILURE_SCHEMA = pa.schema(
+    [
+        ("uri", pa.string()),
+        ("stage", pa.string()),
+        ("error_type", pa.string()),
+        ("error_message", pa.string()),
+        ("transient", pa.bool_()),
+        ("failed_at", _TIME),
+    ]
+)
+
+
+def caption_schema(several: bool) -> pa.Schema:
+    """The columns of `captions/`; with `several` captions an image, `captions` and `scores` too."""
+    lists = [("captions", pa.list_(pa.string())), ("scores", pa.list_(pa.float32()))] if several else []
+    return pa.schema(
+        [
+            ("uri", pa.string()),
+            ("caption", pa.string()),
+            ("score", pa.float32()),
+            *lists,
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("object_version", pa.string()),
+            ("model_version", pa.string()),
+            ("captioned_at", _TIME),
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What a shard came to.
+
+    Attributes:
+      captions: rows of its captions file.
+      failures: rows of its failures file.
+    """
+
+    captions: int
+    failures: tuple[Failure, ...]
+
+
+def commit_shard(
+    run: Run,
+    shard: int,
+    captioned: Sequence[CaptionedImage],
+    failures: Sequence[Failure],
+    model_version: str,
+    several: bool,
+) -> ShardReport:
+    """Makes this attempt the shard's result, unless another was first; returns the report of the one that stands."""
+    report = ShardReport(len(captioned), tuple(failures))
+    table = _caption_table(captioned, model_version, several).replace_schema_metadata({_REPORT: _to_json(report)})
+    if not run.storage.create(run.captions(shard), _parquet(table)):
+        report = read_report(run, shard)
+    publish_failures(run, shard, report)
+    return report
+
+
+def publish_failures(run: Run, shard: int, report: ShardReport) -> None:
+    """Writes the failures file that a committed shard's report calls for; again if need be, always the same."""
+    if report.failures:
+        rows = [dataclasses.asdict(failure) for failure in report.failures]
+        run.storage.write(run.failures(shard), _parquet(pa.Table.from_pylist(rows, FAILURE_SCHEMA)))
+
+
+def read_report(run: Run, shard: int) -> ShardReport:
+    """The report of a committed shard, from the footer of its captions file."""
+    with run.storage.open(run.captions(shard)) as file:
+        footer = pq.read_metadata(file)
+    return _from_json(footer.num_rows, footer.metadata[_REPORT])
+
+
+def _caption_table(captioned: Sequence[CaptionedImage], model_version: str, several: bool) -> pa.Table:
+    rows: list[dict[str, Any]] = [
+        {
+            "uri": image.uri,
+            "caption": image.captions[0].text,
+            "score": image.captions[0].score,
+            "captions": [caption.text for caption in image.captions],
+            "scores": [caption.score for caption in image.captions],
+            "width": image.width,
+            "height": image.height,
+            "object_version": image.object_version,
+            "model_version": model_version,
+            "captioned_at": image.captioned_at,
+        }
+        for image in captioned
+    ]
+    return pa.Table.from_pylist(rows, caption_schema(several))
+
+
+def _parquet(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _to_json(report: ShardReport) -> bytes:
+    failures = [
+        dataclasses.asdict(failure) | {"failed_at": failure.failed_at.isoformat()} for failure in report.failures
+    ]
+    return json.dumps({"failures": failures}).encode()
+
+
+def _from_json(captions: int, content: bytes) -> ShardReport:
+    failures = tuple(
+        Failure(**row | {"failed_at": datetime.datetime.fromisoformat(row["failed_at"])})
+        for row in json.loads(content)["failures"]
+    )
+    return ShardReport(captions, failures)

@@ -1,0 +1,93 @@
+"""Encoder backbones by name: a convolutional network without its head, its input size and its input range."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import keras
+
+from model.efficientnet_lite import efficientnet_lite
+
+
+class BackboneError(ValueError):
+    """No such backbone, or its pretrained weights cannot be had; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A convolutional network that turns an image into a grid of features.
+
+    Attributes:
+      name: as options and `config.json` spell it.
+      input_size: side of the image that it was trained on, in pixels.
+      scale: with `offset`, maps uint8 to the range that it was trained on: `pixel * scale + offset`.
+      offset: likewise.
+      build: (input_size, weights) -> Keras model float32[B, S, S, 3] -> float32[B, h, w, C], where weights is None
+        (random) or "imagenet".
+    """
+
+    name: str
+    input_size: int
+    scale: float
+    offset: float
+    build: Callable[[int, str | None], keras.Model]
+
+
+def backbone_named(name: str) -> Backbone:
+    """The backbone of that name. Raises BackboneError, naming those there are."""
+    if name not in BACKBONES:
+        raise BackboneError(f"unknown backbone {name!r}; choose from {', '.join(BACKBONES)}")
+    return BACKBONES[name]
+
+
+def build_backbone(backbone: Backbone, input_size: int, weights: str | None) -> keras.Model:
+    """The Keras model of `backbone`, with random weights (None) or those of ImageNet ("imagenet").
+
+    Raises:
+      BackboneError: the weights have to be downloaded and there is no network, or Keras does not have them.
+    """
+    return backbone.build(input_size, weights)
+
+
+def _lite(width: float, depth: float) -> Callable[[int, str | None], keras.Model]:
+    def build(input_size: int, weights: str | None) -> keras.Model:
+        if weights is not None:
+            raise BackboneError(
+                "Keras has no ImageNet weights for EfficientNet-Lite; make a file of them with "
+                "`python -m model.convert_efficientnet_lite` and name it with --backbone_weights=FILE"
+            )
+        return efficientnet_lite(input_size, width, depth, name="efficientnet_lite")
+
+    return build
+
+
+def _application(constructor: str) -> Callable[[int, str | None], keras.Model]:
+    def build(input_size: int, weights: str | None) -> keras.Model:
+        make = getattr(keras.applications, constructor)
+        try:
+            return make(include_top=False, weights=weights, input_shape=(input_size, input_size, 3))
+        except Exception as error:
+            # Keras raises a bare Exception("URL fetch failure on ...") where it cannot reach the server.
+            if weights is None or "URL fetch failure" not in str(error):
+                raise
+            raise BackboneError(
+                f"the ImageNet weights of {constructor} could not be downloaded ({error}); run once where there is a "
+                "network and copy ~/.keras/models here, or train from scratch with --backbone_weights=none"
+            ) from error
+
+    return build
+
+
+# Ranges as trained: Keras's "tf" mode is [-1, 1]; EfficientNetV2 rescales inside the network and takes [0, 255];
+# EfficientNet-Lite's authors use (pixel - 127) / 128.
+BACKBONES = {
+    backbone.name: backbone
+    for backbone in (
+        Backbone("efficientnet_lite0", 224, 1 / 128, -127 / 128, _lite(width=1.0, depth=1.0)),
+        Backbone("efficientnet_lite2", 260, 1 / 128, -127 / 128, _lite(width=1.1, depth=1.2)),
+        Backbone("inception_resnet_v2", 299, 1 / 127.5, -1.0, _application("InceptionResNetV2")),
+        Backbone("resnet50_v2", 224, 1 / 127.5, -1.0, _application("ResNet50V2")),
+        Backbone("efficientnet_v2_b0", 224, 1.0, 0.0, _application("EfficientNetV2B0")),
+    )
+}

@@ -1,0 +1,139 @@
+"""A captioner as a folder of plain data: nothing in it is executed when it is loaded.
+
+config.json            the architecture (`CaptionerConfig`)
+vocabulary.txt         one word a line
+weights.safetensors    arrays by name, float16 or float32
+SHA256SUMS             checksums of the three above, as `sha256sum -c` reads them; they give the version
+MODEL_CARD.md          for people
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from model.config import CaptionerConfig, Decoding
+from model.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from model.captioner import Captioner
+
+DEFAULT_BUNDLE = Path(__file__).parent / "default"
+CONFIG, VOCABULARY, WEIGHTS, CHECKSUMS, CARD = (
+    "config.json",
+    "vocabulary.txt",
+    "weights.safetensors",
+    "SHA256SUMS",
+    "MODEL_CARD.md",
+)
+_CHECKED = (CONFIG, VOCABULARY, WEIGHTS)
+
+
+class BundleError(ValueError):
+    """The folder is not a whole, unharmed bundle; the message says what is wrong with it."""
+
+
+def save_bundle(folder: Path, captioner: Captioner, card: str, dtype: str = "float16") -> str:
+    """Writes a bundle and returns its version.
+
+    Args:
+      folder: made if it is not there.
+      captioner: what to save.
+      card: text of MODEL_CARD.md.
+      dtype: of the weights, "float16" or "float32".
+    """
+    from model.network import named_variables
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config = json.dumps(dataclasses.asdict(captioner.config), indent=2) + "\n"
+    (folder / CONFIG).write_text(config, encoding="utf-8")
+    captioner.vocabulary.save(folder / VOCABULARY)
+    variables = named_variables(captioner.encoder, captioner.decoder)
+    # Contiguous, since safetensors writes the buffer of a strided array as it lies in memory.
+    arrays = {name: np.ascontiguousarray(value, dtype) for name, value in variables.items()}
+    save_file(arrays, folder / WEIGHTS)
+    (folder / CARD).write_text(card, encoding="utf-8")
+    checksums = "".join(f"{_sha256(folder / name)}  {name}\n" for name in _CHECKED)
+    (folder / CHECKSUMS).write_text(checksums, encoding="utf-8")
+    return check_bundle(folder)
+
+
+def check_bundle(folder: Path) -> str:
+    """The version of the bundle, after checking that it is whole; imports no TensorFlow.
+
+    Raises:
+      BundleError: a file is missing or differs from its checksum.
+    """
+    if not folder.is_dir():
+        raise BundleError(f"no model at {folder}: there is no such folder")
+    for name in (*_CHECKED, CHECKSUMS):
+        if not (folder / name).is_file():
+            raise BundleError(f"no model at {folder}: {name} is missing")
+    expected = {}
+    for line in (folder / CHECKSUMS).read_text(encoding="utf-8", errors="replace").splitlines():
+        checksum, _, name = line.partition("  ")
+        expected[name] = checksum
+    for name in _CHECKED:
+        if _sha256(folder / name) != expected.get(name):
+            raise BundleError(f"the model at {folder} is damaged: {name} differs from its checksum in {CHECKSUMS}")
+    backbone = load_config(folder).backbone
+    return f"{backbone}-{_sha256(folder / CHECKSUMS)[:12]}"
+
+
+def load_config(folder: Path) -> CaptionerConfig:
+    """The architecture in `config.json`. Raises BundleError where it is not one."""
+    try:
+        return CaptionerConfig(**json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise BundleError(f"the model at {folder} has a bad {CONFIG}: {error}") from error
+
+
+def load_captioner(folder: Path = DEFAULT_BUNDLE, decoding: Decoding | None = None) -> Captioner:
+    """The captioner in a bundle, after its checksums.
+
+    Args:
+      folder: the bundle; by default the one that ships with the project.
+      decoding: how to choose words.
+
+    Raises:
+      BundleError: the bundle is not whole, or its arrays do not fit its configuration.
+    """
+    from model.captioner import Captioner
+    from model.network import build_network
+
+    version = check_bundle(folder)
+    config = load_config(folder)
+    try:
+        vocabulary = Vocabulary.load(folder / VOCABULARY)
+        encoder, decoder = build_network(config, len(vocabulary))
+        assign_weights(folder / WEIGHTS, encoder, decoder)
+    except BundleError:
+        raise
+    except Exception as error:  # Whatever Keras or safetensors say of a bundle that was made to deceive.
+        raise BundleError(f"the model at {folder} cannot be built: {error}") from error
+    return Captioner(config, vocabulary, encoder, decoder, version, decoding)
+
+
+def assign_weights(path: Path, encoder: object, decoder: object) -> None:
+    """Puts the arrays of a safetensors file into the network's variables, name by name."""
+    from model.network import named_variables
+
+    arrays = load_file(path)
+    variables = named_variables(encoder, decoder)  # type: ignore[arg-type]
+    if arrays.keys() != variables.keys():
+        odd = sorted(arrays.keys() ^ variables.keys())
+        raise BundleError(f"{path} has {len(arrays)} arrays, the network {len(variables)}; first difference: {odd[0]}")
+    for name, variable in variables.items():
+        if arrays[name].shape != variable.shape:
+            raise BundleError(f"{path}: {name} has shape {arrays[name].shape}, the network wants {variable.shape}")
+        variable.assign(arrays[name].astype(np.float32))
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

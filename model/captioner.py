@@ -1,0 +1,134 @@
+"""Images in, captions out: the network, the vocabulary and a decoding loop as one compiled function."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from model import search
+from model.caption import Caption
+from model.config import CaptionerConfig, Decoding
+from model.network import Decoder, Encoder
+from model.vocabulary import PAD, START, UNKNOWN, Vocabulary
+
+Tensor = Any
+_NEVER_WRITTEN = (PAD, UNKNOWN, START)
+
+
+class Captioner:
+    """A captioner ready for use; `model.bundle.load_captioner` makes one from a bundle.
+
+    Args:
+      config: the architecture.
+      vocabulary: its words.
+      encoder: uint8[B, S, S, 3] -> float32[B, L, U].
+      decoder: its `step` is one word.
+      version: what `model_version` columns hold; the bundle's content names it.
+      decoding: how words are chosen.
+    """
+
+    def __init__(
+        self,
+        config: CaptionerConfig,
+        vocabulary: Vocabulary,
+        encoder: Encoder,
+        decoder: Decoder,
+        version: str = "unsaved",
+        decoding: Decoding | None = None,
+    ) -> None:
+        self.config = config
+        self.vocabulary = vocabulary
+        self.encoder = encoder
+        self.decoder = decoder
+        self.version = version
+        self.decoding = decoding or Decoding()
+        self._decode_from = _search_of(self.decoding, config.max_words)
+        size = config.input_size
+        signature = [
+            tf.TensorSpec((None, size, size, 3), tf.uint8),
+            tf.TensorSpec((None, self.decoding.num_captions, config.max_words), tf.float32),
+        ]
+        self._compiled = tf.function(self._caption, input_signature=signature, autograph=False)
+
+    def caption(self, images: npt.NDArray[np.uint8]) -> list[tuple[Caption, ...]]:
+        """Captions for each image, the best first.
+
+        An image's captions do not depend on the size of the batch or on its neighbours.
+
+        Args:
+          images: uint8[B, S, S, 3] with S = `config.input_size`, as `model.preprocessing.load_image` gives them.
+
+        Returns:
+          for each image `decoding.num_captions` captions.
+
+        Raises:
+          ValueError: `images` has another type or shape.
+        """
+        size = self.config.input_size
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
+            raise ValueError(f"expected uint8[B, {size}, {size}, 3], got {images.dtype}{list(images.shape)}")
+        words, log_probabilities = self._compiled(images, self._uniforms(images))
+        return [self._captions(*found) for found in zip(words.numpy(), log_probabilities.numpy(), strict=True)]
+
+    def caption_features(self, features: Tensor, uniforms: Tensor = None) -> search.Hypotheses:
+        """The decoding loop alone: float32[B, L, U] and, for sampling, float32[B, K, T] in [0, 1)."""
+
+        def step(last: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+            logits, state = self.decoder.step(last, state, features)
+            return logits + banned, state
+
+        banned = np.zeros(len(self.vocabulary), np.float32)
+        banned[list(_NEVER_WRITTEN)] = -1e9
+        state = self.decoder.initial_state(features, _hypotheses(self.decoding))
+        return self._decode_from(step, state, uniforms)
+
+    def _caption(self, images: Tensor, uniforms: Tensor) -> search.Hypotheses:
+        found = self.caption_features(self.encoder(images), uniforms)
+        kept = self.decoding.num_captions
+        return search.Hypotheses(found.words[:, :kept], found.log_probabilities[:, :kept])
+
+    def _captions(
+        self, words: npt.NDArray[np.int32], log_probabilities: npt.NDArray[np.float32]
+    ) -> tuple[Caption, ...]:
+        """int32[K, T], float32[K, T] -> K captions, the best score first where they were sampled."""
+        lengths = np.maximum(1, np.count_nonzero(words, axis=-1))
+        scores = log_probabilities.sum(axis=-1, dtype=np.float64) / lengths
+        captions = [
+            Caption(self.vocabulary.decode(row), float(score)) for row, score in zip(words, scores, strict=True)
+        ]
+        if self.decoding.method == "sample":
+            captions.sort(key=lambda caption: -caption.score)
+        return tuple(captions)
+
+    def _uniforms(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Random numbers of each image's own, from its pixels and the seed; zeros where nothing is drawn."""
+        shape = (self.decoding.num_captions, self.config.max_words)
+        if self.decoding.method != "sample":
+            return np.zeros((len(images), *shape), np.float32)
+        seeds = [(self.decoding.seed, zlib.crc32(image.tobytes())) for image in images]
+        return np.stack([np.random.default_rng(seed).random(shape, np.float32) for seed in seeds])
+
+
+def _hypotheses(decoding: Decoding) -> int:
+    """K: the captions of an image that are followed at the same time."""
+    return max(decoding.beam_width, decoding.num_captions) if decoding.method == "beam" else decoding.num_captions
+
+
+def _search_of(decoding: Decoding, max_words: int) -> Callable[[search.Step, Tensor, Tensor], search.Hypotheses]:
+    """(step, first state float32[B, K, U], uniforms float32[B, K, T]) -> hypotheses."""
+
+    def run(step: search.Step, state: Tensor, uniforms: Tensor) -> search.Hypotheses:
+        match decoding.method:
+            case "beam":
+                return search.beam(step, state, max_words, decoding.length_penalty)
+            case "sample":
+                return search.sample(step, state, max_words, uniforms, decoding.top_k, decoding.temperature)
+            case _:
+                return search.greedy(step, state, max_words)
+
+    return run

@@ -1,0 +1,85 @@
+"""What a captioner is made of, and how it decodes: two frozen records, checked when made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+METHODS = ("beam", "greedy", "sample")
+INITIAL_STATES = ("zeros", "mean_feature")
+
+
+@dataclass(frozen=True)
+class CaptionerConfig:
+    """The architecture, as `config.json` of a bundle holds it.
+
+    Attributes:
+      backbone: a name of `model.backbones.BACKBONES`.
+      input_size: side of the square input image, in pixels.
+      units: width of the GRU, of the projected features and of the attention.
+      embedding_units: width of a word's embedding.
+      max_words: words of a caption at most, `<start>` and `<end>` not counted.
+      initial_state: the GRU's first state: "zeros" as in the course, or "mean_feature", a dense layer on the mean of
+        the features (Xu et al. 2015, "Show, Attend and Tell", section 3.1.2).
+      dropout: share of embedding and output units dropped while training.
+    """
+
+    backbone: str = "efficientnet_lite0"
+    input_size: int = 224
+    units: int = 512
+    embedding_units: int = 512
+    max_words: int = 24
+    initial_state: str = "mean_feature"
+    dropout: float = 0.4
+
+    def __post_init__(self) -> None:
+        for name in ("input_size", "units", "embedding_units", "max_words"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number from 1, not {value!r}")
+        _check_choice("initial_state", self.initial_state, INITIAL_STATES)
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, not {self.dropout!r}")
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How words are chosen.
+
+    Attributes:
+      method: "beam" search, "greedy" choice of the likeliest word, or "sample" among the `top_k` likeliest words.
+      num_captions: captions for each image, best first.
+      beam_width: hypotheses kept by beam search (at least `num_captions` are).
+      length_penalty: alpha of Wu et al. 2016 ("Google's Neural Machine Translation System", section 7); 0 prefers
+        short captions, 1 compares by nearly the mean log-probability a word.
+      top_k: words that sampling chooses from.
+      temperature: of sampling; below 1 is bolder towards the likely words.
+      seed: of sampling; the same image and seed give the same captions, in whatever batch.
+    """
+
+    method: str = "beam"
+    num_captions: int = 1
+    beam_width: int = 3
+    length_penalty: float = 1.0
+    top_k: int = 10
+    temperature: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_choice("decoding method", self.method, METHODS)
+        for name in ("num_captions", "beam_width", "top_k"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number from 1, not {value!r}")
+        if self.method == "greedy" and self.num_captions > 1:
+            raise ValueError(f"greedy decoding gives one caption, not {self.num_captions}; use beam or sample")
+        if self.length_penalty < 0:
+            raise ValueError(f"length_penalty must be at least 0, not {self.length_penalty!r}")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be above 0, not {self.temperature!r}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, not {self.seed!r}")
+
+
+def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{what} must be one of {', '.join(choices)}, not {value!r}")

@@ -1,0 +1,141 @@
+"""Encoder and decoder of Google's course "Create Image Captioning Models", in Keras 3.
+
+Dimensions: B images, S pixels a side, L grid positions, C backbone channels, U units, K captions of an image,
+T words, V words of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import layers, ops
+
+from model.backbones import backbone_named, build_backbone
+from model.config import CaptionerConfig
+
+Tensor = Any  # a tensor of Keras's backend
+
+
+class Encoder(layers.Layer):
+    """uint8[B, S, S, 3] -> float32[B, L, U]: backbone, grid to sequence, Dense(relu)."""
+
+    def __init__(self, config: CaptionerConfig, backbone_weights: str | None = None) -> None:
+        super().__init__(name="encoder")
+        backbone = backbone_named(config.backbone)
+        self.rescale = layers.Rescaling(backbone.scale, backbone.offset, name="rescale")
+        self.backbone = build_backbone(backbone, config.input_size, backbone_weights)
+        self.to_sequence = layers.Reshape((-1, self.backbone.output_shape[-1]), name="to_sequence")
+        self.projection = layers.Dense(config.units, activation="relu", name="projection")
+
+    def grid(self, images: Tensor, training: bool = False) -> Tensor:
+        """The backbone's features: uint8[B, S, S, 3] -> float32[B, L, C]."""
+        return self.to_sequence(self.backbone(self.rescale(images), training=training))
+
+    def call(self, images: Tensor, training: bool = False) -> Tensor:
+        return self.projection(self.grid(images, training=training))
+
+
+class Decoder(layers.Layer):
+    """Words so far and features -> the next word: Embedding, GRU, Attention, Add, LayerNormalization, Dense.
+
+    `call` is teacher forcing over whole captions; `step` is one word of the decoding loop, with the state explicit.
+    Both use the same layers, K captions of an image side by side: the attention takes all their GRU outputs as
+    queries on the one sequence of features, so features are never repeated.
+    """
+
+    def __init__(self, config: CaptionerConfig, vocabulary_size: int) -> None:
+        super().__init__(name="decoder")
+        self.units = config.units
+        self.embedding = layers.Embedding(vocabulary_size, config.embedding_units, name="embedding")
+        self.embedding_dropout = layers.Dropout(config.dropout)
+        self.gru = layers.GRU(config.units, return_sequences=True, return_state=True, name="gru")
+        self.attention = layers.Attention(name="attention")
+        self.add = layers.Add(name="add")
+        self.normalization = layers.LayerNormalization(name="normalization")
+        self.output_dropout = layers.Dropout(config.dropout)
+        self.to_vocabulary = layers.Dense(vocabulary_size, name="to_vocabulary")
+        self.state_from_mean = (
+            layers.Dense(config.units, activation="tanh", name="state_from_mean")
+            if config.initial_state == "mean_feature"
+            else None
+        )
+
+    def initial_state(self, features: Tensor, captions: int) -> Tensor:
+        """The GRU's first state: float32[B, L, U] -> float32[B, K, U], the same for each of the K captions."""
+        mean = ops.mean(features, axis=1)
+        state = ops.zeros_like(mean) if self.state_from_mean is None else self.state_from_mean(mean)
+        return ops.repeat(state[:, None, :], captions, axis=1)
+
+    def call(self, words: Tensor, features: Tensor, training: bool = False) -> Tensor:
+        """Teacher forcing: int32[B, K, T], float32[B, L, U] -> logits float32[B, K, T, V]."""
+        captions, length = words.shape[1], words.shape[2]
+        embedded = self.embedding_dropout(self.embedding(words), training=training)
+        embedded = ops.reshape(embedded, (-1, length, embedded.shape[-1]))
+        state = ops.reshape(self.initial_state(features, captions), (-1, self.units))
+        outputs, _ = self.gru(embedded, initial_state=state, training=training)
+        logits = self._next_word(ops.reshape(outputs, (-1, captions * length, self.units)), features, training)
+        return ops.reshape(logits, (-1, captions, length, logits.shape[-1]))
+
+    def step(self, words: Tensor, state: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """One word of inference: int32[B, K], float32[B, K, U], float32[B, L, U] -> logits float32[B, K, V], state."""
+        captions = words.shape[1]
+        embedded = ops.reshape(self.embedding(words), (-1, self.embedding.output_dim))
+        output, [state] = self.gru.cell(embedded, [ops.reshape(state, (-1, self.units))])
+        queries = ops.reshape(output, (-1, captions, self.units))
+        return self._next_word(queries, features), ops.reshape(state, (-1, captions, self.units))
+
+    def _next_word(self, queries: Tensor, features: Tensor, training: bool = False) -> Tensor:
+        """GRU outputs float32[B, Q, U] -> logits float32[B, Q, V]."""
+        context = self.attention([queries, features])
+        joined = self.normalization(self.add([queries, context]))  # the skip connection
+        return self.to_vocabulary(self.output_dropout(joined, training=training))
+
+
+def build_network(
+    config: CaptionerConfig, vocabulary_size: int, backbone_weights: str | None = None
+) -> tuple[Encoder, Decoder]:
+    """An encoder and a decoder with all their variables made.
+
+    Args:
+      config: the architecture.
+      vocabulary_size: V.
+      backbone_weights: None for random weights, "imagenet" for those that Keras downloads.
+    """
+    encoder = Encoder(config, backbone_weights)
+    decoder = Decoder(config, vocabulary_size)
+    images = keras.Input((config.input_size, config.input_size, 3), dtype="uint8")
+    words = keras.Input((1, config.max_words + 1), dtype="int32")
+    decoder(words, encoder(images))
+    return encoder, decoder
+
+
+def named_backbone_variables(encoder: Encoder) -> dict[str, keras.Variable]:
+    """The backbone's variables, as `number of the layer/variable`: Keras invents some layers' names in each process."""
+    layers_with_weights = [layer for layer in encoder.backbone.layers if layer.variables]
+    return {
+        f"{number:03d}/{variable.name}": variable
+        for number, layer in enumerate(layers_with_weights)
+        for variable in layer.variables
+    }
+
+
+def named_variables(encoder: Encoder, decoder: Decoder) -> dict[str, keras.Variable]:
+    """Every variable of the captioner under the name that it has in a bundle."""
+    named = {f"encoder/backbone/{name}": variable for name, variable in named_backbone_variables(encoder).items()}
+    named |= {f"encoder/projection/{variable.name}": variable for variable in encoder.projection.variables}
+    for layer in (
+        decoder.embedding,
+        decoder.gru,
+        decoder.state_from_mean,
+        decoder.normalization,
+        decoder.to_vocabulary,
+    ):
+        if layer is not None:
+            named |= {f"decoder/{layer.name}/{variable.name}": variable for variable in _weights(layer)}
+    return named
+
+
+def _weights(layer: layers.Layer) -> list[keras.Variable]:
+    # A dropout seed is a variable to Keras, but no weight.
+    return [variable for variable in layer.variables if "seed" not in variable.name]

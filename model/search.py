@@ -1,0 +1,178 @@
+"""Decoding loops over a step function: greedy, beam search, sampling. Pure Keras operations, for use in a graph.
+
+The model is seen only through `Step`, so the loops can be tested with a step that spells a fixed sentence.
+Dimensions: B images, K captions of an image, T words at most, V words of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from keras import ops
+
+from model.vocabulary import END, PAD, START
+
+Tensor = Any
+# (last words int32[B, K], state float32[B, K, U]) -> (logits float32[B, K, V], next state)
+Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+# (log-probabilities float32[B, K, V], word number) -> chosen words int32[B, K]
+Choose = Callable[[Tensor, Tensor], Tensor]
+
+_IMPOSSIBLE = -1e9  # not -inf: 0 * -inf is nan
+
+
+class Hypotheses(NamedTuple):
+    """Captions found, for each image the best first.
+
+    Attributes:
+      words: int32[B, K, T], each ended by END (unless cut at T) and padded by PAD.
+      log_probabilities: float32[B, K, T], of each word and of END; 0 where padded.
+    """
+
+    words: Tensor
+    log_probabilities: Tensor
+
+
+def greedy(step: Step, state: Tensor, max_words: int) -> Hypotheses:
+    """The likeliest word each time. `state`: float32[B, K, U]; K is usually 1."""
+
+    def likeliest(log_probabilities: Tensor, _: Tensor) -> Tensor:
+        return ops.cast(ops.argmax(log_probabilities, axis=-1), "int32")
+
+    return _one_by_one(step, state, max_words, likeliest)
+
+
+def sample(step: Step, state: Tensor, max_words: int, uniforms: Tensor, top_k: int, temperature: float) -> Hypotheses:
+    """A word drawn from the `top_k` likeliest, by inversion of their distribution at `temperature`.
+
+    Args:
+      step: the model.
+      state: float32[B, K, U].
+      max_words: T.
+      uniforms: float32[B, K, T] in [0, 1), the only randomness; made by the caller for each image by itself, so
+        that an image's neighbours in the batch do not matter.
+      top_k: words to choose from.
+      temperature: divides the logits.
+    """
+
+    def draw(log_probabilities: Tensor, number: Tensor) -> Tensor:
+        values, words = ops.top_k(log_probabilities, min(top_k, log_probabilities.shape[-1]))
+        cumulative = ops.cumsum(ops.softmax(values / temperature, axis=-1), axis=-1)
+        # The last column is left out: rounding may leave the sum below a uniform close to 1.
+        drawn = ops.take(uniforms, number, axis=2)[..., None]
+        place = ops.sum(ops.cast(cumulative[..., :-1] <= drawn, "int32"), axis=-1, keepdims=True)
+        return ops.cast(ops.take_along_axis(words, place, axis=-1)[..., 0], "int32")
+
+    return _one_by_one(step, state, max_words, draw)
+
+
+class _Progress(NamedTuple):
+    """What the loops carry from word to word."""
+
+    number: Tensor  # int32[], words chosen so far
+    last: Tensor  # int32[B, K]
+    ended: Tensor  # bool[B, K]
+    state: Tensor  # float32[B, K, U]
+    words: Tensor  # int32[B, K, T]
+    scores: Tensor  # float32[B, K, T]
+
+
+def _loop(state: Tensor, max_words: int, next_word: Callable[[_Progress], _Progress]) -> Hypotheses:
+    """From START until every caption has ended, or to `max_words`."""
+    shape = (ops.shape(state)[0], state.shape[1])
+    start = _Progress(
+        number=ops.zeros((), dtype="int32"),
+        last=ops.full(shape, START, dtype="int32"),
+        ended=ops.zeros(shape, dtype="bool"),
+        state=state,
+        words=ops.full((*shape, max_words), PAD, dtype="int32"),
+        scores=ops.zeros((*shape, max_words), dtype="float32"),
+    )
+    end = ops.while_loop(
+        lambda *progress: ops.logical_not(ops.all(_Progress(*progress).ended)),
+        lambda *progress: tuple(next_word(_Progress(*progress))),
+        tuple(start),
+        maximum_iterations=max_words,
+    )
+    return Hypotheses(_Progress(*end).words, _Progress(*end).scores)
+
+
+def _one_by_one(step: Step, state: Tensor, max_words: int, choose: Choose) -> Hypotheses:
+    """Each caption by itself, its next word picked by `choose`: what greedy choice and sampling share."""
+
+    def next_word(now: _Progress) -> _Progress:
+        logits, state = step(now.last, now.state)
+        log_probabilities = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
+        chosen = choose(log_probabilities, now.number)
+        score = ops.take_along_axis(log_probabilities, chosen[..., None], axis=-1)[..., 0]
+        chosen = ops.where(now.ended, PAD, chosen)
+        return _Progress(
+            number=now.number + 1,
+            last=chosen,
+            ended=ops.logical_or(now.ended, ops.equal(chosen, END)),
+            state=state,
+            words=_put(now.words, now.number, chosen),
+            scores=_put(now.scores, now.number, ops.where(now.ended, 0.0, score)),
+        )
+
+    return _loop(state, max_words, next_word)
+
+
+def beam(step: Step, state: Tensor, max_words: int, length_penalty: float) -> Hypotheses:
+    """Beam search; its width is K of `state`, float32[B, K, U].
+
+    A hypothesis that has ended stays in the beam with the score it had, and competes with the growing ones by
+    `sum of log-probabilities / ((5 + words) / 6) ** length_penalty` (Wu et al. 2016, equation 14, without coverage).
+    """
+
+    def next_word(now: _Progress) -> _Progress:
+        logits, state = step(now.last, now.state)
+        log_probabilities = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
+        log_probabilities = _only_padding_after_end(log_probabilities, now.ended)
+        parent, chosen = _best(log_probabilities, now, length_penalty)
+        score = ops.take_along_axis(_gather(log_probabilities, parent), chosen[..., None], axis=-1)[..., 0]
+        return _Progress(
+            number=now.number + 1,
+            last=chosen,
+            ended=ops.logical_or(_gather(now.ended, parent), ops.equal(chosen, END)),
+            state=_gather(state, parent),
+            words=_put(_gather(now.words, parent), now.number, chosen),
+            scores=_put(_gather(now.scores, parent), now.number, score),
+        )
+
+    return _loop(state, max_words, next_word)
+
+
+def _best(log_probabilities: Tensor, now: _Progress, length_penalty: float) -> tuple[Tensor, Tensor]:
+    """The K best continuations of all K hypotheses: their parents int32[B, K] and their words int32[B, K]."""
+    width, size = log_probabilities.shape[1], log_probabilities.shape[2]
+    total = ops.sum(now.scores, axis=-1)[..., None] + log_probabilities
+    length = ops.sum(ops.cast(ops.not_equal(now.words, PAD), "float32"), axis=-1)
+    length = length + ops.cast(ops.logical_not(now.ended), "float32")
+    ranked = total / (((5.0 + length) / 6.0) ** length_penalty)[..., None]
+    # Before the first word all hypotheses are the same: only the first may continue.
+    duplicate = ops.logical_and(ops.equal(now.number, 0), ops.arange(width) > 0)
+    ranked = ops.where(duplicate[None, :, None], _IMPOSSIBLE, ranked)
+    _, places = ops.top_k(ops.reshape(ranked, (-1, width * size)), width)
+    places = ops.cast(places, "int32")
+    return places // size, places % size
+
+
+def _only_padding_after_end(log_probabilities: Tensor, ended: Tensor) -> Tensor:
+    is_padding = ops.equal(ops.arange(log_probabilities.shape[-1]), PAD)
+    padding = ops.where(is_padding, 0.0, _IMPOSSIBLE)
+    return ops.where(ended[..., None], padding, log_probabilities)
+
+
+def _gather(values: Tensor, parent: Tensor) -> Tensor:
+    """Rows of [B, K, ...] by int32[B, K] along axis 1."""
+    for _ in range(len(values.shape) - 2):
+        parent = parent[..., None]
+    return ops.take_along_axis(values, parent, axis=1)
+
+
+def _put(values: Tensor, number: Tensor, column: Tensor) -> Tensor:
+    """[B, K, T] with column `number` replaced by [B, K]."""
+    here = ops.equal(ops.arange(values.shape[-1]), number)
+    return ops.where(here, column[..., None], values)

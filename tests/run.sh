@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# All checks, from nothing: the environment of run_local.sh with the test extra, then ruff, mypy and pytest.
+# Arguments go to pytest:  tests/run.sh -k search
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+# METEOR and the PTB tokenizer of pycocoevalcap are Java programs.
+if ! command -v java > /dev/null; then
+  apt-get update -qq && apt-get install -y -qq default-jre-headless
+fi
+EXTRAS=demo,test "$root/run_local.sh" --version
+
+cd "$root"
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/mypy
+exec .venv/bin/python -m pytest "$@"
