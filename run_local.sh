@@ -26,13 +26,23 @@ find_python() {
 }
 
 # Each extra that is installed is noted with a checksum of setup.py, so that a changed dependency installs again.
-wanted=$(for extra in ${extras//,/ }; do echo "$(cksum < "$root/setup.py") $extra"; done)
-if [ -n "$(grep -vsxFf "$venv/.installed" <<< "$wanted" || [ -e "$venv/.installed" ] || echo none)" ]; then
+checksum=$(cksum < "$root/setup.py")
+
+is_installed() {
+  local extra
+  for extra in ${extras//,/ }; do
+    grep -qsxF "$checksum $extra" "$venv/.installed" || return 1
+  done
+}
+
+if ! is_installed; then
   python=$(find_python)
   echo "Installing into $venv, once; this takes some minutes ..." >&2
   "$venv/bin/python" -m pip --version > /dev/null 2>&1 || "$python" -m venv --clear "$venv"
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$root[$extras]" >&2
-  echo "$wanted" >> "$venv/.installed"
+  for extra in ${extras//,/ }; do
+    echo "$checksum $extra" >> "$venv/.installed"
+  done
 fi
 
 if [ $# -eq 0 ]; then

@@ -54,8 +54,9 @@ def _lite(width: float, depth: float) -> Callable[[int, str | None], keras.Model
     def build(input_size: int, weights: str | None) -> keras.Model:
         if weights is not None:
             raise BackboneError(
-                "Keras has no ImageNet weights for EfficientNet-Lite; make a file of them with "
-                "`python -m model.convert_efficientnet_lite` and name it with --backbone_weights=FILE"
+                "Keras has no ImageNet weights for EfficientNet-Lite; give a file with --backbone_weights: "
+                "model/default/weights.safetensors holds those of the model that ships, and "
+                "`python -m model.convert_efficientnet_lite` makes one of ImageNet's"
             )
         return efficientnet_lite(input_size, width, depth, name="efficientnet_lite")
 

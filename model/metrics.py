@@ -53,7 +53,9 @@ def caption_metrics(references: Captions, candidates: Captions) -> dict[str, flo
     truth, said = (tokenizer.tokenize(_as_coco(captions)) for captions in (references, candidates))
     with contextlib.redirect_stdout(io.StringIO()):  # the scorers print their own progress
         bleu, _ = Bleu(4).compute_score(truth, said)
-        meteor, _ = Meteor().compute_score(truth, said)
+        with (scorer := Meteor()).meteor_p as java:  # the scorer itself never closes its pipes
+            meteor, _ = scorer.compute_score(truth, said)
+            java.kill()
         rouge, _ = Rouge().compute_score(truth, said)
         cider, _ = Cider().compute_score(truth, said)
     names = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")

@@ -15,6 +15,7 @@ from model.backbones import backbone_named, build_backbone
 from model.config import CaptionerConfig
 
 Tensor = Any  # a tensor of Keras's backend
+BACKBONE_PREFIX = "encoder/backbone/"
 
 
 class Encoder(layers.Layer):
@@ -122,7 +123,7 @@ def named_backbone_variables(encoder: Encoder) -> dict[str, keras.Variable]:
 
 def named_variables(encoder: Encoder, decoder: Decoder) -> dict[str, keras.Variable]:
     """Every variable of the captioner under the name that it has in a bundle."""
-    named = {f"encoder/backbone/{name}": variable for name, variable in named_backbone_variables(encoder).items()}
+    named = {f"{BACKBONE_PREFIX}{name}": variable for name, variable in named_backbone_variables(encoder).items()}
     named |= {f"encoder/projection/{variable.name}": variable for variable in encoder.projection.variables}
     for layer in (
         decoder.embedding,

@@ -58,7 +58,9 @@ def sample(step: Step, state: Tensor, max_words: int, uniforms: Tensor, top_k: i
 
     def draw(log_probabilities: Tensor, number: Tensor) -> Tensor:
         values, words = ops.top_k(log_probabilities, min(top_k, log_probabilities.shape[-1]))
-        cumulative = ops.cumsum(ops.softmax(values / temperature, axis=-1), axis=-1)
+        sharpened = values / temperature
+        # Not ops.softmax, which warns of an axis of one word.
+        cumulative = ops.cumsum(ops.exp(sharpened - ops.logsumexp(sharpened, axis=-1, keepdims=True)), axis=-1)
         # The last column is left out: rounding may leave the sum below a uniform close to 1.
         drawn = ops.take(uniforms, number, axis=2)[..., None]
         place = ops.sum(ops.cast(cumulative[..., :-1] <= drawn, "int32"), axis=-1, keepdims=True)

@@ -18,6 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from safetensors.numpy import load_file
 
 from model.backbones import BACKBONES, BackboneError, backbone_named
 from model.bundle import save_bundle
@@ -26,7 +27,7 @@ from model.config import INITIAL_STATES, CaptionerConfig, Decoding
 from model.data import DataError, Example, read_examples
 from model.features import Features, cached_features
 from model.metrics import MetricsError, quick_cider
-from model.network import Encoder, build_network, named_backbone_variables
+from model.network import BACKBONE_PREFIX, Encoder, build_network, named_backbone_variables
 from model.preprocessing import ImageError
 from model.trainer import Epoch, Trainer, TrainingOptions, Words
 from model.vocabulary import PAD, Vocabulary
@@ -85,17 +86,19 @@ def train(args: argparse.Namespace) -> list[Epoch]:
 
 
 def load_backbone(encoder: Encoder, weights: str) -> None:
-    """Puts the arrays of a file that `model.convert_efficientnet_lite` wrote into the encoder's backbone."""
+    """Puts a file's arrays into the encoder's backbone: one of `model.convert_efficientnet_lite`, or of a bundle."""
     if weights in ("imagenet", "none"):
         return
-    from safetensors.numpy import load_file
-
     arrays = load_file(weights)
+    of_bundle = {
+        name.removeprefix(BACKBONE_PREFIX): a for name, a in arrays.items() if name.startswith(BACKBONE_PREFIX)
+    }
+    arrays = of_bundle or arrays
     variables = named_backbone_variables(encoder)
     if {name: array.shape for name, array in arrays.items()} != {name: v.shape for name, v in variables.items()}:
         raise ValueError(f"{weights} does not fit the backbone {encoder.backbone.name}: {len(arrays)} other arrays")
     for name, variable in variables.items():
-        variable.assign(arrays[name])
+        variable.assign(arrays[name].astype(np.float32))
 
 
 class Validation:
@@ -187,8 +190,8 @@ def _parser() -> argparse.ArgumentParser:
     shape.add_argument(
         "--backbone_weights",
         default="imagenet",
-        help="imagenet (downloaded by Keras), none (random), or a file of model.convert_efficientnet_lite "
-        "(default: imagenet)",
+        help="imagenet (downloaded by Keras), none (random), or a safetensors file: a bundle's, or one that "
+        "model.convert_efficientnet_lite wrote (default: imagenet)",
     )
     shape.add_argument("--input_size", type=int, help="pixels a side (default: the backbone's own)")
     shape.add_argument("--units", type=int, default=model.units, help=f"width of the decoder (default: {model.units})")

@@ -190,7 +190,7 @@ class Trainer:
         return {f"{number:04d}": variable for number, variable in enumerate(variables)}
 
     def _save(self) -> None:
-        arrays = {name: np.ascontiguousarray(variable) for name, variable in self._variables().items()}
+        arrays = {name: ops.convert_to_numpy(variable) for name, variable in self._variables().items()}
         partial = self._checkpoint.with_suffix(".partial")
         metadata = {
             "log": json.dumps([asdict(epoch) for epoch in self.log]),

@@ -1,0 +1,108 @@
+"""Fixtures: real photographs, a small bundle with random weights, an emulator of Google Cloud Storage."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # before anything imports TensorFlow
+
+import contextlib
+import importlib.util
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from model import CaptionerConfig
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+
+WORDS = ("a", "dog", "cat", "runs", "sits", "on", "grass", "the", "red")
+TINY = CaptionerConfig(input_size=64, units=13, embedding_units=11, max_words=5)
+
+
+def shared(name: str) -> Path:
+    """A folder beside the project that holds large test data; the test is skipped where it is absent."""
+    if not (SHARED / name).exists():
+        pytest.skip(f"needs {name} in a folder named shared beside the project")
+    return SHARED / name
+
+
+@pytest.fixture(scope="session")
+def photographs() -> dict[str, Path]:
+    """Photographs of scikit-image and scikit-learn by name, found as the demo finds them."""
+    from beam_job.demo import sample_photographs
+
+    return {path.name: path for path in sample_photographs()}
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the smallest shape, random weights."""
+    import keras
+
+    from model.bundle import save_bundle
+    from model.captioner import Captioner
+    from model.network import build_network
+    from model.vocabulary import SPECIAL_WORDS, Vocabulary
+
+    keras.utils.set_random_seed(3)
+    vocabulary = Vocabulary((*SPECIAL_WORDS, *WORDS))
+    captioner = Captioner(TINY, vocabulary, *build_network(TINY, len(vocabulary)))
+    folder = tmp_path_factory.mktemp("bundles") / "tiny"
+    save_bundle(folder, captioner, card="# Random weights\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def gcs_emulator(tmp_path_factory: pytest.TempPathFactory):
+    """A storage emulator in a process of its own; yields its address and sets STORAGE_EMULATOR_HOST."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "gcp_storage_emulator", "start", "--in-memory", f"--port={port}"]
+    log = tmp_path_factory.mktemp("emulator") / "log"
+    with (
+        log.open("wb") as output,
+        subprocess.Popen([*command, "--host=127.0.0.1"], stdout=output, stderr=output) as process,
+    ):
+        try:
+            _wait_for(port, process)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+                yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+def _wait_for(port: int, process: subprocess.Popen, limit_s: float = 30.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"the storage emulator does not listen on port {port}")
+
+
+@pytest.fixture
+def bucket(gcs_emulator: str, request: pytest.FixtureRequest):
+    """A new bucket of the emulator, as the client's object."""
+    from google.cloud import storage as gcs
+
+    from beam_job import storage
+
+    storage._storage.cache_clear()  # the client remembers the emulator of its making
+    name = request.node.name.lower().replace("_", "-").replace("[", "-").replace("]", "")[:50].strip("-")
+    client = gcs.Client()
+    yield client.create_bucket(name)
+    client.close()
+    storage._storage.cache_clear()
+
+
+def has_package(name: str) -> bool:
+    """Whether an optional package is installed."""
+    return importlib.util.find_spec(name) is not None

@@ -1,0 +1,126 @@
+"""A bundle: round trip, version, and what is said of a damaged one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from model import BundleError, Decoding, check_bundle, load_captioner
+from model.bundle import CHECKSUMS, DEFAULT_BUNDLE, save_bundle
+from tests.conftest import WORDS
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A copy to harm."""
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3), np.uint8)
+
+
+def test_round_trip_gives_the_same_captions_and_version(bundle: Path, tmp_path: Path) -> None:
+    captioner = load_captioner(bundle)
+    version = save_bundle(tmp_path / "again", captioner, card="")
+    assert version == captioner.version == check_bundle(bundle)
+    assert load_captioner(tmp_path / "again").caption(images()) == captioner.caption(images())
+
+
+def test_float32_keeps_every_bit(tiny_bundle: Path, tmp_path: Path) -> None:
+    captioner = load_captioner(tiny_bundle)
+    captioner.decoder.gru.cell.kernel.assign(captioner.decoder.gru.cell.kernel + 1e-6)
+    save_bundle(tmp_path / "exact", captioner, card="", dtype="float32")
+    again = load_captioner(tmp_path / "exact")
+    np.testing.assert_array_equal(again.decoder.gru.cell.kernel, captioner.decoder.gru.cell.kernel)
+
+
+def test_files_are_plain_data(bundle: Path) -> None:
+    assert json.loads((bundle / "config.json").read_text())["units"] == 13
+    assert (bundle / "vocabulary.txt").read_text().split()[4:] == list(WORDS)
+    assert all(array.dtype == np.float16 for array in load_file(bundle / "weights.safetensors").values())
+
+
+def test_version_follows_the_content_but_not_the_card(bundle: Path) -> None:
+    before = check_bundle(bundle)
+    (bundle / "MODEL_CARD.md").write_text("other words")
+    assert check_bundle(bundle) == before
+    captioner = load_captioner(bundle)
+    captioner.decoder.to_vocabulary.bias.assign(captioner.decoder.to_vocabulary.bias + 1)
+    assert save_bundle(bundle, captioner, card="") != before
+
+
+@pytest.mark.parametrize("name", ["config.json", "vocabulary.txt", "weights.safetensors"])
+def test_a_changed_byte_is_noticed(bundle: Path, name: str) -> None:
+    content = bytearray((bundle / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (bundle / name).write_bytes(content)
+    with pytest.raises(BundleError, match=f"damaged: {name} differs from its checksum"):
+        load_captioner(bundle)
+
+
+@pytest.mark.parametrize("name", ["config.json", "vocabulary.txt", "weights.safetensors", CHECKSUMS])
+def test_a_missing_file_is_named(bundle: Path, name: str) -> None:
+    (bundle / name).unlink()
+    with pytest.raises(BundleError, match=f"{name} is missing"):
+        check_bundle(bundle)
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no such folder"):
+        check_bundle(tmp_path / "nowhere")
+
+
+def reseal(bundle: Path) -> None:
+    """Makes the checksums fit again, as somebody would who changes a bundle on purpose."""
+    import hashlib
+
+    names = ("config.json", "vocabulary.txt", "weights.safetensors")
+    sums = [f"{hashlib.sha256((bundle / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    (bundle / CHECKSUMS).write_text("".join(sums))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        pytest.param("config.json", b"[1, 2]", "bad config.json", id="config of another form"),
+        pytest.param("config.json", b'{"units": -4}', "units must be a whole number from 1", id="config out of range"),
+        pytest.param("config.json", b'{"import": "os"}', "bad config.json", id="config with an unknown key"),
+        pytest.param("vocabulary.txt", b"a\nb\n", "vocabulary starts with", id="no vocabulary"),
+        pytest.param("weights.safetensors", b"\x80\x04pickle", "cannot be built", id="weights of another format"),
+    ],
+)
+def test_resealed_but_wrong(bundle: Path, name: str, content: bytes, message: str) -> None:
+    (bundle / name).write_bytes(content)
+    reseal(bundle)
+    with pytest.raises(BundleError, match=message):
+        load_captioner(bundle)
+
+
+def test_arrays_of_another_shape_are_named(bundle: Path) -> None:
+    arrays = load_file(bundle / "weights.safetensors")
+    arrays["decoder/gru/bias"] = arrays["decoder/gru/bias"][:, 1:].copy()
+    save_file(arrays, bundle / "weights.safetensors")
+    reseal(bundle)
+    with pytest.raises(BundleError, match="decoder/gru/bias has shape"):
+        load_captioner(bundle)
+
+
+def test_a_missing_array_is_named(bundle: Path) -> None:
+    arrays = load_file(bundle / "weights.safetensors")
+    del arrays["decoder/gru/bias"]
+    save_file(arrays, bundle / "weights.safetensors")
+    reseal(bundle)
+    with pytest.raises(BundleError, match="first difference: decoder/gru/bias"):
+        load_captioner(bundle)
+
+
+def test_the_model_that_ships_is_whole_and_small() -> None:
+    assert check_bundle(DEFAULT_BUNDLE).startswith("efficientnet_lite0-")
+    assert sum(path.stat().st_size for path in DEFAULT_BUNDLE.iterdir()) < 30e6
+    assert load_captioner(decoding=Decoding("greedy")).config.input_size == 224

@@ -1,0 +1,90 @@
+"""The captioner as a whole, on photographs, with the model that ships."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from model import Decoding, load_captioner, load_image, pad_batch
+
+METHODS = [
+    pytest.param(Decoding("greedy"), id="greedy"),
+    pytest.param(Decoding("beam", num_captions=2), id="beam"),
+    pytest.param(Decoding("sample", num_captions=2, seed=5), id="sample"),
+]
+
+
+@pytest.fixture(scope="module")
+def images(photographs) -> np.ndarray:
+    return np.stack([load_image(path.read_bytes(), 224).pixels for path in photographs.values()])
+
+
+@pytest.mark.parametrize("decoding", METHODS)
+def test_captions_do_not_depend_on_batch_size_or_neighbours(decoding: Decoding, images: np.ndarray) -> None:
+    captioner = load_captioner(decoding=decoding)
+    alone = [captioner.caption(image[None])[0] for image in images]
+    together = captioner.caption(images)
+    reversed_and_padded = captioner.caption(pad_batch(images[::-1], 11))[: len(images)][::-1]
+    for others in (together, reversed_and_padded):
+        assert [[c.text for c in captions] for captions in others] == [[c.text for c in captions] for captions in alone]
+        np.testing.assert_allclose(
+            [[c.score for c in captions] for captions in others],
+            [[c.score for c in captions] for captions in alone],
+            atol=1e-4,
+        )
+
+
+def test_captions_are_words_of_the_vocabulary_with_a_mean_log_probability(images: np.ndarray) -> None:
+    captioner = load_captioner()
+    for [caption] in captioner.caption(images):
+        words = caption.text.split()
+        assert 3 <= len(words) <= captioner.config.max_words
+        assert set(words) <= set(captioner.vocabulary.words[4:])
+        assert -5 < caption.score < 0
+
+
+def test_beam_search_offers_different_captions(images: np.ndarray) -> None:
+    captioner = load_captioner(decoding=Decoding(num_captions=4))
+    for captions in captioner.caption(images):
+        assert len({caption.text for caption in captions}) == 4
+
+
+def test_samples_change_with_the_seed_and_come_best_first(images: np.ndarray) -> None:
+    def sampled(seed: int) -> list[list[str]]:
+        captioner = load_captioner(decoding=Decoding("sample", num_captions=3, seed=seed))
+        found = captioner.caption(images)
+        for captions in found:
+            assert list(captions) == sorted(captions, key=lambda caption: -caption.score)
+        return [[caption.text for caption in captions] for captions in found]
+
+    assert sampled(1) == sampled(1)
+    assert sampled(1) != sampled(2)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        pytest.param(np.zeros((1, 224, 224, 3), np.float32), id="floats"),
+        pytest.param(np.zeros((224, 224, 3), np.uint8), id="no batch"),
+        pytest.param(np.zeros((1, 299, 299, 3), np.uint8), id="another size"),
+    ],
+)
+def test_refuses_other_arrays(images: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"expected uint8\[B, 224, 224, 3\], got"):
+        load_captioner().caption(images)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param({"method": "best"}, "must be one of beam, greedy, sample, not 'best'", id="method"),
+        pytest.param({"beam_width": 0}, "beam_width must be a whole number from 1, not 0", id="beam width"),
+        pytest.param({"method": "greedy", "num_captions": 2}, "greedy decoding gives one caption", id="greedy twice"),
+        pytest.param({"temperature": 0.0}, "temperature must be above 0", id="temperature"),
+        pytest.param({"length_penalty": -1.0}, "length_penalty must be at least 0", id="length penalty"),
+        pytest.param({"seed": -1}, "seed must be at least 0", id="seed"),
+    ],
+)
+def test_decoding_is_checked_when_made(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Decoding(**options)

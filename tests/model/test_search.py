@@ -1,0 +1,153 @@
+"""Decoding loops against sequences computed by hand, with a fake step in the model's place."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from model import search
+from model.vocabulary import END, PAD, START
+
+A, B, C = 4, 5, 6
+V = 7
+
+
+def step_from(table: dict[tuple[int, ...], dict[int, float]]):
+    """A step that knows the probabilities of the next word after each prefix.
+
+    The state holds the prefix, one word a column, so that a loop that mixes up states of different hypotheses fails.
+    """
+    probabilities = np.full((len(table), V), 1e-6)
+    prefixes = np.zeros((len(table), 4))
+    for row, (prefix, words) in enumerate(table.items()):
+        prefixes[row, : len(prefix)] = prefix
+        for word, probability in words.items():
+            probabilities[row, word] = probability
+    logits_of = tf.constant(np.log(probabilities / probabilities.sum(axis=1, keepdims=True)), tf.float32)
+
+    def step(last: tf.Tensor, state: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        length = tf.reduce_sum(tf.cast(state > 0, tf.int32), axis=-1, keepdims=True)
+        chosen = tf.cast(last, tf.float32)[..., None]
+        grown = tf.where((tf.range(4) == length) & (chosen != START) & (chosen != PAD), chosen, state)
+        distance = tf.reduce_sum(tf.abs(grown[:, :, None, :] - tf.constant(prefixes, tf.float32)), axis=-1)
+        return tf.gather(logits_of, tf.argmin(distance, axis=-1)), grown
+
+    return step
+
+
+# "a b" is the likeliest caption (0.4 * 0.9 * 1.0 = 0.36), although "b" is the likelier first word
+# (then 0.6 * 0.55 = 0.33 for "b", 0.6 * 0.45 = 0.27 for "b c").
+GARDEN_PATH = {
+    (): {A: 0.4, B: 0.6},
+    (A,): {B: 0.9, END: 0.1},
+    (A, B): {END: 1.0},
+    (B,): {END: 0.55, C: 0.45},
+    (B, C): {END: 1.0},
+}
+
+
+def state_of(images: int, captions: int) -> tf.Tensor:
+    return tf.zeros((images, captions, 4))
+
+
+def spelt(found: search.Hypotheses) -> list[list[list[int]]]:
+    return [[[w for w in row if w != PAD] for row in image] for image in found.words.numpy().tolist()]
+
+
+def total(found: search.Hypotheses) -> np.ndarray:
+    return np.exp(found.log_probabilities.numpy().sum(axis=-1))
+
+
+def test_greedy_takes_the_likeliest_word_each_time() -> None:
+    found = search.greedy(step_from(GARDEN_PATH), state_of(2, 1), max_words=6)
+    assert spelt(found) == [[[B, END]], [[B, END]]]
+    np.testing.assert_allclose(total(found), 0.33, rtol=1e-4)
+
+
+def test_greedy_pads_after_the_end_and_scores_padding_with_zero() -> None:
+    found = search.greedy(step_from(GARDEN_PATH), state_of(1, 1), max_words=4)
+    assert found.words.shape == (1, 1, 4)
+    np.testing.assert_array_equal(found.words[0, 0, 2:], [PAD, PAD])
+    np.testing.assert_array_equal(found.log_probabilities[0, 0, 2:], [0, 0])
+
+
+def test_captions_are_cut_at_the_maximum_length() -> None:
+    endless = step_from({(): {A: 1.0}, (A,): {A: 1.0}, (A, A): {A: 1.0}, (A, A, A): {A: 1.0}})
+    assert spelt(search.greedy(endless, state_of(1, 1), max_words=3)) == [[[A, A, A]]]
+    assert spelt(search.beam(endless, state_of(1, 1), max_words=3, length_penalty=1.0)) == [[[A, A, A]]]
+
+
+def test_beam_finds_the_likelier_whole() -> None:
+    found = search.beam(step_from(GARDEN_PATH), state_of(1, 3), max_words=6, length_penalty=0.0)
+    assert spelt(found) == [[[A, B, END], [B, END], [B, C, END]]]
+    np.testing.assert_allclose(total(found), [[0.36, 0.33, 0.27]], rtol=1e-4)
+
+
+def test_beam_of_one_is_greedy() -> None:
+    found = search.beam(step_from(GARDEN_PATH), state_of(1, 1), max_words=6, length_penalty=0.0)
+    assert spelt(found) == [[[B, END]]]
+
+
+SHORT_OR_LONG = {
+    (): {A: math.exp(-0.75), B: 1 - math.exp(-0.75)},
+    (A,): {A: 1.0},
+    (A, A): {A: 1.0},
+    (A, A, A): {END: 1.0},
+    (B,): {END: 1.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("length_penalty", "best"),
+    [
+        # log P("a a a") = -0.75 over 4 words, log P("b") = log(1 - e**-0.75) = -0.6395 over 2 words.
+        pytest.param(0.0, [B, END], id="by sum: -0.6395 > -0.75"),
+        pytest.param(1.0, [A, A, A, END], id="alpha 1: -0.6395 / (7/6) = -0.548 < -0.75 / (9/6) = -0.5"),
+    ],
+)
+def test_length_penalty_decides_between_short_and_long(length_penalty: float, best: list[int]) -> None:
+    found = search.beam(step_from(SHORT_OR_LONG), state_of(1, 2), max_words=6, length_penalty=length_penalty)
+    assert spelt(found)[0][0] == best
+
+
+@pytest.mark.parametrize(
+    ("uniforms", "expected"),
+    [
+        pytest.param([0.0, 0.0], [B, END], id="0 takes the likeliest"),
+        pytest.param([0.59, 0.56], [B, C, END], id="just within the likeliest, then beyond it"),
+        pytest.param([0.61, 0.5], [A, B, END], id="just beyond the likeliest"),
+        pytest.param([0.9999999, 0.95], [A, END], id="close to 1 takes the last of the k"),
+    ],
+)
+def test_sampling_inverts_the_distribution(uniforms: list[float], expected: list[int]) -> None:
+    numbers = tf.constant([[[*uniforms, 0.0, 0.0]]])
+    found = search.sample(step_from(GARDEN_PATH), state_of(1, 1), 4, numbers, top_k=2, temperature=1.0)
+    assert spelt(found) == [[expected]]
+
+
+def test_sampling_among_one_word_is_greedy() -> None:
+    numbers = tf.fill((1, 3, 4), 0.99)
+    found = search.sample(step_from(GARDEN_PATH), state_of(1, 3), 4, numbers, top_k=1, temperature=1.0)
+    assert spelt(found) == [[[B, END]] * 3]
+
+
+def test_low_temperature_sharpens() -> None:
+    # 0.6 and 0.4 at temperature 0.5 become 0.36 / 0.52 = 0.692 and 0.308: 0.65 now falls to the first word.
+    numbers = tf.constant([[[0.65, 0.0, 0.0, 0.0]]])
+    found = search.sample(step_from(GARDEN_PATH), state_of(1, 1), 4, numbers, top_k=2, temperature=0.5)
+    assert spelt(found) == [[[B, END]]]
+
+
+def test_sampled_scores_are_the_models_own_probabilities() -> None:
+    numbers = tf.constant([[[0.61, 0.0, 0.0, 0.0]]])
+    found = search.sample(step_from(GARDEN_PATH), state_of(1, 1), 4, numbers, top_k=2, temperature=0.5)
+    # 0.61 is within 0.692, so "b", END: the untempered probability is 0.6 * 0.55.
+    np.testing.assert_allclose(total(found), 0.33, rtol=1e-4)
+
+
+def test_loops_run_inside_a_graph() -> None:
+    compiled = tf.function(lambda state: search.beam(step_from(GARDEN_PATH), state, 6, 0.0))
+    assert spelt(compiled(state_of(2, 2)))[1] == [[A, B, END], [B, END]]

@@ -1,0 +1,148 @@
+"""The training command on a few photographs: it learns, keeps the best epoch, and goes on after an interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from model import DEFAULT_BUNDLE, check_bundle, load_captioner, load_image
+from model.train import main
+from model.trainer import masked_cross_entropy
+
+SAID = {
+    "astronaut.png": ["a woman in an orange suit smiles", "a smiling woman before a flag"],
+    "chelsea.png": ["a cat looks up", "a brown cat", "the face of a cat"],
+    "coffee.png": ["a cup of coffee on a table"],
+    "rocket.jpg": ["a rocket stands on its pad", "a white rocket at night"],
+    "china.jpg": ["a temple under a blue sky"],
+    "flower.jpg": ["a red flower", "a flower in bloom"],
+}
+SMALL = [
+    f"--backbone_weights={DEFAULT_BUNDLE}/weights.safetensors",
+    "--input_size=64",
+    "--units=16",
+    "--min_count=1",
+    "--batch_size=4",
+]
+
+
+@pytest.fixture
+def parquet(photographs, tmp_path: Path) -> str:
+    """The photographs and their captions as one Parquet file with bytes."""
+    rows = [{"image_id": n, "image": photographs[n].read_bytes(), "captions": said} for n, said in SAID.items()]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data.parquet")
+    return str(tmp_path / "data.parquet")
+
+
+def log_of(bundle: Path) -> list[dict]:
+    log = bundle.parent / f"{bundle.name}.training" / "log.jsonl"
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def train(parquet: str, bundle: Path, *options: str) -> int:
+    return main([f"--data={parquet}", f"--validation={parquet}", f"--output={bundle}", *SMALL, *options])
+
+
+def test_it_learns_what_it_is_shown(parquet: str, photographs, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    assert train(parquet, bundle, "--epochs=30", "--learning_rate=0.01", "--dropout=0", "--label_smoothing=0") == 0
+    log = log_of(bundle)
+    assert log[-1]["loss"] < log[0]["loss"] / 4
+    assert len(log) == 30
+    captioner = load_captioner(bundle)
+    cat = load_image(photographs["chelsea.png"].read_bytes(), 64).pixels
+    assert "cat" in captioner.caption(cat[None])[0][0].text
+
+
+def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(parquet: str, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert train(parquet, whole, "--epochs=3") == 0
+    program = "import sys; from model import trainer, train\n" + STOP_AFTER_FIRST_EPOCH + "train.main(sys.argv[1:])"
+    arguments = [f"--data={parquet}", f"--validation={parquet}", f"--output={parts}", *SMALL, "--epochs=3"]
+    killed = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, check=False)
+    assert killed.returncode == 9
+    assert train(parquet, parts, "--epochs=3") == 0
+    assert len(log_of(parts)) == 3
+    np.testing.assert_allclose([e["loss"] for e in log_of(parts)], [e["loss"] for e in log_of(whole)], rtol=1e-3)
+
+
+STOP_AFTER_FIRST_EPOCH = """
+import os
+finish = trainer.Trainer._finish
+trainer.Trainer._finish = lambda self, epoch: (finish(self, epoch), os._exit(9))
+"""
+
+
+def test_a_checkpoint_of_other_options_is_refused(parquet: str, tmp_path: Path, capsys) -> None:
+    assert train(parquet, tmp_path / "bundle", "--epochs=1") == 0
+    assert train(parquet, tmp_path / "bundle", "--epochs=2") == 2
+    assert "made with other options" in capsys.readouterr().err
+
+
+def test_coco_json_with_an_image_folder(photographs, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in SAID:
+        (folder / name).write_bytes(photographs[name].read_bytes())
+    captions = [{"image_id": n, "caption": c} for n, name in enumerate(SAID) for c in SAID[name]]
+    images = [{"id": n, "file_name": name} for n, name in enumerate(SAID)]
+    (tmp_path / "captions.json").write_text(json.dumps({"images": images, "annotations": captions}))
+    bundle = tmp_path / "bundle"
+    assert (
+        main([f"--data={tmp_path}/captions.json", f"--images={folder}", f"--output={bundle}", *SMALL, "--epochs=1"])
+        == 0
+    )
+    assert check_bundle(bundle)
+    assert "5 photographs" in (bundle / "MODEL_CARD.md").read_text()  # the sixth was held out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(["--data=nowhere.parquet"], "no Parquet file at nowhere.parquet", id="no data"),
+        pytest.param(["--data=nowhere.json"], "no such file: nowhere.json", id="no JSON"),
+        pytest.param(["--data=DATA", "--epochs=0"], "epochs must be a whole number from 1, not 0", id="no epoch"),
+        pytest.param(
+            ["--data=DATA", "--backbone_weights=imagenet"], "model.convert_efficientnet_lite", id="lite weights"
+        ),
+        pytest.param(["--data=DATA", "--backbone_weights=lost.safetensors"], "lost.safetensors", id="lost weights"),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments: list[str], message: str, parquet: str, tmp_path: Path, capsys) -> None:
+    arguments = [argument.replace("DATA", parquet) for argument in arguments]
+    assert main([*SMALL, f"--output={tmp_path}/bundle", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_weights_that_cannot_be_downloaded_say_what_to_do(parquet: str, tmp_path: Path) -> None:
+    arguments = [f"--data={parquet}", f"--output={tmp_path}/bundle", "--backbone=resnet50_v2", "--input_size=64"]
+    unreachable = {"https_proxy": "http://127.0.0.1:9", "KERAS_HOME": str(tmp_path / "keras")}
+    done = subprocess.run(
+        [sys.executable, "-m", "model.train", *arguments],
+        env=os.environ | unreachable,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "could not be downloaded" in done.stderr.splitlines()[-1]
+    assert "--backbone_weights=none" in done.stderr.splitlines()[-1]
+
+
+def test_loss_by_hand() -> None:
+    # Two words of which the second is padding; P(word 4) = 1/2 of V = 5 with the rest at 1/8 each.
+    logits = np.log([[[[1 / 8, 1 / 8, 1 / 8, 1 / 8, 1 / 2], [0.2] * 5]]]).astype(np.float32)
+    words = np.array([[[4, 0]]], np.int32)
+    assert float(masked_cross_entropy(0.0)(words, logits)) == pytest.approx(np.log(2), rel=1e-5)
+    spread = (4 * np.log(8) + np.log(2)) / 5
+    assert float(masked_cross_entropy(0.1)(words, logits)) == pytest.approx(0.9 * np.log(2) + 0.1 * spread, rel=1e-5)
