@@ -38,8 +38,8 @@ class CaptionShards(beam.DoFn):
         self._progress_folder = progress_folder
 
     def setup(self) -> None:
-        self._plan = PlanReader(self._run)
         self._engine = _acquire_engine(self._config, self._run, self._progress_folder)
+        self._plan = PlanReader(self._run)
 
     def start_bundle(self) -> None:
         self._under_way: collections.deque[Future[ShardResult]] = collections.deque()

@@ -30,6 +30,9 @@ def beam_options(config: JobConfig, arguments: Sequence[str]) -> PipelineOptions
     runner = options.view_as(StandardOptions).runner or "DirectRunner"
     if "dask" in runner.lower():
         raise RunnerError(f"--runner={runner} drops what a bundle's end emits; use DirectRunner or DataflowRunner")
+    known = [name.lower() for name in StandardOptions.KNOWN_RUNNER_NAMES]
+    if "." not in runner and runner.lower() not in known and f"{runner.lower()}runner" not in known:
+        raise RunnerError(f"unknown runner {runner}; Beam has {', '.join(StandardOptions.KNOWN_RUNNER_NAMES)}")
     if runner.lower() in ("direct", "directrunner", IN_PROCESS.lower()):
         return PipelineOptions([*arguments, f"--runner={IN_PROCESS}", *_workers(config.workers)])
     if config.workers > 1:

@@ -119,7 +119,9 @@ def _caption_table(captioned: Sequence[CaptionedImage], model_version: str, seve
 
 def _parquet(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    with pq.ParquetWriter(buffer, table.schema, compression="zstd") as writer:
+        if table.num_rows:  # Hugging Face's `datasets` fails on a row group without rows, not on a file without groups.
+            writer.write_table(table)
     return buffer.getvalue()
 
 

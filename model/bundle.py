@@ -48,8 +48,6 @@ def save_bundle(folder: Path, captioner: Captioner, card: str, dtype: str = "flo
       card: text of MODEL_CARD.md.
       dtype: of the weights, "float16" or "float32".
     """
-    from keras import ops
-
     from model.network import named_variables
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +55,7 @@ def save_bundle(folder: Path, captioner: Captioner, card: str, dtype: str = "flo
     (folder / CONFIG).write_text(config, encoding="utf-8")
     captioner.vocabulary.save(folder / VOCABULARY)
     variables = named_variables(captioner.encoder, captioner.decoder)
-    arrays = {name: ops.convert_to_numpy(value).astype(dtype) for name, value in variables.items()}
+    arrays = {name: np.asarray(value).astype(dtype) for name, value in variables.items()}
     save_file(arrays, folder / WEIGHTS)
     (folder / CARD).write_text(card, encoding="utf-8")
     checksums = "".join(f"{_sha256(folder / name)}  {name}\n" for name in _CHECKED)

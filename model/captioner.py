@@ -14,10 +14,10 @@ from model import search
 from model.caption import Caption
 from model.config import CaptionerConfig, Decoding
 from model.network import Decoder, Encoder
-from model.vocabulary import PAD, START, UNKNOWN, Vocabulary
+from model.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
 
 Tensor = Any
-_NEVER_WRITTEN = (PAD, UNKNOWN, START)
+_NEVER_WRITTEN = (PAD, UNKNOWN, START)  # and a caption has a word at least
 
 
 class Captioner:
@@ -80,10 +80,10 @@ class Captioner:
 
         def step(last: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
             logits, state = self.decoder.step(last, state, features)
-            return logits + banned, state
+            at_start = tf.cast(tf.equal(last, START), tf.float32)[..., None]
+            return logits + _banned(size, _NEVER_WRITTEN) + at_start * _banned(size, (END,)), state
 
-        banned = np.zeros(len(self.vocabulary), np.float32)
-        banned[list(_NEVER_WRITTEN)] = -1e9
+        size = len(self.vocabulary)
         state = self.decoder.initial_state(features, _hypotheses(self.decoding))
         return self._decode_from(step, state, uniforms)
 
@@ -112,6 +112,13 @@ class Captioner:
             return np.zeros((len(images), *shape), np.float32)
         seeds = [(self.decoding.seed, zlib.crc32(image.tobytes())) for image in images]
         return np.stack([np.random.default_rng(seed).random(shape, np.float32) for seed in seeds])
+
+
+def _banned(size: int, words: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Added to logits float32[..., V], makes `words` impossible."""
+    banned = np.zeros(size, np.float32)
+    banned[list(words)] = -1e9
+    return banned
 
 
 def _hypotheses(decoding: Decoding) -> int:

@@ -186,11 +186,12 @@ class Trainer:
         return self.folder / "checkpoint.safetensors"
 
     def _variables(self) -> dict[str, Any]:
-        variables = [*self.model.trainable_variables, *self.model.optimizer.variables]
+        # The model's variables include the state of dropout's random numbers.
+        variables = [*self.model.variables, *self.model.optimizer.variables]
         return {f"{number:04d}": variable for number, variable in enumerate(variables)}
 
     def _save(self) -> None:
-        arrays = {name: ops.convert_to_numpy(variable) for name, variable in self._variables().items()}
+        arrays = {name: np.asarray(variable) for name, variable in self._variables().items()}
         partial = self._checkpoint.with_suffix(".partial")
         metadata = {
             "log": json.dumps([asdict(epoch) for epoch in self.log]),

@@ -100,6 +100,7 @@ def bucket(gcs_emulator: str, request: pytest.FixtureRequest):
     client = gcs.Client()
     yield client.create_bucket(name)
     client.close()
+    storage._storage("gs")._client.close()
     storage._storage.cache_clear()
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from model import Decoding, load_captioner, load_image, pad_batch
+from model.vocabulary import END, PAD, START, UNKNOWN
 
 METHODS = [
     pytest.param(Decoding("greedy"), id="greedy"),
@@ -41,6 +42,18 @@ def test_captions_are_words_of_the_vocabulary_with_a_mean_log_probability(images
         assert 3 <= len(words) <= captioner.config.max_words
         assert set(words) <= set(captioner.vocabulary.words[4:])
         assert -5 < caption.score < 0
+
+
+@pytest.mark.parametrize("decoding", METHODS)
+def test_no_caption_is_empty_or_holds_a_special_word(decoding: Decoding, tiny_bundle) -> None:
+    """A network that wants nothing but to end, or to say that it knows no word."""
+    captioner = load_captioner(tiny_bundle, decoding)
+    bias = np.zeros(len(captioner.vocabulary), np.float32)
+    bias[[PAD, UNKNOWN, START, END]] = 50
+    captioner.decoder.to_vocabulary.bias.assign(bias)
+    for captions in captioner.caption(np.zeros((3, 64, 64, 3), np.uint8)):
+        for caption in captions:
+            assert len(caption.text.split()) == 1
 
 
 def test_beam_search_offers_different_captions(images: np.ndarray) -> None:

@@ -1,0 +1,158 @@
+"""Shards through the engine, with real files and a fake captioner: overlap, bounds, and what becomes of failures."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from beam_job.config import JobConfig
+from beam_job.engine import Engine, ShardResult
+from beam_job.plan import Run
+from beam_job.progress import ProgressFile, read_progress
+from beam_job.records import ImageInput
+from beam_job.sink import read_report
+from tests.fakes import FakeCaptioner
+
+SIZE = 7
+BATCH = 5
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(str(tmp_path / "out"), "r1")
+
+
+def grey(folder: Path, brightness: int) -> ImageInput:
+    """An image file of one brightness."""
+    path = folder / f"{brightness}.png"
+    Image.new("RGB", (30, 20), (brightness,) * 3).save(path)
+    return ImageInput(str(path))
+
+
+def engine_for(run: Run, captioner: FakeCaptioner, progress_folder: Path | None = None) -> Engine:
+    config = JobConfig(inputs=("unused",), output=run.output, batch_size=BATCH, fetch_threads=3, decode_threads=2)
+    return Engine(config, run, captioner, SIZE, ProgressFile(str(progress_folder) if progress_folder else None))
+
+
+def run_shards(run: Run, captioner: FakeCaptioner, *shards: list[ImageInput]) -> list[ShardResult]:
+    engine = engine_for(run, captioner)
+    futures = [engine.submit(number, shard) for number, shard in enumerate(shards)]
+    engine.close()
+    return [future.result(timeout=60) for future in futures]
+
+
+def rows(run: Run, shard: int) -> list[dict]:
+    return pq.read_table(run.captions(shard), partitioning=None).to_pylist()
+
+
+def test_each_image_gets_its_own_caption_in_the_order_of_the_plan(run: Run, tmp_path: Path) -> None:
+    shard = [grey(tmp_path, brightness) for brightness in range(10, 33)]
+    [result] = run_shards(run, FakeCaptioner(), shard)
+    assert result.report.captions == 23
+    assert [(Path(row["uri"]).stem, row["caption"]) for row in rows(run, 0)] == [
+        (str(brightness), f"brightness {brightness}") for brightness in range(10, 33)
+    ]
+    assert {(row["width"], row["height"], row["model_version"]) for row in rows(run, 0)} == {(30, 20, "fake-1")}
+
+
+def test_every_batch_has_the_same_size(run: Run, tmp_path: Path) -> None:
+    captioner = FakeCaptioner()
+    run_shards(run, captioner, [grey(tmp_path, brightness) for brightness in range(10, 18)])
+    assert [len(batch) for batch in captioner.batches] == [BATCH] * len(captioner.batches)
+
+
+def test_a_batch_holds_the_end_of_a_shard_and_the_start_of_the_next(run: Run, tmp_path: Path) -> None:
+    """While the model is held, the next shard's images arrive and join the first shard's last ones."""
+    gate = threading.Semaphore(0)
+    captioner = FakeCaptioner(gate=gate)
+    engine = engine_for(run, captioner)
+    futures = [engine.submit(0, [grey(tmp_path, b) for b in range(10, 17)])]
+    futures.append(engine.submit(1, [grey(tmp_path, b) for b in range(50, 58)]))
+    gate.release(100)
+    engine.close()
+    assert [future.result(timeout=60).report.captions for future in futures] == [7, 8]
+    assert any(min(batch) < 20 and max(batch) >= 50 for batch in captioner.batches)
+    assert len(captioner.batches) == 3  # 15 images, none padded
+
+
+def test_images_ahead_of_the_model_are_bounded(run: Run, tmp_path: Path) -> None:
+    gate = threading.Semaphore(0)
+    engine = engine_for(run, FakeCaptioner(gate=gate))
+    shard = [grey(tmp_path, brightness) for brightness in range(10, 80)]
+    submitted = threading.Event()
+
+    def submit() -> None:
+        engine.submit(0, shard)
+        submitted.set()
+
+    thread = threading.Thread(target=submit)
+    thread.start()
+    # The model is held at its first batch: the look-ahead (4 batches and the fetch threads) and that batch are all
+    # that can be taken in of 70 images, so submission cannot end before the model goes on.
+    assert not submitted.wait(0.5)
+    gate.release(100)
+    assert submitted.wait(60)
+    thread.join()
+    engine.close()
+    assert read_report(run, 0).captions == 70
+
+
+def test_the_image_that_breaks_a_batch_is_found(run: Run, tmp_path: Path) -> None:
+    shard = [grey(tmp_path, brightness) for brightness in range(10, 20)]
+    [result] = run_shards(run, FakeCaptioner(poison=13), shard)
+    assert result.report.captions == 9
+    [failure] = result.report.failures
+    assert (Path(failure.uri).stem, failure.stage, failure.error_type) == ("13", "caption", "RuntimeError")
+    assert failure.error_message == "cannot digest this image"
+
+
+def test_failures_of_each_stage_leave_the_others_alone(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("no picture")
+    shard = [
+        grey(tmp_path, 10),
+        ImageInput("ftp://host/x.jpg"),
+        ImageInput(str(tmp_path / "missing.jpg")),
+        ImageInput(str(tmp_path / "text.jpg")),
+        ImageInput(str(tmp_path)),
+        ImageInput("nul\0byte.jpg"),
+        grey(tmp_path, 20),
+    ]
+    [result] = run_shards(run, FakeCaptioner(), shard)
+    assert [row["caption"] for row in rows(run, 0)] == ["brightness 10", "brightness 20"]
+    assert [(failure.uri, failure.stage, failure.error_type) for failure in result.report.failures] == [
+        ("ftp://host/x.jpg", "list", "UnknownSchemeError"),
+        (str(tmp_path / "missing.jpg"), "fetch", "FileNotFoundError"),
+        (str(tmp_path / "text.jpg"), "decode", "ImageError"),
+        (str(tmp_path), "fetch", "IsADirectoryError"),
+        ("nul\0byte.jpg", "fetch", "ValueError"),
+    ]
+
+
+def test_a_shard_of_failures_alone_is_committed(run: Run, tmp_path: Path) -> None:
+    [result] = run_shards(run, FakeCaptioner(), [ImageInput(str(tmp_path / "missing.jpg"))])
+    assert result.report.captions == 0
+    assert rows(run, 0) == []
+
+
+def test_an_output_that_cannot_be_written_reaches_the_submitter(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file where the folder should be")
+    engine = engine_for(Run(str(tmp_path / "out"), "r1"), FakeCaptioner())
+    future = engine.submit(0, [grey(tmp_path, 10)])
+    engine.close()
+    with pytest.raises(Exception, match="out"):
+        future.result(timeout=60)
+
+
+def test_progress_and_times_are_counted(run: Run, tmp_path: Path) -> None:
+    progress = tmp_path / "progress"
+    progress.mkdir()
+    engine = engine_for(run, FakeCaptioner(), progress)
+    future = engine.submit(0, [grey(tmp_path, 10), grey(tmp_path, 11), ImageInput("gone.jpg")])
+    engine.close()
+    assert read_progress(str(progress)) == (3, 1)
+    assert set(future.result().seconds) == {"fetch", "decode", "caption", "write", "wait"}
+    assert all(seconds >= 0 for seconds in future.result().seconds.values())

@@ -1,0 +1,136 @@
+"""The command line: what is understood, what is refused, and that both answer at once."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+
+import pytest
+
+from beam_job.config import JobConfig
+from beam_job.options import UsageError, option_names, parse
+from beam_job.runner import RunnerError, beam_options, runs_here
+from model import Decoding
+
+REQUIRED = ["--input=photos", "--output=out"]
+
+
+def test_defaults() -> None:
+    config, rest = parse(REQUIRED)
+    assert config == JobConfig(inputs=("photos",), output="out")
+    assert (config.shard_size, config.max_failure_ratio, config.decoding) == (512, 0.5, Decoding("beam", beam_width=3))
+    assert rest == []
+
+
+def test_every_option_has_its_place() -> None:
+    arguments = {
+        "--model": ("model", "folder"),
+        "--shard_size": ("shard_size", 3),
+        "--batch_size": ("batch_size", 5),
+        "--fetch_threads": ("fetch_threads", 7),
+        "--decode_threads": ("decode_threads", 11),
+        "--workers": ("workers", 13),
+        "--max_failure_ratio": ("max_failure_ratio", 0.25),
+        "--verbose": ("verbose", True),
+        "--decoding": ("decoding.method", "sample"),
+        "--num_captions": ("decoding.num_captions", 17),
+        "--beam_width": ("decoding.beam_width", 19),
+        "--length_penalty": ("decoding.length_penalty", 0.75),
+        "--top_k": ("decoding.top_k", 23),
+        "--temperature": ("decoding.temperature", 0.5),
+        "--seed": ("decoding.seed", 29),
+    }
+    given = [name if value is True else f"{name}={value}" for name, (_, value) in arguments.items()]
+    config, _ = parse([*REQUIRED, *given])
+    for attribute, value in arguments.values():
+        found: object = config
+        for part in attribute.split("."):
+            found = getattr(found, part)
+        assert found == value
+    assert set(arguments) == set(option_names()) - {"-h", "--help", "--version", "--input", "--output"}
+
+
+def test_several_inputs_and_options_for_beam() -> None:
+    config, rest = parse([*REQUIRED, "--input=more", "--runner=DataflowRunner", "--region=r"])
+    assert config.inputs == ("photos", "more")
+    assert rest == ["--runner=DataflowRunner", "--region=r"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        pytest.param("--shard_size=0", "--shard_size must be a whole number from 1, not 0", id="shard size"),
+        pytest.param("--workers=-1", "--workers must be a whole number from 1, not -1", id="workers"),
+        pytest.param("--max_failure_ratio=2", "--max_failure_ratio must be from 0 to 1, not 2.0", id="ratio"),
+        pytest.param("--temperature=0", "temperature must be above 0, not 0.0", id="temperature"),
+    ],
+)
+def test_values_out_of_range(argument: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse([*REQUIRED, argument])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(["--shard_sise=3"], "did you mean --shard_size?", id="own option misspelt"),
+        pytest.param(["--regoin=us"], "did you mean --region?", id="option of Beam misspelt"),
+        pytest.param(["--zzzz"], "see --help", id="nothing like it"),
+        pytest.param(["stray.jpg"], "unknown option stray.jpg", id="a stray word"),
+        pytest.param(["--runner=DaskRunner"], "use DirectRunner or DataflowRunner", id="a runner that loses rows"),
+    ],
+)
+def test_options_that_beam_does_not_know(arguments: list[str], message: str) -> None:
+    with pytest.raises(RunnerError, match=message.replace("?", r"\?")):
+        beam_options(JobConfig(("x",), "out"), arguments)
+
+
+@pytest.mark.parametrize("runner", [[], ["--runner=DirectRunner"], ["--runner=direct"], ["--runner=FnApiRunner"]])
+def test_local_runs_never_try_to_download_a_runner(runner: list[str]) -> None:
+    options = beam_options(JobConfig(("x",), "out"), runner)
+    assert options.get_all_options()["runner"] == "FnApiRunner"
+    assert runs_here(options)
+
+
+def test_workers_are_processes_here_and_nowhere_else() -> None:
+    options = beam_options(JobConfig(("x",), "out", workers=3), []).get_all_options()
+    assert (options["direct_num_workers"], options["direct_running_mode"]) == (3, "multi_processing")
+    with pytest.raises(RunnerError, match="--workers=3 is for this machine"):
+        beam_options(JobConfig(("x",), "out", workers=3), ["--runner=DataflowRunner"])
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "beam_job", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        pytest.param(["--help"], 0, id="help"),
+        pytest.param(["--version"], 0, id="version"),
+        pytest.param([], 2, id="nothing"),
+        pytest.param([*REQUIRED, "--batch_size=0"], 2, id="out of range"),
+        pytest.param([*REQUIRED, "--batch_size=x"], 2, id="no number"),
+    ],
+)
+def test_help_and_wrong_usage_wait_for_neither_beam_nor_tensorflow(arguments: list[str], code: int) -> None:
+    done = command(*arguments)
+    assert done.returncode == code
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time")}
+    assert "beam_job.options" in imported
+    assert not imported & {"tensorflow", "apache_beam", "pyarrow"}
+
+
+def test_help_names_every_option_with_its_default() -> None:
+    text = command("--help").stdout
+    for name in option_names():
+        assert name in text
+    assert text.count("(default:") >= 14
+
+
+def test_configuration_travels() -> None:
+    config, _ = parse([*REQUIRED, "--decoding=sample", "--seed=7"])
+    assert pickle.loads(pickle.dumps(config)) == config

@@ -1,0 +1,145 @@
+"""The stored plan, and the commit of a shard when attempts are killed, repeated or doubled."""
+
+from __future__ import annotations
+
+import datetime
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from beam_job.inputs import InputError
+from beam_job.plan import Plan, PlanReader, Run, write_plan
+from beam_job.records import CaptionedImage, Failure, ImageInput
+from beam_job.sink import ShardReport, commit_shard, publish_failures, read_report
+from model import Caption
+
+NOON = datetime.datetime(2026, 1, 2, 12, tzinfo=datetime.timezone.utc)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(str(tmp_path), "r1")
+
+
+def captioned(uri: str, *texts: str) -> CaptionedImage:
+    return CaptionedImage(uri, tuple(Caption(text, -0.5) for text in texts or ("a dog",)), 30, 20, "v1", NOON)
+
+
+def failure(uri: str, message: str = "gone") -> Failure:
+    return Failure(uri, "fetch", "FileNotFoundError", message, False, NOON)
+
+
+def commit(run: Run, rows: list[CaptionedImage], failures: list[Failure], several: bool = False) -> ShardReport:
+    return commit_shard(run, 0, rows, failures, "model-1", several)
+
+
+def test_plan_is_read_back_shard_by_shard(run: Run) -> None:
+    images = [ImageInput(f"gs://b/{n}.jpg", str(n)) for n in range(7)] + [ImageInput("x.jpg")]
+    assert write_plan(run, images, shard_size=3) == Plan(inputs=8, shards=3)
+    reader = PlanReader(run)
+    assert [reader.shard(number) for number in range(3)] == [images[:3], images[3:6], images[6:]]
+    reader.close()
+
+
+def test_nothing_is_written_where_the_listing_fails(run: Run, tmp_path: Path) -> None:
+    def broken():
+        yield ImageInput("a.jpg")
+        raise InputError("the second input is not there")
+
+    with pytest.raises(InputError):
+        write_plan(run, broken(), shard_size=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_runs_of_a_second_have_two_names(tmp_path: Path) -> None:
+    assert len({Run.new(str(tmp_path)).run_id for _ in range(20)}) == 20
+
+
+def test_schema_and_values(run: Run) -> None:
+    commit(run, [captioned("a.jpg")], [failure("b.jpg")])
+    captions = pq.read_table(run.captions(0), partitioning=None)
+    assert {field.name: str(field.type) for field in captions.schema} == {
+        "uri": "string",
+        "caption": "string",
+        "score": "float",
+        "width": "int32",
+        "height": "int32",
+        "object_version": "string",
+        "model_version": "string",
+        "captioned_at": "timestamp[ms, tz=UTC]",
+    }
+    assert captions.to_pylist() == [
+        {
+            "uri": "a.jpg",
+            "caption": "a dog",
+            "score": -0.5,
+            "width": 30,
+            "height": 20,
+            "object_version": "v1",
+            "model_version": "model-1",
+            "captioned_at": NOON,
+        }
+    ]
+    assert pq.read_metadata(run.captions(0)).row_group(0).column(0).compression == "ZSTD"
+    failures = pq.read_table(run.failures(0), partitioning=None)
+    assert failures.schema.field("transient").type == pa.bool_()
+    assert failures.to_pylist() == [
+        {
+            "uri": "b.jpg",
+            "stage": "fetch",
+            "error_type": "FileNotFoundError",
+            "error_message": "gone",
+            "transient": False,
+            "failed_at": NOON,
+        }
+    ]
+
+
+def test_several_captions(run: Run) -> None:
+    commit(run, [captioned("a.jpg", "a dog", "a cat")], [], several=True)
+    [row] = pq.read_table(run.captions(0), partitioning=None).to_pylist()
+    assert (row["caption"], row["captions"], row["scores"]) == ("a dog", ["a dog", "a cat"], [-0.5, -0.5])
+
+
+def test_a_shard_without_failures_has_no_failures_file(run: Run) -> None:
+    commit(run, [captioned("a.jpg")], [])
+    assert Path(run.captions(0)).exists()
+    assert not Path(run.failures(0)).exists()
+
+
+def test_a_shard_without_captions_is_still_committed(run: Run) -> None:
+    commit(run, [], [failure("a.jpg")])
+    assert read_report(run, 0) == ShardReport(0, (failure("a.jpg"),))
+
+
+def test_the_first_attempt_stands_whatever_the_second_saw(run: Run) -> None:
+    first = commit(run, [captioned("a.jpg")], [failure("b.jpg")])
+    before = {path: path.read_bytes() for path in Path(run.output).rglob("*.parquet")}
+    assert commit(run, [captioned("a.jpg", "another"), captioned("b.jpg")], []) == first
+    assert commit(run, [], [failure("a.jpg", "worse"), failure("b.jpg", "too")]) == first
+    assert {path: path.read_bytes() for path in Path(run.output).rglob("*.parquet")} == before
+
+
+def test_an_attempt_killed_between_its_files_is_completed_by_the_next(run: Run) -> None:
+    commit(run, [captioned("a.jpg")], [failure("b.jpg")])
+    Path(run.failures(0)).unlink()
+    publish_failures(run, 0, read_report(run, 0))
+    assert pq.read_table(run.failures(0), partitioning=None)["uri"].to_pylist() == ["b.jpg"]
+
+
+def test_attempts_at_the_same_time_agree(run: Run) -> None:
+    """Each attempt sees another image fail; whichever wins, every URI stands once."""
+    uris = [f"{n}.jpg" for n in range(8)]
+
+    def attempt(bad: str) -> ShardReport:
+        return commit(run, [captioned(uri) for uri in uris if uri != bad], [failure(bad)])
+
+    with ThreadPoolExecutor(8) as threads:
+        reports = list(threads.map(attempt, uris))
+    assert len(set(reports)) == 1
+    captions = pq.read_table(run.captions(0), partitioning=None)["uri"].to_pylist()
+    failures = pq.read_table(run.failures(0), partitioning=None)["uri"].to_pylist()
+    assert sorted(captions + failures) == uris

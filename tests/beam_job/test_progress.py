@@ -1,0 +1,67 @@
+"""The progress line, with an injected clock and a stream that is or is not a terminal."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from beam_job.progress import ProgressFile, ProgressPrinter, progress_line, read_progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("counts", "line"),
+    [
+        pytest.param((0, 0, 3000, None), "0 of 3,000 images (0 %), 0 failed", id="nothing yet"),
+        pytest.param(
+            (1500, 2, 3000, 50.0),
+            "1,500 of 3,000 images (50 %), 2 failed, 50.0 images/s, 0:00:30 left",
+            id="half",
+        ),
+        pytest.param(
+            (1, 0, 1_000_000, 10.0),
+            "1 of 1,000,000 images (0 %), 0 failed, 10.0 images/s, 27:46:40 left",
+            id="more than a day",
+        ),
+    ],
+)
+def test_line(counts: tuple, line: str) -> None:
+    assert progress_line(*counts) == line
+
+
+def test_counts_of_several_workers_are_added(tmp_path: Path) -> None:
+    first, second = ProgressFile(str(tmp_path)), ProgressFile(str(tmp_path))
+    for failed in (False, True, False):
+        first.add(failed)
+    second.add(True)
+    first.close()
+    second.close()
+    assert read_progress(str(tmp_path)) == (4, 2)
+
+
+def test_the_file_is_written_twice_a_second(tmp_path: Path) -> None:
+    now = [0.0]
+    file = ProgressFile(str(tmp_path), clock=lambda: now[0])
+    seen = []
+    for now[0] in (0.0, 0.2, 0.4, 0.6, 0.8, 1.2):
+        file.add(False)
+        seen.append(read_progress(str(tmp_path))[0])
+    assert seen == [1, 1, 1, 4, 4, 6]
+
+
+@pytest.mark.parametrize(("stream", "start"), [(Terminal(), "\r"), (io.StringIO(), "4 of 4")])
+def test_a_terminal_keeps_one_line_and_a_log_gets_plain_ones(stream: io.StringIO, start: str, tmp_path: Path) -> None:
+    with ProgressPrinter(str(tmp_path), 4, stream):
+        worker = ProgressFile(str(tmp_path))
+        for _ in range(4):
+            worker.add(False)
+        worker.close()
+    assert stream.getvalue().startswith(start)
+    assert "4 of 4 images (100 %), 0 failed" in stream.getvalue()
+    assert ("\r" in stream.getvalue()) == stream.isatty()
