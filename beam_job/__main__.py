@@ -7,6 +7,7 @@ import sys
 import traceback
 
 from beam_job.options import UsageError, parse
+from beam_job.progress import counted
 from beam_job.quiet import quiet_stderr
 
 
@@ -36,7 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"caption-images: {error}", file=sys.stderr)
         return 1
     print(
-        f"{summary.captions:,} captions and {summary.failures:,} failures of {summary.inputs:,} images "
+        f"{counted(summary.captions, 'caption')} and {counted(summary.failures, 'failure')} of "
+        f"{counted(summary.inputs, 'image')} "
         f"in {summary.seconds:.1f} s ({summary.images_per_second:.1f} images/s)",
         file=sys.stderr,
     )

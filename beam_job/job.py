@@ -17,7 +17,7 @@ from beam_job.config import JobConfig
 from beam_job.inputs import find_images
 from beam_job.pipeline import build_pipeline
 from beam_job.plan import Plan, Run, write_plan
-from beam_job.progress import ProgressPrinter
+from beam_job.progress import ProgressPrinter, counted
 from beam_job.quiet import quiet_stderr
 from beam_job.runner import beam_options, runs_here
 from beam_job.storage import storage_for
@@ -49,7 +49,8 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary:
     storage_for(config.output)
     run = Run.new(config.output)
     plan = write_plan(run, find_images(config.inputs), config.shard_size)
-    print(f"{plan.inputs:,} images in {plan.shards:,} shards, run {run.run_id}, model {model_version}", file=sys.stderr)
+    size = f"{counted(plan.inputs, 'image')} in {counted(plan.shards, 'shard')}"
+    print(f"{size}, run {run.run_id}, model {model_version}", file=sys.stderr)
     seconds_by_stage = _run_pipeline(config, options, run, plan)
     summary = summarize(config, run, plan, time.monotonic() - started, seconds_by_stage, model_version)
     run.storage.write(run.summary, summary.to_json())

@@ -61,9 +61,14 @@ def read_progress(folder: str) -> tuple[int, int]:
     return done, failed
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 image`, `2,000 images`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def progress_line(done: int, failed: int, total: int, rate: float | None) -> str:
     """`1,024 of 3,000 images (34 %), 2 failed, 61.2 images/s, 0:00:32 left`; without `rate`, only the counts."""
-    line = f"{done:,} of {total:,} images ({100 * done // max(total, 1)} %), {failed:,} failed"
+    line = f"{done:,} of {counted(total, 'image')} ({100 * done // max(total, 1)} %), {failed:,} failed"
     if rate:
         left = round((total - done) / rate)
         line += f", {rate:.1f} images/s, {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
