@@ -1,0 +1,33 @@
+"""Places where files lie, behind one small interface; storage clients live in this package and nowhere else."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from beam_job.storage.base import Storage as Storage
+from beam_job.storage.base import StorageError as StorageError
+from beam_job.storage.base import StoredObject as StoredObject
+from beam_job.storage.base import UnknownSchemeError as UnknownSchemeError
+from beam_job.storage.base import is_glob as is_glob
+from beam_job.storage.base import join as join
+from beam_job.storage.base import scheme_of as scheme_of
+from beam_job.storage.gcs import GoogleCloudStorage as GoogleCloudStorage
+from beam_job.storage.local import LocalStorage as LocalStorage
+from beam_job.storage.local import local_path as local_path
+from beam_job.storage.local import local_uri as local_uri
+
+SCHEMES: dict[str, Callable[[], Storage]] = {"file": LocalStorage, "gs": GoogleCloudStorage}
+
+
+def storage_for(uri: str) -> Storage:
+    """The storage that `uri` lies in, one client a process. Raises UnknownSchemeError."""
+    scheme = scheme_of(uri)
+    if scheme not in SCHEMES:
+        raise UnknownSchemeError(f"{uri}: unknown scheme {scheme}://; use a local path, file:// or gs://")
+    return _storage(scheme)
+
+
+@functools.cache
+def _storage(scheme: str) -> Storage:
+    return SCHEMES[scheme]()

@@ -1,0 +1,93 @@
+"""What the job asks of a place where files lie, and the errors that all such places share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, Protocol
+
+SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+_WILDCARD = re.compile(r"[*?\[]")
+
+
+class StorageError(Exception):
+    """A file or object could not be read, listed or written; the message names it.
+
+    Attributes:
+      cause: name of the exception that the system or the client raised.
+      transient: whether trying again may help.
+    """
+
+    def __init__(self, message: str, cause: str = "", transient: bool = False) -> None:
+        super().__init__(message)
+        self.cause = cause or type(self).__name__
+        self.transient = transient
+
+
+class UnknownSchemeError(StorageError):
+    """A URI of a scheme that this version does not read."""
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """A file or object as listed.
+
+    Attributes:
+      uri: its name.
+      version: a file's size and mtime in nanoseconds, an object's generation; another content has another version.
+      size: bytes.
+      crc32c: checksum in base64, where the storage keeps one.
+    """
+
+    uri: str
+    version: str
+    size: int
+    crc32c: str | None = None
+
+
+class Storage(Protocol):
+    """What the job asks of a place where files lie."""
+
+    def list(self, uri: str) -> Iterator[StoredObject]:
+        """All files below a folder, or matching a glob, or the one file of that name; nothing where nothing is."""
+
+    def stat(self, uri: str) -> StoredObject:
+        """The one file of that name, as listed."""
+
+    def is_folder(self, uri: str) -> bool:
+        """Whether `uri` names a folder (a prefix of objects)."""
+
+    def read(self, uri: str, version: str | None = None, timeout: float = 60.0) -> tuple[bytes, str]:
+        """The content and its version; that of `version` alone where the storage keeps versions.
+
+        Retries of transient errors included, it takes `timeout` seconds at most.
+        """
+
+    def open(self, uri: str) -> BinaryIO:
+        """A seekable file, for reading parts of it."""
+
+    def exists(self, uri: str) -> bool:
+        """Whether a file of that name is there."""
+
+    def write(self, uri: str, data: bytes) -> None:
+        """Replaces the file as a whole: readers see the old content or the new."""
+
+    def create(self, uri: str, data: bytes) -> bool:
+        """Writes the file where there is none, as a whole; False, and no change, where there is one."""
+
+
+def scheme_of(uri: str) -> str:
+    """`gs` of `gs://bucket/name`; `file` for a path without a scheme."""
+    match = SCHEME.match(uri)
+    return match.group(1).lower() if match else "file"
+
+
+def join(folder: str, *names: str) -> str:
+    """A name below a folder, local or remote."""
+    return "/".join((folder.rstrip("/") or "/", *names))
+
+
+def is_glob(uri: str) -> bool:
+    """Whether `uri` has one of the wildcards `*`, `?` and `[`."""
+    return _WILDCARD.search(uri) is not None

@@ -1,0 +1,127 @@
+"""Files of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import urllib.parse
+import uuid
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from beam_job.storage.base import SCHEME, StorageError, StoredObject, is_glob, scheme_of
+
+
+class LocalStorage:
+    """Local paths and `file://`; a relative path is the working directory's."""
+
+    def list(self, uri: str) -> Iterator[StoredObject]:
+        path = local_path(uri)
+        if os.path.isdir(path):
+            paths = _walk(path)
+        elif os.path.exists(path) or not is_glob(path):
+            paths = iter([path])
+        else:
+            # "." would keep `**/*.jpg` relative to the caller's folder: names in the output are absolute.
+            matches = glob.iglob(os.path.abspath(path), recursive=True)
+            paths = iter(sorted(match for match in matches if os.path.isfile(match)))
+        for found in paths:
+            with contextlib.suppress(FileNotFoundError):  # deleted while listing
+                yield _stored(local_uri(os.path.abspath(found)), os.stat(found))
+
+    def stat(self, uri: str) -> StoredObject:
+        with _local_errors(uri):
+            return _stored(uri, os.stat(local_path(uri)))
+
+    def is_folder(self, uri: str) -> bool:
+        return os.path.isdir(local_path(uri))
+
+    def read(self, uri: str, version: str | None = None, timeout: float = 60.0) -> tuple[bytes, str]:
+        with _local_errors(uri), open(local_path(uri), "rb") as file:
+            return file.read(), _version(os.fstat(file.fileno()))
+
+    def open(self, uri: str) -> BinaryIO:
+        with _local_errors(uri):
+            return open(local_path(uri), "rb")
+
+    def exists(self, uri: str) -> bool:
+        return os.path.exists(local_path(uri))
+
+    def write(self, uri: str, data: bytes) -> None:
+        with _local_errors(uri), _temporary(local_path(uri), data) as temporary:
+            os.replace(temporary, local_path(uri))
+
+    def create(self, uri: str, data: bytes) -> bool:
+        with _local_errors(uri), _temporary(local_path(uri), data) as temporary:
+            try:
+                os.link(temporary, local_path(uri))
+            except FileExistsError:
+                return False
+            except OSError:
+                # A file system without hard links has no atomic "create with content"; two attempts at one shard
+                # at the same time do not occur on one machine.
+                if os.path.exists(local_path(uri)):
+                    return False
+                os.replace(temporary, local_path(uri))
+            return True
+
+
+def local_path(uri: str) -> str:
+    """The path of a local URI: `file:///a%20b` is `/a b`; a path without scheme is itself."""
+    if scheme_of(uri) != "file" or not SCHEME.match(uri):
+        return uri
+    parts = urllib.parse.urlsplit(uri)
+    return os.fsdecode(urllib.parse.unquote_to_bytes(parts.path))
+
+
+def local_uri(path: str) -> str:
+    """The URI of a path: itself, but `file://` with escapes where its name is no text, which Parquet could not hold."""
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return "file://" + urllib.parse.quote(os.fsencode(path))
+    return path
+
+
+def _walk(folder: str) -> Iterator[str]:
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(files):
+            yield os.path.join(parent, name)
+
+
+def _stored(uri: str, stat: os.stat_result) -> StoredObject:
+    return StoredObject(uri, _version(stat), stat.st_size)
+
+
+def _version(stat: os.stat_result) -> str:
+    return f"{stat.st_size}-{stat.st_mtime_ns}"
+
+
+@contextlib.contextmanager
+def _temporary(path: str, data: bytes) -> Iterator[str]:
+    """A file beside `path` that holds `data`, on the disk and not only in a cache; gone afterwards."""
+    folder, name = os.path.split(os.path.abspath(path))
+    os.makedirs(folder, exist_ok=True)
+    # The leading dot keeps readers of Parquet folders away from it.
+    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+@contextlib.contextmanager
+def _local_errors(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL byte
+        reason = getattr(error, "strerror", None) or str(error)
+        transient = isinstance(error, (TimeoutError, InterruptedError, BlockingIOError))
+        raise StorageError(f"{uri}: {reason}", type(error).__name__, transient) from error
