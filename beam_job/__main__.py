@@ -5,17 +5,25 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from typing import TYPE_CHECKING
 
 from beam_job.options import UsageError, parse
 from beam_job.progress import counted
 from beam_job.quiet import quiet_stderr
 
+if TYPE_CHECKING:
+    from beam_job.config import JobConfig
+    from beam_job.summary import Summary
+
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code: 0 done, 1 broken or too many failures, 2 wrong usage."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if given and given[0] in ("snapshot", "status"):
+        return _subcommand(given[0], given[1:])
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported, here and in worker processes
     try:
-        config, beam_arguments = parse(arguments)
+        config, beam_arguments = parse(given)
     except UsageError as error:
         return _refuse(error)
 
@@ -23,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     with quiet_stderr(config.verbose):
         from beam_job.inputs import InputError
         from beam_job.job import JobError, run_job
+        from beam_job.lease import LeaseError
         from beam_job.runner import RunnerError
         from beam_job.storage import StorageError
         from beam_job.summary import RowCountError
@@ -30,12 +39,17 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         summary = run_job(config, beam_arguments)
-    except (BundleError, InputError, RunnerError, StorageError) as error:
+    except (BundleError, InputError, LeaseError, RunnerError, StorageError) as error:
         return _refuse(error)
     except (JobError, RowCountError) as error:
         traceback.print_exc()
         print(f"caption-images: {error}", file=sys.stderr)
         return 1
+    return 0 if summary is None else _report(summary, config)
+
+
+def _report(summary: Summary, config: JobConfig) -> int:
+    """Tells what the run came to; the exit code."""
     print(
         f"{counted(summary.captions, 'caption')} and {counted(summary.failures, 'failure')} of "
         f"{counted(summary.inputs, 'image')} "
@@ -47,14 +61,24 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"captions: {config.output}/captions/run={summary.run_id}", file=sys.stderr)
     if summary.failures:
         print(f"failures: {config.output}/failures/run={summary.run_id}", file=sys.stderr)
-    if summary.failure_ratio > config.max_failure_ratio:
-        print(
-            f"caption-images: {summary.failure_ratio:.0%} of the images failed, more than "
-            f"--max_failure_ratio={config.max_failure_ratio}",
-            file=sys.stderr,
-        )
-        return 1
-    return 0
+    if summary.failure_ratio <= config.max_failure_ratio:
+        return 0
+    print(
+        f"caption-images: {summary.failure_ratio:.0%} of the images failed, more than "
+        f"--max_failure_ratio={config.max_failure_ratio}",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def _subcommand(name: str, arguments: list[str]) -> int:
+    from beam_job import snapshot, status
+    from beam_job.storage import StorageError
+
+    try:
+        return {"snapshot": snapshot.main, "status": status.main}[name](arguments)
+    except StorageError as error:
+        return _refuse(error)
 
 
 def _refuse(error: Exception) -> int:

@@ -12,8 +12,9 @@ from apache_beam.metrics import Metrics
 
 from beam_job.config import JobConfig
 from beam_job.engine import Engine, ShardResult
-from beam_job.plan import PlanReader, Run
+from beam_job.plan import PlanReader
 from beam_job.progress import ProgressFile
+from beam_job.run import Run
 from beam_job.sink import publish_failures, read_report
 from model import load_captioner
 

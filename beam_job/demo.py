@@ -42,7 +42,7 @@ def main() -> int:
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as uris:
         uris.writelines(f"{path}\n" for path in photographs)
         uris.flush()
-        code = caption_images([f"--input={uris.name}", f"--output={OUTPUT}"])
+        code = caption_images([f"--input={uris.name}", f"--output={OUTPUT}", "--recaption"])
     if code == 0:
         print_captions(Path(OUTPUT))
     return code

@@ -14,23 +14,26 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from beam_job.config import JobConfig
 from beam_job.images import FetchedImage, decode, fetch
-from beam_job.plan import Run
+from beam_job.plan import Shard
 from beam_job.progress import ProgressFile
 from beam_job.records import CaptionedImage, DecodedImage, Failure, ImageInput, now
-from beam_job.sink import ShardReport, commit_shard
+from beam_job.run import Run
+from beam_job.sink import ShardReport, caption_table, commit_shard
 from model import Caption, pad_batch
 
 T = TypeVar("T")
+_UNKNOWN_SIZE = 2**20  # bytes that an image from a list counts for until it is fetched
 
 
 class ImageCaptioner(Protocol):
@@ -56,9 +59,10 @@ class ShardResult:
 class _OpenShard:
     """A shard under way: rows as they come, and the future that its submitter waits for."""
 
-    def __init__(self, number: int, images: Sequence[ImageInput]) -> None:
+    def __init__(self, number: int, shard: Shard) -> None:
         self.number = number
-        self.place = {image.uri: place for place, image in enumerate(images)}
+        self.place = {image.uri: place for place, image in enumerate(shard.images)}
+        self.carried = shard.carried
         self.captioned: list[CaptionedImage] = []
         self.failures: list[Failure] = []
         self.done: Future[ShardResult] = Future()
@@ -85,11 +89,34 @@ class _OpenShard:
             started = time.monotonic()
             for rows in (self.captioned, self.failures):
                 rows.sort(key=lambda row: self.place[row.uri])
-            report = commit_shard(run, self.number, self.captioned, self.failures, model_version, several)
+            carried = self.carried.take(pa.array([self.place[row.uri] for row in self.captioned], pa.int64()))
+            captions = caption_table(self.captioned, model_version, several, carried)
+            report = commit_shard(run, self.number, captions, self.failures)
             self.spent("write", time.monotonic() - started)
             self.done.set_result(ShardResult(report, dict(self._seconds)))
         except BaseException as error:
             self.done.set_exception(error)
+
+
+class ByteBudget:
+    """Bounds the bytes in flight, whatever the number of images; one image larger than all of it passes alone."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._taken = 0
+        self._changed = threading.Condition()
+
+    def acquire(self, size: int) -> None:
+        """Takes `size` bytes, waiting until they fit."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._taken == 0 or self._taken + size <= self._limit)
+            self._taken += size
+
+    def release(self, size: int) -> None:
+        """Gives `size` bytes back; takes them without waiting where it is negative (an image larger than thought)."""
+        with self._changed:
+            self._taken -= size
+            self._changed.notify_all()
 
 
 class Engine:
@@ -112,7 +139,9 @@ class Engine:
         self._batch_size = config.batch_size
         self._several = config.decoding.num_captions > 1
         self._progress = progress
-        self._slots = threading.Semaphore(config.look_ahead)
+        self._fetch_timeout = config.fetch_timeout
+        self._budget = ByteBudget(config.in_flight_bytes)
+        self._pixel_bytes = 3 * input_size**2
         self._in_flight = 0
         self._in_flight_lock = threading.Lock()
         self._arrivals: queue.Queue[tuple[_OpenShard, DecodedImage | Failure] | None] = queue.Queue()
@@ -122,19 +151,20 @@ class Engine:
         self._model_thread = threading.Thread(target=self._caption_arrivals, name="caption", daemon=True)
         self._model_thread.start()
 
-    def submit(self, number: int, images: Sequence[ImageInput]) -> Future[ShardResult]:
-        """Takes a shard in, waiting while too many images are ahead of the model.
+    def submit(self, number: int, shard: Shard) -> Future[ShardResult]:
+        """Takes a shard in, waiting while too many bytes are ahead of the model.
 
         Returns:
           a future that is resolved once the shard's files are written.
         """
-        shard = _OpenShard(number, images)
-        for image in images:
-            self._slots.acquire()
+        opened = _OpenShard(number, shard)
+        for image in shard.images:
+            taken = _UNKNOWN_SIZE if image.size is None else image.size
+            self._budget.acquire(taken + self._pixel_bytes)
             with self._in_flight_lock:
                 self._in_flight += 1
-            self._fetchers.submit(self._fetch, shard, image)
-        return shard.done
+            self._fetchers.submit(self._fetch, opened, image, taken)
+        return opened.done
 
     def close(self) -> None:
         """Finishes what was submitted and ends all threads."""
@@ -145,15 +175,18 @@ class Engine:
         self._writer.shutdown()
         self._progress.close()
 
-    def _fetch(self, shard: _OpenShard, image: ImageInput) -> None:
-        fetched = _timed(shard, "fetch", image.uri, lambda: fetch(image))
+    def _fetch(self, shard: _OpenShard, image: ImageInput, taken: int) -> None:
+        fetched = _timed(shard, "fetch", image, lambda: fetch(image, self._fetch_timeout))
         if isinstance(fetched, Failure):
+            self._budget.release(taken)
             self._arrivals.put((shard, fetched))
         else:
+            self._budget.release(taken - len(fetched.data))
             self._decoders.submit(self._decode, shard, fetched)
 
     def _decode(self, shard: _OpenShard, fetched: FetchedImage) -> None:
-        decoded = _timed(shard, "decode", fetched.input.uri, lambda: decode(fetched, self._input_size))
+        decoded = _timed(shard, "decode", fetched.input, lambda: decode(fetched, self._input_size))
+        self._budget.release(len(fetched.data))
         self._arrivals.put((shard, decoded))
 
     def _caption_arrivals(self) -> None:
@@ -163,7 +196,7 @@ class Engine:
         while (arrival := self._arrivals.get()) is not None:
             shard, outcome = arrival
             shard.spent("wait", time.monotonic() - max(idle_since, shard.opened))
-            self._slots.release()
+            self._budget.release(self._pixel_bytes)
             with self._in_flight_lock:
                 self._in_flight -= 1
                 last = self._in_flight == 0
@@ -190,7 +223,7 @@ class Engine:
             captions = self._captioner.caption(pad_batch([image.pixels for image in images], self._batch_size))
         except Exception as error:
             if len(images) == 1:
-                return [Failure.of(images[0].input.uri, "caption", error)]
+                return [Failure.of(images[0].input.uri, "caption", error, images[0].object_version)]
             half = len(images) // 2
             return self._caption_or_split(images[:half]) + self._caption_or_split(images[half:])
         time_of_batch = now()
@@ -205,12 +238,12 @@ class Engine:
             self._writer.submit(shard.commit, self._run, self._captioner.version, self._several)
 
 
-def _timed(shard: _OpenShard, stage: str, uri: str, work: Callable[[], T | Failure]) -> T | Failure:
+def _timed(shard: _OpenShard, stage: str, image: ImageInput, work: Callable[[], T | Failure]) -> T | Failure:
     """Does `work` on the shard's time; what it should have caught and did not is a failure of this image too."""
     started = time.monotonic()
     try:
         return work()
     except Exception as error:
-        return Failure.of(uri, stage, error)
+        return Failure.of(image.uri, stage, error, image.object_version)
     finally:
         shard.spent(stage, time.monotonic() - started)

@@ -18,14 +18,17 @@ class FetchedImage:
     object_version: str
 
 
-def fetch(image: ImageInput) -> FetchedImage | Failure:
-    """Reads the file that `image` names, in the version that was listed where the storage keeps versions."""
+def fetch(image: ImageInput, timeout: float) -> FetchedImage | Failure:
+    """Reads the file that `image` names, in the version that was listed where the storage keeps versions.
+
+    `timeout`: seconds for the image, retries included.
+    """
     try:
-        data, version = storage_for(image.uri).read(image.uri, image.object_version)
+        data, version = storage_for(image.uri).read(image.uri, image.object_version, timeout, image.size, image.crc32c)
     except UnknownSchemeError as error:
-        return Failure.of(image.uri, "list", error)
+        return Failure.of(image.uri, "list", error, image.object_version)
     except StorageError as error:
-        return Failure(image.uri, "fetch", error.cause, str(error), error.transient)
+        return Failure(image.uri, "fetch", error.cause, str(error), error.transient, image.object_version)
     return FetchedImage(image, data, version)
 
 
@@ -34,5 +37,5 @@ def decode(fetched: FetchedImage, size: int) -> DecodedImage | Failure:
     try:
         image = load_image(fetched.data, size)
     except ImageError as error:
-        return Failure.of(fetched.input.uri, "decode", error)
+        return Failure.of(fetched.input.uri, "decode", error, fetched.object_version)
     return DecodedImage(fetched.input, image.pixels, image.width, image.height, fetched.object_version)

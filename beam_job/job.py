@@ -14,13 +14,14 @@ from apache_beam.runners.runner import PipelineResult
 
 from beam_job.caption_shards import NAMESPACE
 from beam_job.config import JobConfig
-from beam_job.inputs import find_images
+from beam_job.lease import lease
 from beam_job.pipeline import build_pipeline
-from beam_job.plan import Plan, Run, write_plan
+from beam_job.plan import Plan
+from beam_job.prepare import Prepared, killed_run, list_request, plan_run
 from beam_job.progress import ProgressPrinter, counted
 from beam_job.quiet import quiet_stderr
+from beam_job.run import Run
 from beam_job.runner import beam_options, runs_here
-from beam_job.storage import storage_for
 from beam_job.summary import Summary, summarize
 from model import check_bundle
 
@@ -29,15 +30,16 @@ class JobError(RuntimeError):
     """The job broke after it had begun; the message says where its traces lie."""
 
 
-def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary:
-    """Captions all images of `config.inputs`.
+def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | None:
+    """Captions the images of `config.inputs` that earlier runs have not done.
 
     Args:
       config: the job.
       beam_arguments: for Beam's PipelineOptions.
 
     Returns:
-      the summary, as `summary.json` holds it; `_SUCCESS` stands unless too many images failed.
+      the summary, as `summary.json` holds it; `_SUCCESS` stands unless too many images failed. None where nothing was
+      to be done.
 
     Raises:
       InputError, BundleError, RunnerError, StorageError: wrong usage, before anything was written.
@@ -46,17 +48,30 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary:
     started = time.monotonic()
     options = beam_options(config, beam_arguments)
     model_version = check_bundle(config.bundle)
-    storage_for(config.output)
-    run = Run.new(config.output)
-    plan = write_plan(run, find_images(config.inputs), config.shard_size)
-    size = f"{counted(plan.inputs, 'image')} in {counted(plan.shards, 'shard')}"
-    print(f"{size}, run {run.run_id}, model {model_version}", file=sys.stderr)
-    seconds_by_stage = _run_pipeline(config, options, run, plan)
-    summary = summarize(config, run, plan, time.monotonic() - started, seconds_by_stage, model_version)
-    run.storage.write(run.summary, summary.to_json())
-    if summary.failure_ratio <= config.max_failure_ratio:
-        run.storage.write(run.success, b"")
-    return summary
+    killed = killed_run(config, model_version)
+    listed = None if killed else list_request(config)
+    with lease(config.output):
+        prepared = killed or plan_run(config, model_version, listed)
+        _announce(prepared, model_version)
+        if not prepared.plan.inputs:
+            return None
+        seconds_by_stage = _run_pipeline(config, options, prepared.run, prepared.plan)
+        summary = summarize(config, prepared, time.monotonic() - started, seconds_by_stage, model_version)
+        run = prepared.run
+        run.storage.write(run.summary, summary.to_json())
+        if summary.failure_ratio <= config.max_failure_ratio:
+            run.storage.write(run.success, b"")
+        return summary
+
+
+def _announce(prepared: Prepared, model_version: str) -> None:
+    skipped = f"{counted(prepared.skipped, 'image')} done before" if prepared.skipped else ""
+    if not prepared.plan.inputs:
+        print(f"nothing to do: {skipped}, model {model_version}", file=sys.stderr)
+        return
+    size = f"{counted(prepared.plan.inputs, 'image')} in {counted(prepared.plan.shards, 'shard')}"
+    words = [size, skipped, f"{'continuing ' if prepared.continued else ''}run {prepared.run.run_id}"]
+    print(", ".join(filter(None, [*words, f"model {model_version}"])), file=sys.stderr)
 
 
 def _run_pipeline(config: JobConfig, options: PipelineOptions, run: Run, plan: Plan) -> Mapping[str, float]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+from typing import TypeVar
 
 from beam_job import __version__
-from beam_job.config import JobConfig
+from beam_job.config import RETRY, JobConfig
+from beam_job.filters import Filters
 from model.decoding_options import add_decoding_options, add_number, decoding_from
 
 _DESCRIPTION = "Captions for all images of a folder or bucket, in Parquet."
@@ -17,8 +20,32 @@ examples:
   caption-images --input='photos/**/*.jpg' --output=captions --num_captions=3
   caption-images --input=uris.txt --output=gs://bucket/captions --workers=4
 
+commands:
+  caption-images status --output=captions                  the runs, what stands, what a new run would do
+  caption-images snapshot --output=captions --to=DIR       one row a URI, the newest, as compact Parquet
+
 exit codes: 0 done, 1 the job broke or too many images failed, 2 wrong usage
 """
+
+
+T = TypeVar("T")
+# Options that are fields of JobConfig by the same name.
+_SAME_NAME = (
+    "output",
+    "model",
+    "uri_column",
+    "carry_columns",
+    "retry",
+    "recaption",
+    "shard_size",
+    "batch_size",
+    "fetch_threads",
+    "fetch_timeout",
+    "decode_threads",
+    "workers",
+    "max_failure_ratio",
+    "verbose",
+)
 
 
 class UsageError(ValueError):
@@ -36,16 +63,9 @@ def parse(arguments: list[str] | None = None) -> tuple[JobConfig, list[str]]:
     try:
         config = JobConfig(
             inputs=tuple(args.input),
-            output=args.output,
-            model=args.model,
             decoding=decoding_from(args),
-            shard_size=args.shard_size,
-            batch_size=args.batch_size,
-            fetch_threads=args.fetch_threads,
-            decode_threads=args.decode_threads,
-            workers=args.workers,
-            max_failure_ratio=args.max_failure_ratio,
-            verbose=args.verbose,
+            filters=_from_args(Filters, args),
+            **{name: getattr(args, name) for name in _SAME_NAME},
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
@@ -68,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"caption-images {__version__}")
     parser.add_argument("--verbose", action="store_true", help="show what Beam and TensorFlow say of themselves")
     _add_what(parser.add_argument_group("what"))
+    _add_which(parser.add_argument_group("which images"))
     add_decoding_options(parser.add_argument_group("captions"))
     _add_speed(parser.add_argument_group("speed"))
     return parser
@@ -79,8 +100,22 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
         action="append",
         required=True,
         metavar="PATH",
-        help="images: a folder (searched with its subfolders), a glob in quotes ('photos/**/*.jpg'), a .txt file with "
-        "one URI a line, or one image; local, file:// or gs://; may be given several times",
+        help="images: a folder or bucket prefix (searched with its subfolders), a glob in quotes ('**/*.jpg'), a list "
+        "of URIs (.txt with one a line, .csv, .jsonl, .parquet, a Storage Insights manifest; .gz too), or one image; "
+        "may be given several times",
+    )
+    group.add_argument(
+        "--uri_column",
+        default=JobConfig.uri_column,
+        metavar="NAME",
+        help="of lists with columns (default: %(default)s)",
+    )
+    group.add_argument(
+        "--carry_columns",
+        action=_CommaSeparated,
+        default=(),
+        metavar="NAMES",
+        help="columns of the list to repeat in the captions' rows, separated by commas",
     )
     group.add_argument("--output", required=True, metavar="FOLDER", help="results go here; local, file:// or gs://")
     group.add_argument("--model", metavar="FOLDER", help="a model bundle (default: the one that ships)")
@@ -93,12 +128,55 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _add_which(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--include",
+        action=_CommaSeparated,
+        default=(),
+        metavar="GLOBS",
+        help="only URIs that match one of these, separated by commas: '*.jpg' looks at the file's name, "
+        "'**/cats/*.jpg' at the whole URI; * stops at /, ** does not",
+    )
+    group.add_argument("--exclude", action=_CommaSeparated, default=(), metavar="GLOBS", help="none of these")
+    group.add_argument("--min_bytes", type=int, metavar="N", help="only files of this size or more, where it is known")
+    group.add_argument("--max_bytes", type=int, metavar="N", help="only files of this size or less, where it is known")
+    group.add_argument(
+        "--sample", type=float, metavar="X", help="only this share of the URIs, from 0 to 1, the same ones every time"
+    )
+    group.add_argument("--limit", type=int, metavar="N", help="only the first N of those that remain")
+    group.add_argument(
+        "--retry",
+        choices=RETRY,
+        default=JobConfig.retry,
+        help="failures of earlier runs to try again, if the file is the same as then (default: %(default)s)",
+    )
+    group.add_argument(
+        "--recaption", action="store_true", help="caption everything, also what an earlier run has captioned"
+    )
+
+
+class _CommaSeparated(argparse.Action):
+    """`--name=a,b`, and repeated: a tuple of all."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, option: object = None
+    ) -> None:
+        parts = tuple(part for part in str(values).split(",") if part)
+        setattr(namespace, self.dest, (*getattr(namespace, self.dest), *parts))
+
+
+def _from_args(kind: type[T], args: argparse.Namespace) -> T:
+    """A record whose fields are options of the same names."""
+    return kind(**{field.name: getattr(args, field.name) for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
+
+
 def _add_speed(group: argparse._ArgumentGroup) -> None:
     defaults = JobConfig(inputs=(), output="")
     add_number(group, "workers", defaults.workers, "processes on this machine, each with its own model")
     add_number(group, "batch_size", defaults.batch_size, "images that the model captions at once")
     add_number(group, "shard_size", defaults.shard_size, "images a shard: the unit of work, one output file each")
     add_number(group, "fetch_threads", defaults.fetch_threads, "images fetched at the same time")
+    add_number(group, "fetch_timeout", defaults.fetch_timeout, "seconds to fetch one image, retries included")
     group.add_argument(
         "--decode_threads",
         type=int,

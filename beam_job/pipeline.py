@@ -6,7 +6,8 @@ import apache_beam as beam
 
 from beam_job.caption_shards import CaptionShards
 from beam_job.config import JobConfig
-from beam_job.plan import Plan, Run
+from beam_job.plan import Plan
+from beam_job.run import Run
 
 
 def build_pipeline(

@@ -26,10 +26,14 @@ class ImageInput:
     Attributes:
       uri: as the user gave it, or as the listing found it.
       object_version: as listed (`storage.StoredObject.version`); None where the URI comes from a list.
+      size: bytes, as listed.
+      crc32c: in base64, as listed.
     """
 
     uri: str
     object_version: str | None = None
+    size: int | None = None
+    crc32c: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class Failure:
       error_type: name of the exception.
       error_message: for people.
       transient: whether trying again may help.
+      object_version: of the file that failed, where it is known.
       failed_at: UTC.
     """
 
@@ -73,6 +78,7 @@ class Failure:
     error_type: str
     error_message: str
     transient: bool
+    object_version: str | None = None
     failed_at: datetime.datetime = field(default_factory=now)
 
     def __post_init__(self) -> None:
@@ -80,6 +86,6 @@ class Failure:
             raise ValueError(f"stage must be one of {', '.join(STAGES)}, not {self.stage!r}")
 
     @classmethod
-    def of(cls, uri: str, stage: str, error: BaseException, transient: bool = False) -> Failure:
-        """The failure of `uri` by `error`."""
-        return cls(uri, stage, type(error).__name__, str(error) or repr(error), transient)
+    def of(cls, uri: str, stage: str, error: BaseException, object_version: str | None = None) -> Failure:
+        """The permanent failure of `uri` by `error`."""
+        return cls(uri, stage, type(error).__name__, str(error) or repr(error), False, object_version)

@@ -18,8 +18,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_job.plan import Run
 from beam_job.records import CaptionedImage, Failure
+from beam_job.run import Run
 
 _TIME = pa.timestamp("ms", tz="UTC")
 _REPORT = b"caption_images.shard"
@@ -31,6 +31,7 @@ FAILURE_SCHEMA = pa.schema(
         ("error_type", pa.string()),
         ("error_message", pa.string()),
         ("transient", pa.bool_()),
+        ("object_version", pa.string()),
         ("failed_at", _TIME),
     ]
 )
@@ -67,18 +68,21 @@ class ShardReport:
     failures: tuple[Failure, ...]
 
 
-def commit_shard(
-    run: Run,
-    shard: int,
-    captioned: Sequence[CaptionedImage],
-    failures: Sequence[Failure],
-    model_version: str,
-    several: bool,
-) -> ShardReport:
-    """Makes this attempt the shard's result, unless another was first; returns the report of the one that stands."""
-    report = ShardReport(len(captioned), tuple(failures))
-    table = _caption_table(captioned, model_version, several).replace_schema_metadata({_REPORT: _to_json(report)})
-    if not run.storage.create(run.captions(shard), _parquet(table)):
+def commit_shard(run: Run, shard: int, captions: pa.Table, failures: Sequence[Failure]) -> ShardReport:
+    """Makes this attempt the shard's result, unless another was first.
+
+    Args:
+      run: of the shard.
+      shard: its number.
+      captions: as `caption_table` makes it.
+      failures: of the shard's other images.
+
+    Returns:
+      the report of the attempt that stands.
+    """
+    report = ShardReport(captions.num_rows, tuple(failures))
+    content = _parquet(captions.replace_schema_metadata({_REPORT: _to_json(report)}))
+    if not run.storage.create(run.captions(shard), content):
         report = read_report(run, shard)
     publish_failures(run, shard, report)
     return report
@@ -95,10 +99,20 @@ def read_report(run: Run, shard: int) -> ShardReport:
     """The report of a committed shard, from the footer of its captions file."""
     with run.storage.open(run.captions(shard)) as file:
         footer = pq.read_metadata(file)
-    return _from_json(footer.num_rows, footer.metadata[_REPORT])
+    return _from_json(footer.num_rows, (footer.metadata or {})[_REPORT])
 
 
-def _caption_table(captioned: Sequence[CaptionedImage], model_version: str, several: bool) -> pa.Table:
+def caption_table(
+    captioned: Sequence[CaptionedImage], model_version: str, several: bool, carried: pa.Table | None = None
+) -> pa.Table:
+    """The rows of a captions file.
+
+    Args:
+      captioned: the images.
+      model_version: of the captioner.
+      several: whether to write the columns `captions` and `scores`.
+      carried: columns of the user's list, a row for each of `captioned`; they come last.
+    """
     rows: list[dict[str, Any]] = [
         {
             "uri": image.uri,
@@ -114,7 +128,11 @@ def _caption_table(captioned: Sequence[CaptionedImage], model_version: str, seve
         }
         for image in captioned
     ]
-    return pa.Table.from_pylist(rows, caption_schema(several))
+    table = pa.Table.from_pylist(rows, caption_schema(several))
+    if carried is not None:
+        for field in carried.schema:
+            table = table.append_column(field, carried[field.name])
+    return table
 
 
 def _parquet(table: pa.Table) -> bytes:

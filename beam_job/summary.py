@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from beam_job.config import JobConfig
-from beam_job.plan import Plan, Run
+from beam_job.prepare import Prepared
 from beam_job.sink import read_report
 
 
@@ -20,11 +20,12 @@ class Summary:
 
     Attributes:
       run_id: of the run.
-      inputs: distinct URIs.
+      inputs: distinct URIs that the run had to do.
+      skipped: distinct URIs that were listed and had been done before.
       captions: rows of `captions/`.
       failures: rows of `failures/`.
       failures_by_reason: rows by "stage: error type".
-      seconds: wall time, from the listing to the last shard.
+      seconds: wall time, from the listing to the last shard; of a continued run, of its last attempt.
       images_per_second: captions and failures, by `seconds`.
       seconds_by_stage: "fetch", "decode", "caption", "write", summed over threads and workers, and "wait", the
         model's time without an image to work on.
@@ -34,6 +35,7 @@ class Summary:
 
     run_id: str
     inputs: int
+    skipped: int
     captions: int
     failures: int
     failures_by_reason: Mapping[str, int]
@@ -65,13 +67,18 @@ class RowCountError(RuntimeError):
 
 
 def summarize(
-    config: JobConfig, run: Run, plan: Plan, seconds: float, seconds_by_stage: Mapping[str, float], model_version: str
+    config: JobConfig,
+    prepared: Prepared,
+    seconds: float,
+    seconds_by_stage: Mapping[str, float],
+    model_version: str,
 ) -> Summary:
     """Counts the rows of all committed shards.
 
     Raises:
       RowCountError: captions and failures do not add up to the inputs.
     """
+    run, plan = prepared.run, prepared.plan
     with ThreadPoolExecutor(16) as threads:
         reports = list(threads.map(lambda shard: read_report(run, shard), range(plan.shards)))
     reasons: dict[str, int] = {}
@@ -81,6 +88,7 @@ def summarize(
     return Summary(
         run_id=run.run_id,
         inputs=plan.inputs,
+        skipped=prepared.skipped,
         captions=sum(report.captions for report in reports),
         failures=sum(len(report.failures) for report in reports),
         failures_by_reason=reasons,

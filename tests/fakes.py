@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 
-from model import Caption
+from model import Caption, CaptionerConfig
 
 
 class FakeCaptioner:
@@ -15,11 +15,16 @@ class FakeCaptioner:
     Args:
       poison: an image of this brightness makes its batch fail.
       gate: when given, each batch waits for it.
+      num_captions: captions of an image, all the same.
     """
 
     version = "fake-1"
+    config = CaptionerConfig(input_size=8)
 
-    def __init__(self, poison: int | None = None, gate: threading.Semaphore | None = None) -> None:
+    def __init__(
+        self, poison: int | None = None, gate: threading.Semaphore | None = None, num_captions: int = 1
+    ) -> None:
+        self.num_captions = num_captions
         self.poison = poison
         self.gate = gate
         self.batches: list[list[int]] = []
@@ -31,4 +36,7 @@ class FakeCaptioner:
         self.batches.append(brightness)
         if self.poison in brightness:
             raise RuntimeError("cannot digest this image")
-        return [(Caption(f"brightness {value}", -value / 100),) for value in brightness]
+        return [self._captions(value) for value in brightness]
+
+    def _captions(self, brightness: int) -> tuple[Caption, ...]:
+        return tuple(Caption(f"brightness {brightness}", -brightness / 100) for _ in range(self.num_captions))

@@ -17,12 +17,16 @@ class StorageError(Exception):
     Attributes:
       cause: name of the exception that the system or the client raised.
       transient: whether trying again may help.
+      retry_after: seconds that the server asked to wait before that, if it did.
     """
 
-    def __init__(self, message: str, cause: str = "", transient: bool = False) -> None:
+    def __init__(
+        self, message: str, cause: str = "", transient: bool = False, retry_after: float | None = None
+    ) -> None:
         super().__init__(message)
         self.cause = cause or type(self).__name__
         self.transient = transient
+        self.retry_after = retry_after
 
 
 class UnknownSchemeError(StorageError):
@@ -58,10 +62,26 @@ class Storage(Protocol):
     def is_folder(self, uri: str) -> bool:
         """Whether `uri` names a folder (a prefix of objects)."""
 
-    def read(self, uri: str, version: str | None = None, timeout: float = 60.0) -> tuple[bytes, str]:
-        """The content and its version; that of `version` alone where the storage keeps versions.
+    def read(
+        self,
+        uri: str,
+        version: str | None = None,
+        timeout: float = 60.0,
+        size: int | None = None,
+        crc32c: str | None = None,
+    ) -> tuple[bytes, str]:
+        """The whole content and its version.
 
-        Retries of transient errors included, it takes `timeout` seconds at most.
+        Args:
+          uri: a file's name.
+          version: as listed; where the storage keeps versions, that one is read or none. Elsewhere it is ignored, and
+            a file that has changed since comes with its own version.
+          timeout: seconds for all of it, retries of transient errors included.
+          size: bytes of `version` as listed; checked where the storage keeps versions.
+          crc32c: checksum of `version` in base64, as listed; checked likewise.
+
+        Raises:
+          StorageError: nothing of it was read; `transient` where another time may do.
         """
 
     def open(self, uri: str) -> BinaryIO:
@@ -72,6 +92,9 @@ class Storage(Protocol):
 
     def write(self, uri: str, data: bytes) -> None:
         """Replaces the file as a whole: readers see the old content or the new."""
+
+    def delete(self, uri: str) -> None:
+        """Removes the file."""
 
     def create(self, uri: str, data: bytes) -> bool:
         """Writes the file where there is none, as a whole; False, and no change, where there is one."""

@@ -3,26 +3,48 @@
 from __future__ import annotations
 
 import contextlib
-import functools
+import threading
+import urllib.parse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from beam_job.storage.base import StorageError, StoredObject, is_glob
+from beam_job.storage.checksum import check, crc32c_in
+from beam_job.storage.connections import keep_deadline, pooled
+from beam_job.storage.download import Downloaded, decoded, download
+from beam_job.storage.responses import DownloadError, is_transient
+from beam_job.storage.retry import Deadline, Retrying, retrying
 
 if TYPE_CHECKING:
     from google.cloud import storage as gcs
 
+MAX_BYTES = 1 << 30
 _FIELDS = "name,generation,size,crc32c"
+_LOG_IN = "log in with `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
 
 
 class GoogleCloudStorage:
     """`gs://` through one client a process; its threads share the connections."""
 
-    @functools.cached_property
+    def __init__(self, retrying: Retrying = retrying) -> None:
+        self._retrying = retrying
+        self._lock = threading.Lock()
+        self._made: gcs.Client | None = None
+
+    @property
     def _client(self) -> gcs.Client:
+        """The client, made at first use; its session has connections for all threads."""
         from google.cloud import storage as gcs
 
-        return gcs.Client()
+        with self._lock:
+            if self._made is None:
+                try:
+                    client = gcs.Client()
+                except OSError as error:  # no project to be found; its text says where it may be set
+                    raise StorageError(f"gs://: {error}; {_LOG_IN}", type(error).__name__) from error
+                pooled(client._http)
+                self._made = client
+            return self._made
 
     def list(self, uri: str) -> Iterator[StoredObject]:
         bucket, name = _split(uri)
@@ -53,13 +75,20 @@ class GoogleCloudStorage:
         with _gcs_errors(uri):
             return any(True for _ in self._client.list_blobs(bucket, prefix=prefix, max_results=1))
 
-    def read(self, uri: str, version: str | None = None, timeout: float = 60.0) -> tuple[bytes, str]:
-        blob = self._blob(uri, version)
-        with _gcs_errors(uri):
-            data = blob.download_as_bytes(checksum="crc32c")
-            if blob.generation is None:
-                blob.reload()
-        return data, str(blob.generation)
+    def read(
+        self,
+        uri: str,
+        version: str | None = None,
+        timeout: float = 60.0,
+        size: int | None = None,
+        crc32c: str | None = None,
+    ) -> tuple[bytes, str]:
+        """See `Storage.read`. Length and CRC-32C are those of the stored bytes, and are checked before gzip is undone.
+
+        Objects stored with `Content-Encoding: gzip` are asked for as stored: unpacked by Google on the way they would
+        have neither a length nor a checksum.
+        """
+        return self._retrying(lambda deadline: self._read(uri, version, deadline, size, crc32c), timeout)
 
     def open(self, uri: str) -> BinaryIO:
         with _gcs_errors(uri):
@@ -73,6 +102,10 @@ class GoogleCloudStorage:
         with _gcs_errors(uri):
             self._blob(uri).upload_from_string(data, "application/octet-stream", checksum="crc32c")
 
+    def delete(self, uri: str) -> None:
+        with _gcs_errors(uri):
+            self._blob(uri).delete()
+
     def create(self, uri: str, data: bytes) -> bool:
         from google.api_core.exceptions import PreconditionFailed
 
@@ -85,6 +118,43 @@ class GoogleCloudStorage:
                 return False
         return True
 
+    def close(self) -> None:
+        """Closes the connections; the next call makes a new client."""
+        with self._lock:
+            if self._made is not None:
+                self._made.close()
+            self._made = None
+
+    def _read(
+        self, uri: str, version: str | None, deadline: Deadline, size: int | None, crc32c: str | None
+    ) -> tuple[bytes, str]:
+        got = self._download(uri, version, deadline)
+        check(got.data, size, crc32c, crc32c_in(got.headers.get("x-goog-hash")), name=uri)
+        generation = got.headers.get("x-goog-generation") or version
+        if version and generation != version:
+            raise StorageError(f"{uri}: generation {generation} came instead of {version}", transient=True)
+        if not generation:  # the emulator's answer has none
+            generation = self._generation_of(uri, got.data, deadline)
+        return decoded(got, MAX_BYTES, uri), generation
+
+    def _download(self, uri: str, version: str | None, deadline: Deadline) -> Downloaded:
+        with _gcs_errors(uri):
+            client = self._client
+            url = _media_url(client.api_endpoint, uri, version)
+            try:
+                return download(client._http, url, {"Accept-Encoding": "gzip"}, deadline, MAX_BYTES, name=uri)
+            except DownloadError as error:
+                gone = f"generation {version} was replaced or deleted" if version and error.status == 404 else ""
+                error.args = (": ".join(filter(None, (str(error), error.detail, gone))),)
+                raise
+
+    def _generation_of(self, uri: str, data: bytes, deadline: Deadline) -> str:
+        blob = self._blob(uri)
+        with _gcs_errors(uri), keep_deadline(deadline):
+            blob.reload(timeout=max(deadline.left(), 0.001), retry=None)
+        check(data, blob.size, blob.crc32c, name=uri)  # another generation may have come in between
+        return str(blob.generation)
+
     def _blob(self, uri: str, version: str | None = None) -> gcs.Blob:
         bucket, name = _split(uri)
         with _gcs_errors(uri):
@@ -93,6 +163,12 @@ class GoogleCloudStorage:
 
 def _stored(bucket: str, blob: gcs.Blob) -> StoredObject:
     return StoredObject(f"gs://{bucket}/{blob.name}", str(blob.generation), blob.size, blob.crc32c)
+
+
+def _media_url(endpoint: str, uri: str, version: str | None) -> str:
+    bucket, name = (urllib.parse.quote(part, safe="") for part in _split(uri))
+    generation = f"&generation={urllib.parse.quote(version, safe='')}" if version else ""
+    return f"{endpoint}/download/storage/v1/b/{bucket}/o/{name}?alt=media{generation}"
 
 
 def _split(uri: str) -> tuple[str, str]:
@@ -104,17 +180,19 @@ def _split(uri: str) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def _gcs_errors(uri: str) -> Iterator[None]:
-    from google.api_core.exceptions import GoogleAPICallError
-    from google.auth.exceptions import GoogleAuthError
+    from google.api_core.exceptions import GoogleAPICallError, GoogleAPIError
+    from google.auth.exceptions import GoogleAuthError, TransportError
 
     try:
         yield
     except GoogleAPICallError as error:
-        code: Any = error.code
-        transient = code in (408, 429) or (code or 0) >= 500
-        raise StorageError(f"{uri}: {code} {error.message or error}", type(error).__name__, transient) from error
+        code: Any = error.code or 0
+        message = f"{uri}: {int(code)} {error.message or error}"
+        raise StorageError(message, type(error).__name__, is_transient(code)) from error
+    except GoogleAPIError as error:  # the client's own retries ran out of time
+        raise StorageError(f"{uri}: {error}", type(error).__name__, transient=True) from error
     except GoogleAuthError as error:
-        hint = "log in with `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
-        raise StorageError(f"{uri}: {error}; {hint}", type(error).__name__) from error
+        transient = error.retryable or isinstance(error, TransportError)
+        raise StorageError(f"{uri}: {error}; {_LOG_IN}", type(error).__name__, transient) from error
     except (OSError, EOFError) as error:  # the connection: requests' errors are OSErrors
         raise StorageError(f"{uri}: {error}", type(error).__name__, transient=True) from error

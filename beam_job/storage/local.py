@@ -37,7 +37,14 @@ class LocalStorage:
     def is_folder(self, uri: str) -> bool:
         return os.path.isdir(local_path(uri))
 
-    def read(self, uri: str, version: str | None = None, timeout: float = 60.0) -> tuple[bytes, str]:
+    def read(
+        self,
+        uri: str,
+        version: str | None = None,
+        timeout: float = 60.0,
+        size: int | None = None,
+        crc32c: str | None = None,
+    ) -> tuple[bytes, str]:
         with _local_errors(uri), open(local_path(uri), "rb") as file:
             return file.read(), _version(os.fstat(file.fileno()))
 
@@ -51,6 +58,10 @@ class LocalStorage:
     def write(self, uri: str, data: bytes) -> None:
         with _local_errors(uri), _temporary(local_path(uri), data) as temporary:
             os.replace(temporary, local_path(uri))
+
+    def delete(self, uri: str) -> None:
+        with _local_errors(uri):
+            os.unlink(local_path(uri))
 
     def create(self, uri: str, data: bytes) -> bool:
         with _local_errors(uri), _temporary(local_path(uri), data) as temporary:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from beam_job.config import JobConfig
-from beam_job.engine import Engine, ShardResult
-from beam_job.plan import Run
+from beam_job.engine import ByteBudget, Engine, ShardResult
+from beam_job.plan import Shard
 from beam_job.progress import ProgressFile, read_progress
 from beam_job.records import ImageInput
+from beam_job.run import Run
 from beam_job.sink import read_report
 from tests.fakes import FakeCaptioner
 
@@ -33,14 +35,28 @@ def grey(folder: Path, brightness: int) -> ImageInput:
     return ImageInput(str(path))
 
 
-def engine_for(run: Run, captioner: FakeCaptioner, progress_folder: Path | None = None) -> Engine:
-    config = JobConfig(inputs=("unused",), output=run.output, batch_size=BATCH, fetch_threads=3, decode_threads=2)
+def shard_of(*images: ImageInput) -> Shard:
+    """A shard with a carried column: each image's place."""
+    return Shard(images, pa.table({"place": pa.array(range(len(images)), pa.int16())}))
+
+
+def engine_for(
+    run: Run, captioner: FakeCaptioner, progress_folder: Path | None = None, in_flight_bytes: int = 2**30
+) -> Engine:
+    config = JobConfig(
+        inputs=("unused",),
+        output=run.output,
+        batch_size=BATCH,
+        fetch_threads=3,
+        decode_threads=2,
+        in_flight_bytes=in_flight_bytes,
+    )
     return Engine(config, run, captioner, SIZE, ProgressFile(str(progress_folder) if progress_folder else None))
 
 
 def run_shards(run: Run, captioner: FakeCaptioner, *shards: list[ImageInput]) -> list[ShardResult]:
     engine = engine_for(run, captioner)
-    futures = [engine.submit(number, shard) for number, shard in enumerate(shards)]
+    futures = [engine.submit(number, shard_of(*shard)) for number, shard in enumerate(shards)]
     engine.close()
     return [future.result(timeout=60) for future in futures]
 
@@ -56,6 +72,7 @@ def test_each_image_gets_its_own_caption_in_the_order_of_the_plan(run: Run, tmp_
     assert [(Path(row["uri"]).stem, row["caption"]) for row in rows(run, 0)] == [
         (str(brightness), f"brightness {brightness}") for brightness in range(10, 33)
     ]
+    assert [row["place"] for row in rows(run, 0)] == list(range(23))
     assert {(row["width"], row["height"], row["model_version"]) for row in rows(run, 0)} == {(30, 20, "fake-1")}
 
 
@@ -70,8 +87,8 @@ def test_a_batch_holds_the_end_of_a_shard_and_the_start_of_the_next(run: Run, tm
     gate = threading.Semaphore(0)
     captioner = FakeCaptioner(gate=gate)
     engine = engine_for(run, captioner)
-    futures = [engine.submit(0, [grey(tmp_path, b) for b in range(10, 17)])]
-    futures.append(engine.submit(1, [grey(tmp_path, b) for b in range(50, 58)]))
+    futures = [engine.submit(0, shard_of(*(grey(tmp_path, b) for b in range(10, 17))))]
+    futures.append(engine.submit(1, shard_of(*(grey(tmp_path, b) for b in range(50, 58)))))
     gate.release(100)
     engine.close()
     assert [future.result(timeout=60).report.captions for future in futures] == [7, 8]
@@ -81,8 +98,9 @@ def test_a_batch_holds_the_end_of_a_shard_and_the_start_of_the_next(run: Run, tm
 
 def test_images_ahead_of_the_model_are_bounded(run: Run, tmp_path: Path) -> None:
     gate = threading.Semaphore(0)
-    engine = engine_for(run, FakeCaptioner(gate=gate))
-    shard = [grey(tmp_path, brightness) for brightness in range(10, 80)]
+    engine = engine_for(run, FakeCaptioner(gate=gate), in_flight_bytes=30 * 3 * SIZE**2)
+    images = [grey(tmp_path, brightness) for brightness in range(10, 80)]
+    shard = shard_of(*(ImageInput(image.uri, size=Path(image.uri).stat().st_size) for image in images))
     submitted = threading.Event()
 
     def submit() -> None:
@@ -91,8 +109,8 @@ def test_images_ahead_of_the_model_are_bounded(run: Run, tmp_path: Path) -> None
 
     thread = threading.Thread(target=submit)
     thread.start()
-    # The model is held at its first batch: the look-ahead (4 batches and the fetch threads) and that batch are all
-    # that can be taken in of 70 images, so submission cannot end before the model goes on.
+    # The model is held at its first batch: the pixels of 30 images and that batch are all that can be taken in of 70
+    # images, so submission cannot end before the model goes on.
     assert not submitted.wait(0.5)
     gate.release(100)
     assert submitted.wait(60)
@@ -141,7 +159,7 @@ def test_a_shard_of_failures_alone_is_committed(run: Run, tmp_path: Path) -> Non
 def test_an_output_that_cannot_be_written_reaches_the_submitter(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file where the folder should be")
     engine = engine_for(Run(str(tmp_path / "out"), "r1"), FakeCaptioner())
-    future = engine.submit(0, [grey(tmp_path, 10)])
+    future = engine.submit(0, shard_of(grey(tmp_path, 10)))
     engine.close()
     with pytest.raises(Exception, match="out"):
         future.result(timeout=60)
@@ -151,8 +169,34 @@ def test_progress_and_times_are_counted(run: Run, tmp_path: Path) -> None:
     progress = tmp_path / "progress"
     progress.mkdir()
     engine = engine_for(run, FakeCaptioner(), progress)
-    future = engine.submit(0, [grey(tmp_path, 10), grey(tmp_path, 11), ImageInput("gone.jpg")])
+    future = engine.submit(0, shard_of(grey(tmp_path, 10), grey(tmp_path, 11), ImageInput("gone.jpg")))
     engine.close()
     assert read_progress(str(progress)) == (3, 1)
     assert set(future.result().seconds) == {"fetch", "decode", "caption", "write", "wait"}
     assert all(seconds >= 0 for seconds in future.result().seconds.values())
+
+
+def test_carried_columns_stay_with_their_images(run: Run, tmp_path: Path) -> None:
+    images = [grey(tmp_path, 10), ImageInput("gone.jpg"), grey(tmp_path, 12)]
+    run_shards(run, FakeCaptioner(), images)
+    assert [(row["caption"], row["place"]) for row in rows(run, 0)] == [("brightness 10", 0), ("brightness 12", 2)]
+
+
+def test_the_byte_budget_waits_for_room_and_lets_a_giant_pass_alone() -> None:
+    budget = ByteBudget(100)
+    budget.acquire(60)
+    passed: list[int] = []
+
+    def acquire(size: int) -> threading.Thread:
+        thread = threading.Thread(target=lambda: (budget.acquire(size), passed.append(size)), daemon=True)
+        thread.start()
+        return thread
+
+    acquire(40).join(timeout=60)
+    giant = acquire(1000)
+    giant.join(timeout=0.2)
+    assert passed == [40]
+    budget.release(60)
+    budget.release(40)
+    giant.join(timeout=60)
+    assert passed == [40, 1000]

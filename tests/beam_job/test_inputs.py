@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from beam_job.inputs import InputError, find_images
+from beam_job.inputs import InputError, list_images
 
 
 @pytest.fixture
@@ -20,7 +20,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def uris(*inputs: object) -> list[str]:
-    return [image.uri for image in find_images([str(given) for given in inputs])]
+    return [row["uri"] for row in rows(*inputs)]
+
+
+def rows(*inputs: object) -> list[dict]:
+    return [row for batch in list_images([str(given) for given in inputs]) for row in batch.to_pylist()]
 
 
 def test_a_folder_is_searched_for_images(folder: Path) -> None:
@@ -51,25 +55,28 @@ def test_file_scheme(folder: Path) -> None:
 
 
 def test_listed_versions_are_size_and_mtime(folder: Path) -> None:
-    [image, _] = find_images([str(folder)])
-    assert image.object_version == f"1-{(folder / 'b.JPG').stat().st_mtime_ns}"
+    [image, _] = rows(folder)
+    assert image["object_version"] == f"1-{(folder / 'b.JPG').stat().st_mtime_ns}"
+    assert image["size"] == 1
 
 
 def test_a_list_keeps_uris_as_they_are(tmp_path: Path) -> None:
     lines = ["gs://bucket/a b.jpg", "", "photos/x.jpg", "  ftp://odd/scheme.jpg  ", "gs://bucket/a b.jpg", "ümlaut.jpg"]
     (tmp_path / "uris.txt").write_bytes(("\ufeff" + "\r\n".join(lines)).encode("utf-8"))
-    found = list(find_images([str(tmp_path / "uris.txt")]))
-    assert [image.uri for image in found] == [
+    found = rows(tmp_path / "uris.txt")
+    assert [image["uri"] for image in found] == [
         "gs://bucket/a b.jpg",
         "photos/x.jpg",
         "ftp://odd/scheme.jpg",
+        "gs://bucket/a b.jpg",
         "ümlaut.jpg",
     ]
-    assert {image.object_version for image in found} == {None}
+    assert {image["object_version"] for image in found} == {None}
 
 
-def test_a_uri_is_found_once_over_all_inputs(folder: Path) -> None:
-    assert len(uris(folder, folder / "*.JPG", folder / "b.JPG")) == 2
+def test_columns_can_be_carried_from_lists_alone(folder: Path) -> None:
+    with pytest.raises(InputError, match="--carry_columns=label needs lists with columns"):
+        list(list_images([str(folder)], carry_columns=["label"]))
 
 
 def test_a_bucket(bucket) -> None:
@@ -79,8 +86,9 @@ def test_a_bucket(bucket) -> None:
     assert uris(f"{root}/photos") == uris(f"{root}/photos/") == [f"{root}/photos/1.jpg", f"{root}/photos/deep/2.jpg"]
     assert uris(f"{root}/**/*.jpg") == [f"{root}/other/3.jpg", f"{root}/photos/1.jpg", f"{root}/photos/deep/2.jpg"]
     assert len(uris(root)) == 3
-    [image] = find_images([f"{root}/other/3.jpg"])
-    assert image.object_version == str(bucket.get_blob("other/3.jpg").generation)
+    [image] = rows(f"{root}/other/3.jpg")
+    blob = bucket.get_blob("other/3.jpg")
+    assert (image["object_version"], image["size"], image["crc32c"]) == (str(blob.generation), 1, blob.crc32c)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +101,7 @@ def test_a_bucket(bucket) -> None:
         pytest.param("{folder}/empty", "holds no images", id="folder without images"),
         pytest.param("{folder}/empty.txt", "is empty", id="empty list"),
         pytest.param("{folder}/latin.txt", "is not a text file in UTF-8", id="list of another encoding"),
-        pytest.param("s3://bucket/x.jpg", "unknown scheme s3://", id="unknown scheme"),
+        pytest.param("ftp://host/x.jpg", "unknown scheme ftp://", id="unknown scheme"),
     ],
 )
 def test_nothing_to_do(given: str, message: str, folder: Path) -> None:
@@ -101,7 +109,7 @@ def test_nothing_to_do(given: str, message: str, folder: Path) -> None:
     (folder / "empty.txt").write_text("\n \n")
     (folder / "latin.txt").write_bytes(b"caf\xe9.jpg\n")
     with pytest.raises(InputError, match=message):
-        list(find_images([given.format(folder=folder)]))
+        list(list_images([given.format(folder=folder)]))
 
 
 def test_one_empty_input_among_others_is_an_error(folder: Path) -> None:
@@ -111,4 +119,4 @@ def test_one_empty_input_among_others_is_an_error(folder: Path) -> None:
 
 def test_no_such_bucket(gcs_emulator: str) -> None:
     with pytest.raises(InputError, match="gs://no-such-bucket/photos"):
-        list(find_images(["gs://no-such-bucket/photos/"]))
+        list(list_images(["gs://no-such-bucket/photos/"]))

@@ -152,7 +152,7 @@ def test_hostile_images_become_one_row_each(tmp_path: Path, tiny_bundle: Path) -
     )
     assert done.returncode == 0, done.stderr
     rows = table(tmp_path / "out", "captions") + table(tmp_path / "out", "failures")
-    assert sorted(row["uri"] for row in rows) == sorted(str(path.resolve()) for path in hostile.iterdir())
+    assert sorted(Path(row["uri"]).name for row in rows) == sorted(os.listdir(hostile))
 
 
 def test_direct_runner_is_the_in_process_engine(folder: Path, tmp_path: Path, tiny_bundle: Path) -> None:
@@ -208,10 +208,10 @@ def test_the_exit_code_tells_of_too_many_failures(
     ("arguments", "message"),
     [
         pytest.param(["--input=nowhere"], "--input: nowhere is not there", id="input missing"),
-        pytest.param(["--input=s3://b/x"], "unknown scheme s3://", id="input of another scheme"),
+        pytest.param(["--input=ftp://b/x"], "unknown scheme ftp://", id="input of another scheme"),
         pytest.param(["--input=.", "--model=nowhere"], "no model at nowhere", id="model missing"),
         pytest.param(["--input=.", "--model={bundle}/.."], "config.json is missing", id="no bundle"),
-        pytest.param(["--input={photos}", "--output=s3://b/x"], "unknown scheme s3://", id="output of another scheme"),
+        pytest.param(["--input={photos}", "--output=ftp://b/x"], "unknown scheme ftp://", id="output scheme"),
         pytest.param(["--input={photos}", "--shard_sise=2"], "did you mean --shard_size?", id="misspelt"),
         pytest.param(["--input={photos}", "--runner=DaskRunner"], "drops what a bundle's end emits", id="dask"),
         pytest.param(["--input={photos}", "--runner=NoRunner"], "NoRunner", id="no such runner"),

@@ -13,13 +13,14 @@ from beam_job.caption_shards import CaptionShards
 from beam_job.config import JobConfig
 from beam_job.images import FetchedImage
 from beam_job.pipeline import build_pipeline
-from beam_job.plan import Plan, Run
+from beam_job.plan import Plan
 from beam_job.records import CaptionedImage, Failure, ImageInput
+from beam_job.run import Run, RunNote
 from beam_job.sink import ShardReport
 from model import Caption, CaptionerConfig, Decoding
 
 NOON = datetime.datetime(2026, 1, 2, 12, tzinfo=datetime.timezone.utc)
-FAILURE = Failure("x.jpg", "fetch", "NotFound", "gone", False, NOON)
+FAILURE = Failure("x.jpg", "fetch", "NotFound", "gone", False, None, NOON)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,7 @@ FAILURE = Failure("x.jpg", "fetch", "NotFound", "gone", False, NOON)
         ShardReport(1, (FAILURE,)),
         Run("gs://bucket/out", "r1"),
         Plan(3, 2),
+        RunNote("model-1", {}, {}, 3, 2, 1),
         JobConfig(("photos",), "out", decoding=Decoding("greedy")),
         CaptionerConfig(),
     ],

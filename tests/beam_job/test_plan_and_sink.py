@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from beam_job.inputs import InputError
-from beam_job.plan import Plan, PlanReader, Run, write_plan
+from beam_job.lists import LISTING_FIELDS
+from beam_job.plan import Plan, PlanReader, first_of_each_uri, write_plan
 from beam_job.records import CaptionedImage, Failure, ImageInput
-from beam_job.sink import ShardReport, commit_shard, publish_failures, read_report
+from beam_job.run import Run
+from beam_job.sink import ShardReport, caption_table, commit_shard, publish_failures, read_report
 from model import Caption
 
 NOON = datetime.datetime(2026, 1, 2, 12, tzinfo=datetime.timezone.utc)
@@ -29,29 +30,41 @@ def captioned(uri: str, *texts: str) -> CaptionedImage:
 
 
 def failure(uri: str, message: str = "gone") -> Failure:
-    return Failure(uri, "fetch", "FileNotFoundError", message, False, NOON)
+    return Failure(uri, "fetch", "FileNotFoundError", message, False, "v1", NOON)
 
 
 def commit(run: Run, rows: list[CaptionedImage], failures: list[Failure], several: bool = False) -> ShardReport:
-    return commit_shard(run, 0, rows, failures, "model-1", several)
+    return commit_shard(run, 0, caption_table(rows, "model-1", several), failures)
+
+
+def listing(*uris: str, **carried: list) -> pa.Table:
+    columns = {
+        "uri": list(uris),
+        "object_version": ["v1"] * len(uris),
+        "size": [3] * len(uris),
+        "crc32c": [None] * len(uris),
+    }
+    table = pa.table(columns, schema=pa.schema(LISTING_FIELDS))
+    for name, values in carried.items():
+        table = table.append_column(name, pa.array(values))
+    return table
 
 
 def test_plan_is_read_back_shard_by_shard(run: Run) -> None:
-    images = [ImageInput(f"gs://b/{n}.jpg", str(n)) for n in range(7)] + [ImageInput("x.jpg")]
-    assert write_plan(run, images, shard_size=3) == Plan(inputs=8, shards=3)
+    uris = [f"gs://b/{n}.jpg" for n in range(8)]
+    table = listing(*uris, label=[[n] for n in range(8)])
+    assert write_plan(run, table, shard_size=3) == Plan(inputs=8, shards=3)
     reader = PlanReader(run)
-    assert [reader.shard(number) for number in range(3)] == [images[:3], images[3:6], images[6:]]
+    shards = [reader.shard(number) for number in range(3)]
     reader.close()
+    assert [[image.uri for image in shard.images] for shard in shards] == [uris[:3], uris[3:6], uris[6:]]
+    assert shards[0].images[0] == ImageInput("gs://b/0.jpg", "v1", 3, None)
+    assert [shard.carried.to_pydict() for shard in shards[1:]] == [{"label": [[3], [4], [5]]}, {"label": [[6], [7]]}]
 
 
-def test_nothing_is_written_where_the_listing_fails(run: Run, tmp_path: Path) -> None:
-    def broken():
-        yield ImageInput("a.jpg")
-        raise InputError("the second input is not there")
-
-    with pytest.raises(InputError):
-        write_plan(run, broken(), shard_size=1)
-    assert list(tmp_path.iterdir()) == []
+def test_the_first_of_each_uri_stays_in_its_place() -> None:
+    table = listing("b", "a", "b", "c", "a", n=[0, 1, 2, 3, 4])
+    assert first_of_each_uri(table).select(["uri", "n"]).to_pydict() == {"uri": ["b", "a", "c"], "n": [0, 1, 3]}
 
 
 def test_two_runs_of_a_second_have_two_names(tmp_path: Path) -> None:
@@ -93,6 +106,7 @@ def test_schema_and_values(run: Run) -> None:
             "error_type": "FileNotFoundError",
             "error_message": "gone",
             "transient": False,
+            "object_version": "v1",
             "failed_at": NOON,
         }
     ]

@@ -66,7 +66,6 @@ def test_missing(root: str) -> None:
         storage_for(uri).read(uri)
     assert caught.value.cause in ("FileNotFoundError", "NotFound")
     assert not caught.value.transient
-    assert caught.value.__cause__ is not None
 
 
 def test_create_once(tmp_path: Path) -> None:
@@ -124,10 +123,24 @@ def test_failed_write_leaves_no_trace(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["taken"]
 
 
-@pytest.mark.parametrize("uri", ["ftp://host/x", "s3://bucket/x", "http://host/x"])
+@pytest.mark.parametrize("uri", ["ftp://host/x", "r2://bucket/x"])
 def test_unknown_scheme(uri: str) -> None:
-    with pytest.raises(UnknownSchemeError, match="use a local path, file:// or gs://"):
+    with pytest.raises(UnknownSchemeError, match=r"use a local path, file:// or gs://; .* http://, https://, s3://"):
         storage_for(uri)
+
+
+def test_a_local_file_that_changed_comes_with_its_own_version(tmp_path: Path) -> None:
+    uri = str(tmp_path / "x")
+    Path(uri).write_bytes(b"new")
+    data, version = storage_for(uri).read(uri, version="7-1", timeout=1.0, size=7, crc32c="AAAAAA==")
+    assert (data, version) == (b"new", storage_for(uri).stat(uri).version)
+
+
+def test_the_cause_of_a_local_error_is_kept(tmp_path: Path) -> None:
+    uri = str(tmp_path / "missing")
+    with pytest.raises(StorageError) as caught:
+        storage_for(uri).read(uri)
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
 
 
 def test_no_bucket() -> None:

@@ -1,0 +1,135 @@
+"""Which of the listed images are taken: by name, by size, by lot, up to a number."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+# `**/` as a whole segment stands for any number of folders, none among them.
+_TOKENS = re.compile(r"(?P<folders>(?<![^/])\*\*+/)|(?P<any>\*\*+)|(?P<part>\*)|(?P<one>\?)|\[(?P<set>[!^]?.[^\]]*)\]")
+_HASHES = 1 << 64
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What is asked of an image's row, the number of rows last. Checked when made (ValueError).
+
+    A pattern is matched against the whole URI, or its last segment where the pattern has no "/": `*` and `?` stand for
+    characters other than "/", `**` for any, `[abc]` and `[!abc]` for one of a class. Case counts.
+
+    Attributes:
+      include: patterns, any of which must match; none: all URIs.
+      exclude: patterns, none of which may match.
+      min_bytes: smallest size in bytes. An image whose size the list does not tell passes, here and for `max_bytes`:
+        it is judged when fetched.
+      max_bytes: largest size in bytes.
+      limit: as many of the remaining rows, the first ones.
+      sample: share of the URIs, chosen by their hash: the same in each run, and those of 0.1 are among those of 0.2.
+    """
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    min_bytes: int | None = None
+    max_bytes: int | None = None
+    limit: int | None = None
+    sample: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_patterns("--include", self.include)
+        _check_patterns("--exclude", self.exclude)
+        for option, value, least in (
+            ("--min_bytes", self.min_bytes, 0),
+            ("--max_bytes", self.max_bytes, 0),
+            ("--limit", self.limit, 1),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"{option} must be {least} or more, not {value}")
+        if self.min_bytes is not None and self.max_bytes is not None and self.min_bytes > self.max_bytes:
+            raise ValueError(f"--min_bytes must be at most --max_bytes ({self.max_bytes}), not {self.min_bytes}")
+        if self.sample is not None and not 0 < self.sample <= 1:  # false for NaN also
+            raise ValueError(f"--sample must be above 0 and at most 1, not {self.sample}")
+
+    def apply(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """The rows that pass, in their order and with all their columns; batches without one are left out.
+
+        Reads no further than the row that fills `limit`.
+
+        Args:
+          batches: with columns `uri` (string) and `size` (int64, bytes), as `lists.read_list` yields them.
+        """
+        left = self.limit
+        for batch in batches:
+            passed = self._passed(batch)
+            if left is not None:
+                passed = passed.slice(0, left)
+                left -= passed.num_rows
+            if passed.num_rows:
+                yield passed
+            if left == 0:
+                return
+
+    def _passed(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        if self.include:
+            batch = batch.filter(_matches(batch, self.include))
+        if self.exclude:
+            batch = batch.filter(pc.invert(_matches(batch, self.exclude)))
+        if self.min_bytes is not None:
+            batch = batch.filter(pc.fill_null(pc.greater_equal(batch.column("size"), self.min_bytes), True))
+        if self.max_bytes is not None:
+            batch = batch.filter(pc.fill_null(pc.less_equal(batch.column("size"), self.max_bytes), True))
+        if self.sample is not None:
+            bound = int(self.sample * _HASHES)
+            drawn = [_hash(uri) < bound for uri in batch.column("uri").to_pylist()]
+            batch = batch.filter(pa.array(drawn, pa.bool_()))
+        return batch
+
+
+def _hash(uri: str) -> int:
+    """A number below 2**64; Python's own hash differs between processes."""
+    return int.from_bytes(hashlib.blake2b(uri.encode(), digest_size=8).digest(), "big")
+
+
+def _matches(batch: pa.RecordBatch, patterns: tuple[str, ...]) -> pa.Array:
+    return pc.match_substring_regex(batch.column("uri"), "|".join(_regex(pattern) for pattern in patterns))
+
+
+def _check_patterns(option: str, patterns: tuple[str, ...]) -> None:
+    for pattern in patterns:
+        if not pattern:
+            raise ValueError(f"{option} must not be an empty pattern; leave the option out to take all")
+        try:
+            pc.match_substring_regex(pa.array([""]), _regex(pattern))
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{option} {pattern!r} is not a pattern: {error}") from error
+
+
+def _regex(pattern: str) -> str:
+    """The pattern for RE2, which Arrow matches with; it has no lookahead."""
+    if "/" not in pattern:
+        pattern = "**/" + re.sub(r"\*+", "*", pattern)
+    parts, end = [], 0
+    for token in _TOKENS.finditer(pattern):
+        parts += [re.escape(pattern[end : token.start()]), _token_regex(token)]
+        end = token.end()
+    return rf"(?s:\A{''.join(parts)}{re.escape(pattern[end:])}\z)"
+
+
+def _token_regex(token: re.Match[str]) -> str:
+    kind = token.lastgroup
+    if kind == "set":
+        return _class_regex(token["set"])
+    return {"folders": "(?:.*/)?", "any": ".*", "part": "[^/]*", "one": "[^/]"}[str(kind)]
+
+
+def _class_regex(characters: str) -> str:
+    """A class; a slash is not of it, whether the class lists characters or excludes them."""
+    negated = len(characters) > 1 and characters[0] in "!^"
+    listed = (characters[1:] if negated else characters).replace("/", "")
+    inner = re.escape(listed[1:-1]).replace(r"\-", "-")  # within, a hyphen makes a range
+    listed = re.escape(listed[:1]) + inner + re.escape(listed[1:][-1:])
+    return f"[^/{listed}]" if negated else f"[{listed}]"

@@ -1,0 +1,173 @@
+"""One HTTP body, whole or not at all: streamed under a total deadline, measured, never resumed.
+
+The clients' own helpers are not used because they were seen to return flipped and short bytes, and to let a server that
+drips a byte at a time run on: their timeouts bound one `recv`. A body that breaks is asked for again from its start (by
+`retrying`), since two halves of different answers put together are what the clients' checksums missed.
+
+Two waits are out of reach: the system's look-up of a host's name, and a host with several dead addresses, which costs
+the connection timeout for each of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import urllib.parse
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import requests
+import urllib3
+
+from beam_job.storage.allow import check_allowed
+from beam_job.storage.connections import STALL_S, keep_deadline
+from beam_job.storage.responses import DownloadError, broken, public_name, status_error
+from beam_job.storage.retry import Deadline
+
+_CONNECT_S = 10.0
+_CHUNK = 1 << 18
+_REDIRECTS = (301, 302, 303, 307, 308)
+
+
+@dataclass(frozen=True)
+class Downloaded:
+    """A body as it came over the wire, not decoded, and the response's headers (looked up in any case)."""
+
+    data: bytes
+    headers: Mapping[str, str]
+
+
+def download(
+    session: requests.Session,
+    url: str,
+    headers: Mapping[str, str],
+    deadline: Deadline,
+    max_bytes: int | None,
+    *,
+    redirects: int = 0,
+    name: str | None = None,
+) -> Downloaded:
+    """The body of a GET that is answered with 200.
+
+    The server is asked for `Accept-Encoding: identity` unless `headers` ask for something else. The body is returned
+    undecoded in any case, because that is what lengths and checksums are about; `decoded` undoes gzip afterwards.
+
+    Args:
+      session: through `pooled`; its threads share the connections.
+      url: of the media.
+      headers: of the request.
+      deadline: of all of it: connecting, headers, redirects and body.
+      max_bytes: a longer body is refused, before it is read where its length is announced.
+      redirects: how many to follow; each target passes `check_allowed`.
+      name: what errors call it; the URL without its query if not given.
+
+    Raises:
+      DownloadError: transient for 408, 429, 5xx, broken connections, the deadline, and a body shorter than announced.
+        (A body that neither has a length nor comes in chunks ends where the server closes: that cannot be checked.)
+    """
+    name = name or public_name(url)
+    with keep_deadline(deadline), _opened(session, "GET", url, headers, deadline, redirects, name) as response:
+        return Downloaded(_body(response, deadline, max_bytes, name), response.headers)
+
+
+def head(
+    session: requests.Session, url: str, headers: Mapping[str, str], deadline: Deadline, *, redirects: int = 0
+) -> Mapping[str, str]:
+    """The headers of a HEAD that is answered with 200; errors as those of `download`."""
+    name = public_name(url)
+    with keep_deadline(deadline), _opened(session, "HEAD", url, headers, deadline, redirects, name) as response:
+        return response.headers
+
+
+def decoded(downloaded: Downloaded, max_bytes: int, name: str) -> bytes:
+    """The body without the gzip that its `Content-Encoding` declares.
+
+    Raises:
+      DownloadError: the encoding is another one, the body is no such thing, or it unpacks to more than `max_bytes`.
+    """
+    encoding = downloaded.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding in ("", "identity"):
+        return downloaded.data
+    if encoding not in ("gzip", "x-gzip"):
+        raise DownloadError(f"{name}: came with Content-Encoding: {encoding:.40}, which was not asked for")
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(downloaded.data)) as file:
+            data = file.read(max_bytes + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DownloadError(f"{name}: its gzip encoding is damaged: {error}", type(error).__name__) from error
+    if len(data) > max_bytes:
+        raise _too_large(name, max_bytes)
+    return data
+
+
+@contextlib.contextmanager
+def _opened(
+    session: requests.Session,
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    deadline: Deadline,
+    redirects: int,
+    name: str,
+) -> Iterator[requests.Response]:
+    """The response of status 200, its body unread; closed afterwards, which drops a connection with a body unread."""
+    for _ in range(redirects + 1):
+        with _connection_errors(name), contextlib.closing(_sent(session, method, url, headers, deadline)) as response:
+            if response.status_code == 200:
+                yield response
+                return
+            target = response.headers.get("Location") if response.status_code in _REDIRECTS else None
+            if target is None or not redirects:
+                raise status_error(response, name)
+        url = urllib.parse.urljoin(url, target)
+        check_allowed(url)
+    raise DownloadError(f"{name}: more than {redirects} redirects", "TooManyRedirects")
+
+
+def _sent(
+    session: requests.Session, method: str, url: str, headers: Mapping[str, str], deadline: Deadline
+) -> requests.Response:
+    left = max(deadline.left(), 0.001)  # 0 would mean no timeout, or an error
+    return session.request(
+        method,
+        url,
+        headers={"Accept-Encoding": "identity", **headers},
+        stream=True,
+        allow_redirects=False,
+        timeout=(min(left, _CONNECT_S), min(left, STALL_S)),
+    )
+
+
+def _body(response: requests.Response, deadline: Deadline, max_bytes: int | None, name: str) -> bytes:
+    announced = response.headers.get("Content-Length", "")
+    expected = int(announced) if announced.isdecimal() else None
+    limit = float("inf") if max_bytes is None else max_bytes
+    if expected is not None and expected > limit:
+        raise _too_large(name, max_bytes)
+    chunks: list[bytes] = []
+    received = 0
+    while chunk := response.raw.read1(_CHUNK, decode_content=False):
+        chunks.append(chunk)
+        received += len(chunk)
+        if received > limit:
+            raise _too_large(name, max_bytes)
+        if deadline.expired and received != expected:
+            raise DownloadError(f"{name}: {received} bytes had come when its time was over", "TimeoutError", True)
+    if expected is not None and received != expected:
+        raise DownloadError(f"{name}: {received} of {expected} bytes came", "IncompleteRead", True)
+    return b"".join(chunks)
+
+
+def _too_large(name: str, max_bytes: int | None) -> DownloadError:
+    return DownloadError(f"{name}: more than {max_bytes} bytes", "TooLarge")
+
+
+@contextlib.contextmanager
+def _connection_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (requests.RequestException, urllib3.exceptions.HTTPError, UnicodeError) as error:
+        failure, cause = broken(error, name)
+        raise failure from cause

@@ -1,0 +1,186 @@
+"""Files of web servers: versions, redirects, sizes, encodings, and URLs that hold secrets."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from beam_job.storage import HttpStorage, StorageError, StoredObject, storage_for
+from beam_job.storage import download as download_module
+from beam_job.storage import http as http_module
+from beam_job.storage.checksum import crc32c_of
+from beam_job.storage.retry import retrying
+from tests.fault_server import FaultServer, ok, serve, status, stored
+
+SOON = functools.partial(retrying, random=lambda: 0.02)
+DATA = b"photograph"
+LENGTH = {"Content-Length": "10"}
+
+
+@pytest.fixture
+def server() -> Iterator[FaultServer]:
+    with serve() as faults:
+        yield faults
+
+
+@pytest.fixture
+def storage() -> Iterator[HttpStorage]:
+    made = HttpStorage(SOON)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("headers", "version"),
+    [
+        pytest.param({**LENGTH, "ETag": '"a1"', "Last-Modified": "Mon, 01 Jan 2024"}, '"a1"', id="etag"),
+        pytest.param({**LENGTH, "Last-Modified": "Mon, 01 Jan 2024"}, "Mon, 01 Jan 2024", id="last-modified"),
+        pytest.param(LENGTH, crc32c_of(DATA), id="crc32c"),
+        pytest.param({}, crc32c_of(DATA), id="no-length"),
+    ],
+)
+def test_version(server: FaultServer, storage: HttpStorage, headers: dict[str, str], version: str) -> None:
+    server.script("x.jpg", ok(DATA, headers))
+    uri = f"{server.address}/x.jpg"
+    assert storage.read(uri) == (DATA, version)
+    assert storage.stat(uri) == StoredObject(uri, version, 10)
+    assert list(storage.list(uri)) == [StoredObject(uri, version, 10)]
+    assert storage.exists(uri)
+    assert not storage.is_folder(uri)
+    with storage.open(uri) as file:
+        file.seek(5)
+        assert file.read() == b"graph"
+
+
+@pytest.mark.parametrize("code", [400, 403, 405, 501])
+def test_servers_that_answer_no_head(server: FaultServer, storage: HttpStorage, code: int) -> None:
+    server.script("x.jpg", *[status(code)] * 1, ok(DATA))
+    if code == 501:
+        server.script("x.jpg", ok(DATA))
+    assert storage.exists(f"{server.address}/x.jpg")
+
+
+def test_missing(server: FaultServer, storage: HttpStorage) -> None:
+    uri = f"{server.address}/missing.jpg"
+    assert not storage.exists(uri)
+    assert list(storage.list(uri)) == []
+    with pytest.raises(StorageError, match="404"):
+        storage.stat(uri)
+
+
+def test_what_was_listed_is_not_insisted_on(server: FaultServer, storage: HttpStorage) -> None:
+    """Servers keep no versions: as with a local file, what is there comes with its own version."""
+    server.script("x.jpg", ok(DATA, {**LENGTH, "ETag": "new"}))
+    assert storage.read(f"{server.address}/x.jpg", "old", 5.0, 99, "AAAAAA==") == (DATA, "new")
+
+
+def test_redirects_are_followed_and_each_target_is_checked(
+    server: FaultServer, storage: HttpStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[str] = []
+    monkeypatch.setattr(http_module, "check_allowed", checked.append)
+    monkeypatch.setattr(download_module, "check_allowed", checked.append)
+    for step in range(5):
+        server.script(str(step), status(302, {"Location": f"/{step + 1}"}))
+    server.script("5", ok(DATA))
+    assert storage.read(f"{server.address}/0")[0] == DATA
+    assert checked == [f"{server.address}/{step}" for step in range(6)]
+
+
+def test_the_sixth_redirect_is_one_too_many(server: FaultServer, storage: HttpStorage) -> None:
+    server.script("loop", status(301, {"Location": "/loop"}))
+    with pytest.raises(StorageError, match="more than 5 redirects") as caught:
+        storage.read(f"{server.address}/loop")
+    assert not caught.value.transient
+    assert len(server.asked) == 6
+
+
+@pytest.mark.parametrize("scheme", ["file:///etc/hostname", "ftp://127.0.0.1/x"])
+def test_redirects_lead_to_the_web_alone(server: FaultServer, storage: HttpStorage, scheme: str) -> None:
+    server.script("x.jpg", status(302, {"Location": scheme}))
+    with pytest.raises(StorageError, match="not a URL that can be fetched") as caught:
+        storage.read(f"{server.address}/x.jpg")
+    assert not caught.value.transient
+
+
+@pytest.mark.parametrize("headers", [LENGTH, {}], ids=["announced", "not-announced"])
+def test_too_large(
+    server: FaultServer, storage: HttpStorage, headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.script("x.jpg", ok(DATA, headers))
+    monkeypatch.setattr(http_module, "MAX_BYTES", 10)
+    assert storage.read(f"{server.address}/x.jpg")[0] == DATA
+    monkeypatch.setattr(http_module, "MAX_BYTES", 9)
+    with pytest.raises(StorageError, match="more than 9 bytes") as caught:
+        storage.read(f"{server.address}/x.jpg")
+    assert not caught.value.transient
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "expected"),
+    [
+        pytest.param(gzip.compress(DATA), "gzip", None, id="gzip"),
+        pytest.param(DATA, "identity", None, id="identity"),
+        pytest.param(DATA, "br", "Content-Encoding: br", id="another"),
+        pytest.param(gzip.compress(DATA)[:-9], "gzip", "damaged", id="damaged"),
+        pytest.param(gzip.compress(bytes(2000)), "gzip", "more than 1000 bytes", id="bomb"),
+    ],
+)
+def test_encodings_that_nobody_asked_for(
+    server: FaultServer,
+    storage: HttpStorage,
+    monkeypatch: pytest.MonkeyPatch,
+    body: bytes,
+    encoding: str,
+    expected: str | None,
+) -> None:
+    monkeypatch.setattr(http_module, "MAX_BYTES", 1000)
+    server.script("x.jpg", ok(body, {**stored(body), "Content-Encoding": encoding}))
+    if expected is None:
+        assert storage.read(f"{server.address}/x.jpg")[0] == DATA
+    else:
+        with pytest.raises(StorageError, match=expected) as caught:
+            storage.read(f"{server.address}/x.jpg")
+        assert not caught.value.transient
+    assert server.asked[0][2]["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("fault", ["status", "refused", "write"])
+def test_messages_hide_what_signed_urls_hold(server: FaultServer, storage: HttpStorage, fault: str) -> None:
+    address = "http://127.0.0.1:9" if fault == "refused" else server.address
+    uri = address.replace("//", "//user:password@") + "/x.jpg?X-Signature=secret"
+    with pytest.raises(StorageError) as caught:
+        storage.write(uri, b"") if fault == "write" else storage.read(uri, timeout=0.1)
+    chain: list[BaseException | None] = [caught.value]
+    while chain[-1] is not None:
+        assert "secret" not in str(chain[-1])
+        assert "password" not in str(chain[-1])
+        chain.append(chain[-1].__cause__)
+    assert str(caught.value).startswith(f"{address}/x.jpg: ")
+
+
+def test_hosts_that_do_not_exist_are_given_up_at_once(storage: HttpStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(StorageError, match="Name or service not known") as caught:
+        storage.read("http://gone.example/x.jpg")
+    assert (caught.value.transient, caught.value.cause) == (False, "gaierror")
+
+
+@pytest.mark.parametrize("uri", ["http://", "http:///x.jpg", "http://[::1/x.jpg", "http://a..b/x.jpg", "http://h:x/"])
+def test_what_is_no_url(storage: HttpStorage, uri: str) -> None:
+    with pytest.raises(StorageError) as caught:
+        storage.read(uri)
+    assert not caught.value.transient
+
+
+def test_read_only(storage: HttpStorage) -> None:
+    assert isinstance(storage_for("HTTPS://host/x"), HttpStorage)
+    with pytest.raises(StorageError, match="http is read-only"):
+        storage.create("https://host/x", b"")

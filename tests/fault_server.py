@@ -1,0 +1,216 @@
+"""A web server of this machine that misbehaves as told, one answer after the other."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import socket
+import struct
+import threading
+import urllib.parse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import google_crc32c
+
+Step = Callable[["Handler"], None]
+
+
+@dataclass
+class FaultServer:
+    """Answers `/download/storage/v1/b/BUCKET/o/NAME?alt=media`, as Google does, and `/NAME`.
+
+    Attributes:
+      address: `http://127.0.0.1:PORT`.
+      asked: method, path with query, and headers in lower case, of each request.
+      connections: how many were accepted.
+      stopping: set at the end; ends what drips and stalls.
+    """
+
+    address: str
+    asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+    connections: int = 0
+    stopping: threading.Event = field(default_factory=threading.Event)
+    _scripts: dict[str, list[Step]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def script(self, name: str, *steps: Step) -> None:
+        """What requests for `name` get, in turn; the last step is repeated."""
+        self._scripts[name] = list(steps)
+
+    def step(self, path: str) -> Step:
+        """The next answer for a path; 404 without a script."""
+        name = urllib.parse.unquote(urllib.parse.urlsplit(path).path.rpartition("/")[2])
+        with self._lock:
+            steps = self._scripts.get(name, [status(404)])
+            return steps.pop(0) if len(steps) > 1 else steps[0]
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body are two writes
+    faults: FaultServer
+
+    def setup(self) -> None:
+        self.faults.connections += 1
+        super().setup()
+
+    def do_GET(self) -> None:
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.faults.asked.append((self.command, self.path, headers))
+        with contextlib.suppress(ConnectionError):
+            self.faults.step(self.path)(self)
+
+    do_HEAD = do_GET
+
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):
+            super().handle()
+
+    def finish(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            super().finish()
+
+    def log_message(self, *args: object) -> None:
+        """Nothing: the tests' output is pytest's."""
+
+    def head(self, code: int, headers: dict[str, str]) -> None:
+        self.send_response_only(code)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def body(self, data: bytes) -> None:
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def drop(self) -> None:
+        """Ends the connection with a reset."""
+        self.close_connection = True
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+
+
+def stored(data: bytes, generation: str = "1") -> dict[str, str]:
+    """The headers of an object that holds `data`."""
+    checksum = base64.b64encode(google_crc32c.value(data).to_bytes(4, "big")).decode()
+    return {
+        "Content-Length": str(len(data)),
+        "ETag": f'"{generation}"',
+        "x-goog-generation": generation,
+        "x-goog-hash": f"crc32c={checksum},md5=AAAAAAAAAAAAAAAAAAAAAA==",
+    }
+
+
+def ok(data: bytes, headers: dict[str, str] | None = None) -> Step:
+    """All is well."""
+
+    def step(handler: Handler) -> None:
+        handler.head(200, stored(data) if headers is None else headers)
+        handler.body(data)
+        handler.close_connection = headers is not None and "Content-Length" not in headers
+
+    return step
+
+
+def status(code: int, headers: dict[str, str] | None = None, text: bytes = b"") -> Step:
+    """An error, with a body in plain text."""
+
+    def step(handler: Handler) -> None:
+        handler.head(code, {"Content-Length": str(len(text)), "Content-Type": "text/plain", **(headers or {})})
+        handler.body(text)
+
+    return step
+
+
+def flipped(data: bytes) -> Step:
+    """One bit is wrong; the checksum is that of the right bytes."""
+    return ok(bytes([data[0] ^ 1]) + data[1:], stored(data))
+
+
+def cut(data: bytes, sent: int) -> Step:
+    """The connection is closed in good order after `sent` bytes."""
+
+    def step(handler: Handler) -> None:
+        handler.head(200, stored(data))
+        handler.body(data[:sent])
+        handler.close_connection = True
+
+    return step
+
+
+def reset(data: bytes, sent: int) -> Step:
+    """The connection is reset after `sent` bytes."""
+
+    def step(handler: Handler) -> None:
+        handler.head(200, stored(data))
+        handler.body(data[:sent])
+        handler.drop()
+
+    return step
+
+
+def broken_chunk(data: bytes) -> Step:
+    """A body in chunks that ends without the last one."""
+
+    def step(handler: Handler) -> None:
+        handler.head(200, {"Transfer-Encoding": "chunked", "x-goog-generation": "1"})
+        handler.body(b"%x\r\n%s\r\n" % (len(data), data))
+        handler.close_connection = True
+
+    return step
+
+
+def drip(data: bytes, every_s: float = 0.05) -> Step:
+    """The body a byte at a time."""
+
+    def step(handler: Handler) -> None:
+        handler.head(200, stored(data))
+        _drip(handler, data, every_s)
+
+    return step
+
+
+def drip_headers(every_s: float = 0.05) -> Step:
+    """A header without end, a byte at a time."""
+
+    def step(handler: Handler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
+        _drip(handler, b"x" * 60_000, every_s)
+
+    return step
+
+
+def stall(handler: Handler) -> None:
+    """No answer at all."""
+    handler.faults.stopping.wait(30)
+    handler.close_connection = True
+
+
+def _drip(handler: Handler, data: bytes, every_s: float) -> None:
+    for byte in data:
+        if handler.faults.stopping.wait(every_s):
+            break
+        handler.wfile.write(bytes([byte]))
+    handler.close_connection = True
+
+
+@contextlib.contextmanager
+def serve() -> Iterator[FaultServer]:
+    """Starts the server on a free port of 127.0.0.1, and ends it."""
+    handler = type("BoundHandler", (Handler,), {})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        faults = FaultServer(f"http://127.0.0.1:{server.server_port}")
+        handler.faults = faults
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield faults
+        finally:
+            faults.stopping.set()
+            server.shutdown()
+            thread.join()
