@@ -14,6 +14,7 @@ from beam_job.storage import StorageError, join, scheme_of, storage_for
 
 KEY_SCHEMA = pa.schema([("uri", pa.string()), ("object_version", pa.string())])
 _THREADS = 16
+_SLICE = 200_000
 # Elsewhere (the web) a question for each image of each night would cost more than it tells: there, done is done.
 _LOOKED_UP = ("file", "gs")
 
@@ -56,14 +57,15 @@ def without_done(listing: pa.Table, done: pa.Table) -> pa.Table:
     if not done.num_rows:
         return listing
     listing = _with_versions(listing, done)
-    # Arrow's join takes null for unlike null, and carries no lists: so keys alone, null as "".
-    keys = _keys(listing).append_column("row", pa.array(range(listing.num_rows), pa.int64()))
-    left = keys.join(_keys(done), KEY_SCHEMA.names, join_type="left anti")
-    return listing.take(left["row"].combine_chunks().sort())
+    keys = _keys(done).combine_chunks()
+    # Slice by slice, so that the keys of a long listing are never in memory as a whole.
+    slices = [listing.slice(start, _SLICE) for start in range(0, listing.num_rows, _SLICE)]
+    return pa.concat_tables(rows.filter(pc.invert(pc.is_in(_keys(rows), keys))) for rows in slices)
 
 
-def _keys(table: pa.Table) -> pa.Table:
-    return pa.table({name: pc.fill_null(table[name], "") for name in KEY_SCHEMA.names})
+def _keys(table: pa.Table) -> pa.ChunkedArray:
+    """URI and version as one string; a URI holds no NUL, so no two keys are the same by chance."""
+    return pc.binary_join_element_wise(table["uri"], pc.fill_null(table["object_version"], ""), "\0")
 
 
 def _with_versions(listing: pa.Table, done: pa.Table) -> pa.Table:

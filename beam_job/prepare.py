@@ -104,7 +104,7 @@ def _note(config: JobConfig, model_version: str) -> RunNote:
 def _one_table(batches: Iterable[pa.RecordBatch]) -> pa.Table:
     tables = [pa.Table.from_batches([batch]) for batch in batches]
     try:
-        return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+        return pa.concat_tables(tables, promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise InputError(f"--input: the lists' columns do not go together: {error}") from error
 

@@ -26,9 +26,11 @@ class LocalStorage:
             # "." would keep `**/*.jpg` relative to the caller's folder: names in the output are absolute.
             matches = glob.iglob(os.path.abspath(path), recursive=True)
             paths = iter(sorted(match for match in matches if os.path.isfile(match)))
-        for found in paths:
-            with contextlib.suppress(FileNotFoundError):  # deleted while listing
-                yield _stored(local_uri(os.path.abspath(found)), os.stat(found))
+        for found in _with_errors(uri, paths):
+            with _local_errors(found):
+                stored = _stat_or_none(found)
+            if stored:
+                yield stored
 
     def stat(self, uri: str) -> StoredObject:
         with _local_errors(uri):
@@ -95,8 +97,31 @@ def local_uri(path: str) -> str:
     return path
 
 
+def _with_errors(uri: str, paths: Iterator[str]) -> Iterator[str]:
+    """The same paths; what goes wrong while they are looked up is a StorageError."""
+    while True:
+        with _local_errors(uri):
+            path = next(paths, None)
+        if path is None:
+            return
+        yield path
+
+
+def _stat_or_none(path: str) -> StoredObject | None:
+    """The file as listed; None where it was deleted while listing."""
+    try:
+        return _stored(local_uri(os.path.abspath(path)), os.stat(path))
+    except FileNotFoundError:
+        return None
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def _walk(folder: str) -> Iterator[str]:
-    for parent, folders, files in os.walk(folder):
+    # Without `onerror` a folder that may not be read would be passed over, and its images lost without a word.
+    for parent, folders, files in os.walk(folder, onerror=_raise):
         folders.sort()
         for name in sorted(files):
             yield os.path.join(parent, name)

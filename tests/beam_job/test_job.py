@@ -104,7 +104,7 @@ def test_the_summary_tells_what_happened(finished: Path) -> None:
 
 def test_the_run_keeps_its_plan_and_its_mark_of_success(finished: Path) -> None:
     run = only_run(finished)
-    assert {path.name for path in run.iterdir()} == {"plan.parquet", "summary.json", "_SUCCESS"}
+    assert {path.name for path in run.iterdir()} == {"run.json", "plan.parquet", "summary.json", "_SUCCESS"}
     assert len(pd.read_parquet(run / "plan.parquet")) == 7
     times = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
     assert times[run / "_SUCCESS"] == max(times.values())
@@ -133,7 +133,7 @@ def test_pandas_duckdb_and_datasets_read_it(finished: Path, tmp_path: Path) -> N
 
 def test_a_second_run_stands_beside_the_first(folder: Path, tmp_path: Path, tiny_bundle: Path) -> None:
     arguments = [f"--input={folder}", f"--output={tmp_path}/out", f"--model={tiny_bundle}"]
-    assert main(arguments) == main(arguments) == 0
+    assert main(arguments) == main([*arguments, "--recaption"]) == 0
     rows = table(tmp_path / "out", "captions")
     assert len(rows) == 12
     assert len({row["run"] for row in rows}) == 2

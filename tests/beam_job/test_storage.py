@@ -148,6 +148,23 @@ def test_no_bucket() -> None:
         list(storage_for("gs://").list("gs:///x"))
 
 
+def test_a_folder_that_cannot_be_listed_is_an_error_and_not_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may read everything, so the refusal is the file system's in name only."""
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("secret"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    (tmp_path / "secret").mkdir()
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(StorageError, match="Permission denied"):
+        list(storage_for(str(tmp_path)).list(str(tmp_path)))
+
+
 def test_file_uris_and_names_that_are_no_text(tmp_path: Path) -> None:
     assert local_path("file:///a%20b/c.jpg") == "/a b/c.jpg"
     name = os.fsdecode(os.fsencode(str(tmp_path)) + b"/caf\xe9.jpg")
