@@ -22,6 +22,7 @@ from beam_job.progress import ProgressPrinter, counted
 from beam_job.quiet import quiet_stderr
 from beam_job.run import Run
 from beam_job.runner import beam_options, runs_here
+from beam_job.storage import StorageError
 from beam_job.summary import Summary, summarize
 from model import check_bundle
 
@@ -43,25 +44,32 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
 
     Raises:
       InputError, BundleError, RunnerError, StorageError: wrong usage, before anything was written.
+      LeaseError: another run writes into the same output.
       JobError: the pipeline broke; the shards that were committed stand.
     """
     started = time.monotonic()
     options = beam_options(config, beam_arguments)
     model_version = check_bundle(config.bundle)
     killed = killed_run(config, model_version)
-    listed = None if killed else list_request(config)
+    listed = None if killed else list_request(config)  # before the lease: wrong usage writes nothing
     with lease(config.output):
         prepared = killed or plan_run(config, model_version, listed)
         _announce(prepared, model_version)
         if not prepared.plan.inputs:
             return None
         seconds_by_stage = _run_pipeline(config, options, prepared.run, prepared.plan)
-        summary = summarize(config, prepared, time.monotonic() - started, seconds_by_stage, model_version)
-        run = prepared.run
-        run.storage.write(run.summary, summary.to_json())
-        if summary.failure_ratio <= config.max_failure_ratio:
-            run.storage.write(run.success, b"")
+        try:
+            summary = summarize(config, prepared, time.monotonic() - started, seconds_by_stage, model_version)
+            _conclude(prepared.run, summary, config.max_failure_ratio)
+        except StorageError as error:
+            raise JobError(f"run {prepared.run.run_id} is not concluded: {error}; the same command goes on") from error
         return summary
+
+
+def _conclude(run: Run, summary: Summary, max_failure_ratio: float) -> None:
+    run.storage.write(run.summary, summary.to_json())
+    if summary.failure_ratio <= max_failure_ratio:
+        run.storage.write(run.success, b"")
 
 
 def _announce(prepared: Prepared, model_version: str) -> None:

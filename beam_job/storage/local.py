@@ -116,7 +116,8 @@ def _stat_or_none(path: str) -> StoredObject | None:
 
 
 def _raise(error: OSError) -> None:
-    raise error
+    if not isinstance(error, FileNotFoundError):  # deleted while listing
+        raise error
 
 
 def _walk(folder: str) -> Iterator[str]:
