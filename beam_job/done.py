@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from beam_job.parquet import read_parquet
 from beam_job.run import Run
 from beam_job.storage import StorageError, join, scheme_of, storage_for
 
@@ -41,8 +41,7 @@ def _read_parts(run: Run, table: str, columns: Sequence[str]) -> list[pa.Table]:
     parts = [stored.uri for stored in files if stored.uri.endswith(".parquet")]
 
     def read(uri: str) -> pa.Table:
-        with storage_for(uri).open(uri) as file:
-            return pq.ParquetFile(file).read(columns=list(columns)).replace_schema_metadata(None)
+        return read_parquet(uri).read(columns=list(columns)).replace_schema_metadata(None)
 
     with ThreadPoolExecutor(_THREADS) as threads:
         return list(threads.map(read, parts))

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from beam_job.parquet import read_parquet
 from beam_job.storage import StoredObject, join, storage_for
 
 _THREADS = 16
@@ -58,8 +58,7 @@ def read_outcomes(output: str) -> Outcomes:
 def read_rows(parts: Sequence[StoredObject], places: pa.Table, part: int) -> pa.Table:
     """The rows of file number `part` that `places` (part, row) names, all columns and the run's name."""
     rows = places.filter(pc.equal(places["part"], part))["row"]
-    with storage_for(parts[part].uri).open(parts[part].uri) as file:
-        table = pq.ParquetFile(file).read().replace_schema_metadata(None).take(rows)
+    table = read_parquet(parts[part].uri).read().replace_schema_metadata(None).take(rows)
     run = parts[part].uri.split("/")[-2].removeprefix("run=")
     return table.append_column("run", pa.array([run] * table.num_rows, pa.string()))
 
@@ -68,8 +67,7 @@ def common_schema(parts: Sequence[StoredObject]) -> pa.Schema:
     """A schema with the columns of all files; runs may have carried different ones."""
 
     def schema(part: StoredObject) -> pa.Schema:
-        with storage_for(part.uri).open(part.uri) as file:
-            return pq.read_schema(file).remove_metadata()
+        return read_parquet(part.uri).schema_arrow.remove_metadata()
 
     with ThreadPoolExecutor(_THREADS) as threads:
         return pa.unify_schemas(list(threads.map(schema, parts)), promote_options="permissive")
@@ -89,8 +87,8 @@ def _rows(parts: Sequence[StoredObject], table: str) -> pa.Table:
 
 
 def _read_keys(stored: StoredObject, part: int, table: str) -> pa.Table:
-    with storage_for(stored.uri).open(stored.uri) as file:
-        return _keys(pq.ParquetFile(file).read(columns=["uri", "object_version", _TIMES[table]]), table, part)
+    columns = ["uri", "object_version", _TIMES[table]]
+    return _keys(read_parquet(stored.uri).read(columns=columns), table, part)
 
 
 def _keys(rows: pa.Table, table: str, part: int) -> pa.Table:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from beam_job.lists import LISTING_FIELDS
+from beam_job.parquet import parquet_bytes, read_parquet
 from beam_job.records import ImageInput
 from beam_job.run import Run
 
@@ -50,10 +49,7 @@ def first_of_each_uri(listing: pa.Table) -> pa.Table:
 
 def write_plan(run: Run, images: pa.Table, shard_size: int) -> Plan:
     """Stores `images` (LISTING_FIELDS and carried columns), `shard_size` a shard."""
-    buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, images.schema, compression="zstd", write_page_checksum=True) as writer:
-        writer.write_table(images, row_group_size=shard_size)
-    run.storage.write(run.plan, buffer.getvalue())
+    run.storage.write(run.plan, parquet_bytes(images, row_group_size=shard_size))
     return Plan(images.num_rows, -(-images.num_rows // shard_size))
 
 
@@ -61,7 +57,7 @@ class PlanReader:
     """Shards of a stored plan, read one by one."""
 
     def __init__(self, run: Run) -> None:
-        self._file = pq.ParquetFile(run.storage.open(run.plan), page_checksum_verification=True)
+        self._file = read_parquet(run.plan)
 
     def shard(self, number: int) -> Shard:
         """Shard `number`, from 0."""
@@ -70,5 +66,5 @@ class PlanReader:
         return Shard(images, table.drop_columns(_OWN_COLUMNS))
 
     def close(self) -> None:
-        """Closes the plan's file."""
+        """Lets go of the plan."""
         self._file.close(force=True)

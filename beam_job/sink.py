@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from beam_job.parquet import parquet_bytes, read_parquet
 from beam_job.records import CaptionedImage, Failure
 from beam_job.run import Run
 
@@ -81,7 +80,7 @@ def commit_shard(run: Run, shard: int, captions: pa.Table, failures: Sequence[Fa
       the report of the attempt that stands.
     """
     report = ShardReport(captions.num_rows, tuple(failures))
-    content = _parquet(captions.replace_schema_metadata({_REPORT: _to_json(report)}))
+    content = parquet_bytes(captions.replace_schema_metadata({_REPORT: _to_json(report)}))
     if not run.storage.create(run.captions(shard), content):
         report = read_report(run, shard)
     publish_failures(run, shard, report)
@@ -92,13 +91,12 @@ def publish_failures(run: Run, shard: int, report: ShardReport) -> None:
     """Writes the failures file that a committed shard's report calls for; again if need be, always the same."""
     if report.failures:
         rows = [dataclasses.asdict(failure) for failure in report.failures]
-        run.storage.write(run.failures(shard), _parquet(pa.Table.from_pylist(rows, FAILURE_SCHEMA)))
+        run.storage.write(run.failures(shard), parquet_bytes(pa.Table.from_pylist(rows, FAILURE_SCHEMA)))
 
 
 def read_report(run: Run, shard: int) -> ShardReport:
     """The report of a committed shard, from the footer of its captions file."""
-    with run.storage.open(run.captions(shard)) as file:
-        footer = pq.read_metadata(file)
+    footer = read_parquet(run.captions(shard)).metadata
     return _from_json(footer.num_rows, (footer.metadata or {})[_REPORT])
 
 
@@ -133,14 +131,6 @@ def caption_table(
         for field in carried.schema:
             table = table.append_column(field, carried[field.name])
     return table
-
-
-def _parquet(table: pa.Table) -> bytes:
-    buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, table.schema, compression="zstd") as writer:
-        if table.num_rows:  # Hugging Face's `datasets` fails on a row group without rows, not on a file without groups.
-            writer.write_table(table)
-    return buffer.getvalue()
 
 
 def _to_json(report: ShardReport) -> bytes:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from beam_job.outcomes import common_schema, read_outcomes, read_rows
+from beam_job.parquet import parquet_bytes
 from beam_job.storage import StoredObject, join, storage_for
 
 _DESCRIPTION = """\
@@ -55,9 +54,7 @@ def _write(
     written = set()
     for number, table in enumerate(_regrouped(parts, places, rows)):
         uri = join(folder, f"{split}-{number:05d}-of-{files:05d}.parquet")
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
-        storage.write(uri, buffer.getvalue())
+        storage.write(uri, parquet_bytes(table))
         written.add(uri.split("/")[-1])
     for stored in list(storage.list(folder)):
         if stored.uri.split("/")[-1] not in written:
