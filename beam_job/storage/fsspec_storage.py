@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 from beam_job.storage.allow import check_allowed
-from beam_job.storage.base import StorageError, StoredObject, UnknownSchemeError, is_glob, scheme_of
+from beam_job.storage.base import StorageError, StoredObject, UnknownSchemeError, is_glob
 from beam_job.storage.checksum import check
+from beam_job.storage.read_only import ReadOnly
 from beam_job.storage.responses import is_transient
 from beam_job.storage.retry import Deadline, Retrying, retrying
 
@@ -32,7 +33,7 @@ _PERMANENT = (LookupError, NotImplementedError, PermissionError, TypeError, Valu
 _MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
-class FsspecStorage:
+class FsspecStorage(ReadOnly):
     """One scheme of fsspec, one file system a process; credentials and endpoints are those of the scheme's package.
 
     For reading: `write` and `create` refuse, because no file system of fsspec promises a write that is both whole and
@@ -95,16 +96,6 @@ class FsspecStorage:
             raise
         return True
 
-    def write(self, uri: str, data: bytes) -> None:
-        raise StorageError(f"{uri}: {_no_output(uri)}")
-
-    def delete(self, uri: str) -> None:
-        raise StorageError(f"{uri}: {_no_output(uri)}")
-
-    def create(self, uri: str, data: bytes) -> bool:
-        """Refused: "is it there?" and "write it" are two requests, so that two attempts at one shard could both win."""
-        raise StorageError(f"{uri}: {_no_output(uri)}")
-
     def _read(self, uri: str, deadline: Deadline) -> tuple[bytes, str]:
         check_allowed(uri)
         with _fsspec_errors(uri):
@@ -161,10 +152,6 @@ def _version(info: Mapping[str, Any]) -> str:
     if isinstance(stamp, datetime.datetime):  # `info` and `find` of one file system may differ here
         stamp = stamp.timestamp()
     return f"{info['size']}-{stamp}"
-
-
-def _no_output(uri: str) -> str:
-    return f"output to {scheme_of(uri)}:// is not supported yet; name a local folder or a gs:// bucket for output"
 
 
 @contextlib.contextmanager

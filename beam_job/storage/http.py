@@ -13,10 +13,11 @@ import requests
 
 from beam_job import __version__
 from beam_job.storage.allow import check_allowed
-from beam_job.storage.base import StorageError, StoredObject
+from beam_job.storage.base import StoredObject
 from beam_job.storage.checksum import crc32c_of
 from beam_job.storage.connections import pooled
 from beam_job.storage.download import decoded, download, head
+from beam_job.storage.read_only import ReadOnly
 from beam_job.storage.responses import DownloadError, public_name
 from beam_job.storage.retry import Deadline, Retrying, retrying
 
@@ -25,10 +26,9 @@ _REDIRECTS = 5
 # Answers to HEAD from servers that would answer a GET.
 _NO_HEAD = (400, 403, 405, 501)
 _GONE = (404, 410)
-_READ_ONLY = "http is read-only; name a local folder or a gs:// bucket for output"
 
 
-class HttpStorage:
+class HttpStorage(ReadOnly):
     """Web servers through one session a process; its threads share the connections.
 
     Servers keep no versions: `read` takes what is there. The version is the ETag, or Last-Modified, or else the CRC-32C
@@ -77,15 +77,6 @@ class HttpStorage:
         except _MissingError:
             return False
         return True
-
-    def write(self, uri: str, data: bytes) -> None:
-        raise StorageError(f"{public_name(uri)}: {_READ_ONLY}")
-
-    def delete(self, uri: str) -> None:
-        raise StorageError(f"{public_name(uri)}: {_READ_ONLY}")
-
-    def create(self, uri: str, data: bytes) -> bool:
-        raise StorageError(f"{public_name(uri)}: {_READ_ONLY}")
 
     def close(self) -> None:
         """Closes the connections; the next call opens new ones."""

@@ -104,7 +104,7 @@ def test_what_is_no_file(root: str, name: str) -> None:
 
 def test_no_output(root: str) -> None:
     for method in (storage_for(root).create, storage_for(root).write):
-        with pytest.raises(StorageError, match="is not supported yet; name a local folder or a gs:// bucket"):
+        with pytest.raises(StorageError, match="is read-only; name a local folder or a gs:// bucket"):
             method(f"{root}/new", b"")
     assert not storage_for(root).exists(f"{root}/new")
 

@@ -182,5 +182,5 @@ def test_what_is_no_url(storage: HttpStorage, uri: str) -> None:
 
 def test_read_only(storage: HttpStorage) -> None:
     assert isinstance(storage_for("HTTPS://host/x"), HttpStorage)
-    with pytest.raises(StorageError, match="http is read-only"):
+    with pytest.raises(StorageError, match="https:// is read-only"):
         storage.create("https://host/x", b"")
