@@ -19,7 +19,8 @@ class Run:
 
     Attributes:
       output: the job's output folder, shared by all runs.
-      run_id: time of the start in UTC, and some letters that keep two runs of a second apart.
+      run_id: time of the start in UTC to the millisecond, so that names sort by age, and some letters that keep apart
+        two runs of the same moment.
     """
 
     output: str
@@ -29,7 +30,7 @@ class Run:
     def new(cls, output: str) -> Run:
         """A run that starts now."""
         time = datetime.datetime.now(datetime.timezone.utc)
-        return cls(output, f"{time:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}")
+        return cls(output, f"{time:%Y%m%dT%H%M%S}{time.microsecond // 1000:03}Z-{secrets.token_hex(4)}")
 
     @property
     def storage(self) -> Storage:

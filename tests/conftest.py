@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,25 +59,33 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def gcs_emulator(tmp_path_factory: pytest.TempPathFactory):
-    """A storage emulator in a process of its own; yields its address and sets STORAGE_EMULATOR_HOST."""
+@contextlib.contextmanager
+def emulator(log: Path) -> Iterator[str]:
+    """A storage emulator in a process of its own, on a free port; yields its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "gcp_storage_emulator", "start", "--in-memory", f"--port={port}"]
-    log = tmp_path_factory.mktemp("emulator") / "log"
     with (
         log.open("wb") as output,
         subprocess.Popen([*command, "--host=127.0.0.1"], stdout=output, stderr=output) as process,
     ):
         try:
             _wait_for(port, process)
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
-                yield f"http://127.0.0.1:{port}"
+            yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
+
+
+@pytest.fixture(scope="session")
+def gcs_emulator(tmp_path_factory: pytest.TempPathFactory):
+    """A storage emulator for all tests; yields its address and sets STORAGE_EMULATOR_HOST."""
+    with (
+        emulator(tmp_path_factory.mktemp("emulator") / "log") as address,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("STORAGE_EMULATOR_HOST", address)
+        yield address
 
 
 def _wait_for(port: int, process: subprocess.Popen, limit_s: float = 30.0) -> None:

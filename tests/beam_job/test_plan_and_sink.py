@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -67,7 +68,14 @@ def test_the_first_of_each_uri_stays_in_its_place() -> None:
     assert first_of_each_uri(table).select(["uri", "n"]).to_pydict() == {"uri": ["b", "a", "c"], "n": [0, 1, 3]}
 
 
-def test_two_runs_of_a_second_have_two_names(tmp_path: Path) -> None:
+def test_runs_have_names_of_their_own_that_sort_by_age(tmp_path: Path) -> None:
+    names = []
+    for _ in range(20):
+        names.append(Run.new(str(tmp_path)).run_id)
+        moment = time.time_ns() // 1_000_000
+        while time.time_ns() // 1_000_000 == moment:
+            pass
+    assert names == sorted(names)
     assert len({Run.new(str(tmp_path)).run_id for _ in range(20)}) == 20
 
 
