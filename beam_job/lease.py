@@ -84,8 +84,7 @@ def lease(output: str, clock: Callable[[], float] = time.time) -> Iterator[None]
     finally:
         stop.set()
         heart.join()
-        present = _holder(uri)
-        if present and present.token == holder.token:
+        if _is_held_by(uri, holder):
             storage_for(uri).delete(uri)
 
 
@@ -110,7 +109,13 @@ def _beat(uri: str, holder: Holder, clock: Callable[[], float], stop: threading.
     while not stop.wait(HEARTBEAT_S):
         # A missed heartbeat is no reason to end a night; the next one may succeed.
         with contextlib.suppress(StorageError):
-            storage_for(uri).write(uri, dataclasses.replace(holder, heartbeat=clock()).to_json())
+            if _is_held_by(uri, holder):  # not where somebody took this process for dead
+                storage_for(uri).write(uri, dataclasses.replace(holder, heartbeat=clock()).to_json())
+
+
+def _is_held_by(uri: str, holder: Holder) -> bool:
+    present = _holder(uri)
+    return present is not None and present.token == holder.token
 
 
 def _holder(uri: str) -> Holder | None:
