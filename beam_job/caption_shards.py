@@ -46,11 +46,12 @@ class CaptionShards(beam.DoFn):
         self._under_way: collections.deque[Future[ShardResult]] = collections.deque()
 
     def process(self, shard: int) -> None:
+        images = self._plan.shard(shard)
         if self._run.storage.exists(self._run.captions(shard)):
             # An earlier attempt committed it, perhaps without its failures file.
-            publish_failures(self._run, shard, read_report(self._run, shard))
+            publish_failures(self._run, shard, read_report(self._run, shard), images)
             return
-        self._under_way.append(self._engine.submit(shard, self._plan.shard(shard)))
+        self._under_way.append(self._engine.submit(shard, images))
         while len(self._under_way) > 1:
             _count(self._under_way.popleft().result())
 

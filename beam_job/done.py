@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from beam_job.parquet import read_parquet
 from beam_job.run import Run
 from beam_job.storage import StorageError, join, scheme_of, storage_for
+from beam_job.tars import container_of
 
 KEY_SCHEMA = pa.schema([("uri", pa.string()), ("object_version", pa.string())])
 _THREADS = 16
@@ -87,6 +88,6 @@ def _with_versions(listing: pa.Table, done: pa.Table) -> pa.Table:
 def _version_of(uri: str) -> str | None:
     """The present version; None where it cannot be told: then the image is tried again, and that gives the reason."""
     try:
-        return storage_for(uri).stat(uri).version
+        return storage_for(uri).stat(container_of(uri)).version
     except StorageError:
         return None

@@ -21,7 +21,6 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from beam_job.config import JobConfig
 from beam_job.images import FetchedImage, decode, fetch
@@ -61,8 +60,7 @@ class _OpenShard:
 
     def __init__(self, number: int, shard: Shard) -> None:
         self.number = number
-        self.place = {image.uri: place for place, image in enumerate(shard.images)}
-        self.carried = shard.carried
+        self.shard = shard
         self.captioned: list[CaptionedImage] = []
         self.failures: list[Failure] = []
         self.done: Future[ShardResult] = Future()
@@ -81,17 +79,17 @@ class _OpenShard:
             self.failures.append(outcome)
         else:
             self.captioned.append(outcome)
-        return len(self.captioned) + len(self.failures) == len(self.place)
+        return len(self.captioned) + len(self.failures) == len(self.shard.images)
 
     def commit(self, run: Run, model_version: str, several: bool) -> None:
         """Writes the shard's files, rows in the plan's order, and resolves `done`."""
         try:
             started = time.monotonic()
             for rows in (self.captioned, self.failures):
-                rows.sort(key=lambda row: self.place[row.uri])
-            carried = self.carried.take(pa.array([self.place[row.uri] for row in self.captioned], pa.int64()))
+                rows.sort(key=lambda row: self.shard.place[row.uri])
+            carried = self.shard.carried_by(row.uri for row in self.captioned)
             captions = caption_table(self.captioned, model_version, several, carried)
-            report = commit_shard(run, self.number, captions, self.failures)
+            report = commit_shard(run, self.number, captions, self.failures, self.shard)
             self.spent("write", time.monotonic() - started)
             self.done.set_result(ShardResult(report, dict(self._seconds)))
         except BaseException as error:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from beam_job.records import DecodedImage, Failure, ImageInput
 from beam_job.storage import StorageError, UnknownSchemeError, storage_for
+from beam_job.tars import check_is_no_tar, container_of, read_member
 from model import ImageError, load_image
 
 
@@ -24,12 +25,19 @@ def fetch(image: ImageInput, timeout: float) -> FetchedImage | Failure:
     `timeout`: seconds for the image, retries included.
     """
     try:
-        data, version = storage_for(image.uri).read(image.uri, image.object_version, timeout, image.size, image.crc32c)
+        data, version = _read(image, timeout)
     except UnknownSchemeError as error:
         return Failure.of(image.uri, "list", error, image.object_version)
     except StorageError as error:
         return Failure(image.uri, "fetch", error.cause, str(error), error.transient, image.object_version)
     return FetchedImage(image, data, version)
+
+
+def _read(image: ImageInput, timeout: float) -> tuple[bytes, str]:
+    if container_of(image.uri) != image.uri:
+        return read_member(image, timeout)
+    check_is_no_tar(image.uri)
+    return storage_for(image.uri).read(image.uri, image.object_version, timeout, image.size, image.crc32c)
 
 
 def decode(fetched: FetchedImage, size: int) -> DecodedImage | Failure:

@@ -1,19 +1,23 @@
-"""What `--input` names, as Arrow batches: a folder, a glob, a bucket prefix, a list of URIs, or one image."""
+"""What `--input` names, as Arrow batches: a folder, a glob, a bucket prefix, tars, a list of URIs, or one image."""
 
 from __future__ import annotations
 
+import collections
 import itertools
 import posixpath
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pyarrow as pa
 
-from beam_job.lists import LISTING_FIELDS, ListError, is_list, read_list
-from beam_job.storage import StorageError, is_glob, storage_for
+from beam_job.lists import LISTING_FIELDS, ListError, check_carried, is_list, read_list
+from beam_job.storage import StorageError, StoredObject, is_glob, storage_for
+from beam_job.tars import TAR_SUFFIX, is_packed_tar, is_tar, list_members
 
 # A folder is searched for these; a glob or a list is taken at its word.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 _BATCH = 10_000
+_TARS_AHEAD = 8
 
 
 class InputError(ValueError):
@@ -28,10 +32,10 @@ def list_images(
     Args:
       inputs: as `--input` gives them.
       uri_column: of lists that have columns.
-      carry_columns: columns of the lists to keep.
+      carry_columns: columns of the lists, or fields of the json files in tars, to keep.
 
     Raises:
-      InputError: one of `inputs` yields nothing, is not there, or is no list although columns are to be carried.
+      InputError: one of `inputs` yields nothing, is not there, or has no columns although some are to be carried.
     """
     for given in inputs:
         found = False
@@ -49,15 +53,43 @@ def _batches_of(given: str, uri_column: str, carry_columns: Sequence[str]) -> It
     if is_list(given) and not is_glob(given):
         yield from read_list(given, uri_column, carry_columns)
         return
-    if carry_columns:
-        raise InputError(f"--carry_columns={','.join(carry_columns)} needs lists with columns, and {given} is none")
+    if is_packed_tar(given):
+        raise InputError(f"--input: {given} is compressed, and images cannot be read out of its middle; unpack it")
+    check_carried(carry_columns)
     storage = storage_for(given)
     only_images = not is_glob(given) and storage.is_folder(given)
-    stored = (s for s in storage.list(given) if not only_images or _suffix(s.uri) in IMAGE_SUFFIXES)
+    suffixes = (*IMAGE_SUFFIXES, TAR_SUFFIX)
+    found = (stored for stored in storage.list(given) if not only_images or _suffix(stored.uri) in suffixes)
+    for of_tars, group in itertools.groupby(found, key=lambda stored: is_tar(stored.uri)):
+        if of_tars:
+            yield from _members_of(group, carry_columns)
+        elif carry_columns:
+            names = ",".join(carry_columns)
+            raise InputError(f"--carry_columns={names} needs lists with columns, or tars with json; {given} has images")
+        else:
+            yield from _batches_of_files(group)
+
+
+def _batches_of_files(found: Iterator[StoredObject]) -> Iterator[pa.RecordBatch]:
     schema = pa.schema(LISTING_FIELDS)
-    while chunk := list(itertools.islice(stored, _BATCH)):
-        columns = zip(*((s.uri, s.version, s.size, s.crc32c) for s in chunk), strict=True)
+    while chunk := list(itertools.islice(found, _BATCH)):
+        columns = zip(*((s.uri, s.version, s.size, s.crc32c, None) for s in chunk), strict=True)
         yield pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+
+
+def _members_of(tars: Iterator[StoredObject], carry_columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The images of tars, in order; some tars are read ahead, for one thread would wait for the network."""
+    with ThreadPoolExecutor(_TARS_AHEAD) as threads:
+        ahead: collections.deque[Future[pa.RecordBatch]] = collections.deque()
+        try:
+            for tar in tars:
+                ahead.append(threads.submit(list_members, tar, carry_columns))
+                if len(ahead) == _TARS_AHEAD:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            threads.shutdown(cancel_futures=True)
 
 
 def _suffix(uri: str) -> str:

@@ -22,6 +22,7 @@ LISTING_FIELDS = (
     pa.field("object_version", pa.string()),
     pa.field("size", pa.int64()),
     pa.field("crc32c", pa.string()),
+    pa.field("tar_offset", pa.int64()),
 )
 # The columns that the output has of its own; a carried column may not take their place.
 _CAPTIONS = ("caption", "score", "captions", "scores", "width", "height", "model_version", "captioned_at")
@@ -62,14 +63,19 @@ def read_list(given: str, uri_column: str = "uri", carry_columns: Sequence[str] 
       ListError: at once for a carried column's name, while reading for what is wrong with the list.
       StorageError: while reading; the list, or a shard of a report, is not there or may not be read.
     """
-    _check_carried(carry_columns)
+    check_carried(carry_columns)
     return _bounded(_batches(given, uri_column, tuple(carry_columns)))
 
 
-def _check_carried(names: Sequence[str]) -> None:
+def check_carried(names: Sequence[str]) -> None:
+    """Returns where columns of these names may be carried.
+
+    Raises:
+      ListError: a name is one of the output's own, or stands twice.
+    """
     for name in names:
         if name.lower() in RESERVED_COLUMNS:  # BigQuery and DuckDB take Size for size
-            raise ListError(f"--carry_columns: {name} is a column of the output; rename it in the list")
+            raise ListError(f"--carry_columns: {name} is a column of the output; carry it under another name")
         if names.count(name) > 1:
             raise ListError(f"--carry_columns: {name} is named twice; name it once")
 
@@ -270,9 +276,10 @@ def _texts(given: str, batch: pa.RecordBatch, column: str, row: int) -> pa.Array
 def _of_report(given: str, batch: pa.RecordBatch, row: int) -> list[pa.Array]:
     bucket, name = (_texts(given, batch, column, row) for column in ("bucket", "name"))
     with _unreadable(given, "an inventory report"):
-        columns = zip(("generation", "size", "crc32c"), LISTING_FIELDS[1:], strict=True)
+        columns = zip(("generation", "size", "crc32c"), LISTING_FIELDS[1:4], strict=True)
         known = [_optional(batch, column).cast(field.type) for column, field in columns]
-    return [pc.binary_join_element_wise("gs:/", bucket, name, "/"), *known]
+    no_offset = pa.nulls(batch.num_rows, pa.int64())
+    return [pc.binary_join_element_wise("gs:/", bucket, name, "/"), *known, no_offset]
 
 
 def _optional(batch: pa.RecordBatch, column: str) -> pa.Array:

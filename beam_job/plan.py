@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,15 @@ class Shard:
 
     images: Sequence[ImageInput]
     carried: pa.Table
+
+    @functools.cached_property
+    def place(self) -> Mapping[str, int]:
+        """Where each URI stands among `images`."""
+        return {image.uri: place for place, image in enumerate(self.images)}
+
+    def carried_by(self, uris: Iterable[str]) -> pa.Table:
+        """The rows of `carried` that belong to these images."""
+        return self.carried.take(pa.array([self.place[uri] for uri in uris], pa.int64()))
 
 
 def first_of_each_uri(listing: pa.Table) -> pa.Table:

@@ -28,12 +28,14 @@ class ImageInput:
       object_version: as listed (`storage.StoredObject.version`); None where the URI comes from a list.
       size: bytes, as listed.
       crc32c: in base64, as listed.
+      tar_offset: where its bytes begin in the tar that it lies in; None for a file of its own.
     """
 
     uri: str
     object_version: str | None = None
     size: int | None = None
     crc32c: str | None = None
+    tar_offset: int | None = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from beam_job.parquet import parquet_bytes, read_parquet
+from beam_job.plan import Shard
 from beam_job.records import CaptionedImage, Failure
 from beam_job.run import Run
 
@@ -67,31 +68,34 @@ class ShardReport:
     failures: tuple[Failure, ...]
 
 
-def commit_shard(run: Run, shard: int, captions: pa.Table, failures: Sequence[Failure]) -> ShardReport:
+def commit_shard(run: Run, number: int, captions: pa.Table, failures: Sequence[Failure], shard: Shard) -> ShardReport:
     """Makes this attempt the shard's result, unless another was first.
 
     Args:
       run: of the shard.
-      shard: its number.
+      number: of the shard.
       captions: as `caption_table` makes it.
       failures: of the shard's other images.
+      shard: as planned.
 
     Returns:
       the report of the attempt that stands.
     """
     report = ShardReport(captions.num_rows, tuple(failures))
     content = parquet_bytes(captions.replace_schema_metadata({_REPORT: _to_json(report)}))
-    if not run.storage.create(run.captions(shard), content):
-        report = read_report(run, shard)
-    publish_failures(run, shard, report)
+    if not run.storage.create(run.captions(number), content):
+        report = read_report(run, number)
+    publish_failures(run, number, report, shard)
     return report
 
 
-def publish_failures(run: Run, shard: int, report: ShardReport) -> None:
+def publish_failures(run: Run, number: int, report: ShardReport, shard: Shard) -> None:
     """Writes the failures file that a committed shard's report calls for; again if need be, always the same."""
     if report.failures:
         rows = [dataclasses.asdict(failure) for failure in report.failures]
-        run.storage.write(run.failures(shard), parquet_bytes(pa.Table.from_pylist(rows, FAILURE_SCHEMA)))
+        carried = shard.carried_by(failure.uri for failure in report.failures)
+        table = _with_columns(pa.Table.from_pylist(rows, FAILURE_SCHEMA), carried)
+        run.storage.write(run.failures(number), parquet_bytes(table))
 
 
 def read_report(run: Run, shard: int) -> ShardReport:
@@ -127,9 +131,12 @@ def caption_table(
         for image in captioned
     ]
     table = pa.Table.from_pylist(rows, caption_schema(several))
-    if carried is not None:
-        for field in carried.schema:
-            table = table.append_column(field, carried[field.name])
+    return table if carried is None else _with_columns(table, carried)
+
+
+def _with_columns(table: pa.Table, others: pa.Table) -> pa.Table:
+    for field in others.schema:
+        table = table.append_column(field, others[field.name])
     return table
 
 

@@ -113,6 +113,27 @@ def bucket(gcs_emulator: str, request: pytest.FixtureRequest):
     storage._storage.cache_clear()
 
 
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """Moto's server and the variables that lead s3fs to it; yields its address."""
+    if not (has_package("moto") and has_package("s3fs")):
+        pytest.skip("needs moto[server] and s3fs")
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+            patch.setenv("AWS_ACCESS_KEY_ID", "test")
+            patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+            patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+            yield f"http://{host}:{port}"
+    finally:
+        server.stop()
+
+
 def has_package(name: str) -> bool:
     """Whether an optional package is installed."""
     return importlib.util.find_spec(name) is not None

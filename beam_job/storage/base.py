@@ -69,8 +69,9 @@ class Storage(Protocol):
         timeout: float = 60.0,
         size: int | None = None,
         crc32c: str | None = None,
+        offset: int | None = None,
     ) -> tuple[bytes, str]:
-        """The whole content and its version.
+        """The whole content, or a part of it, and the version of the whole.
 
         Args:
           uri: a file's name.
@@ -79,6 +80,7 @@ class Storage(Protocol):
           timeout: seconds for all of it, retries of transient errors included.
           size: bytes of `version` as listed; checked where the storage keeps versions.
           crc32c: checksum of `version` in base64, as listed; checked likewise.
+          offset: where in the file to begin; then exactly `size` bytes are read and no checksum is known.
 
         Raises:
           StorageError: nothing of it was read; `transient` where another time may do.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import http
 import io
 import urllib.parse
 import zlib
@@ -22,6 +23,7 @@ import requests
 import urllib3
 
 from beam_job.storage.allow import check_allowed
+from beam_job.storage.checksum import check
 from beam_job.storage.connections import STALL_S, keep_deadline
 from beam_job.storage.responses import DownloadError, broken, public_name, status_error
 from beam_job.storage.retry import Deadline
@@ -39,6 +41,29 @@ class Downloaded:
     headers: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class Part:
+    """`size` bytes from `offset` on; `size` is 1 or more."""
+
+    offset: int
+    size: int
+
+    @property
+    def header(self) -> str:
+        """As a Range header says it (RFC 9110, section 14.2)."""
+        return f"bytes={self.offset}-{self.offset + self.size - 1}"
+
+    def of(self, body: bytes, response: requests.Response, name: str) -> bytes:
+        """The part, out of an answer's body that is the part or all."""
+        if response.status_code == http.HTTPStatus.OK:
+            body = body[self.offset : self.offset + self.size]
+        elif not response.headers.get("Content-Range", "").startswith(f"bytes {self.offset}-"):
+            came = response.headers.get("Content-Range", "a part without Content-Range")
+            raise DownloadError(f"{name}: {came} came instead of {self.header}", "RangeMismatch", transient=True)
+        check(body, self.size, name=name)
+        return body
+
+
 def download(
     session: requests.Session,
     url: str,
@@ -46,10 +71,11 @@ def download(
     deadline: Deadline,
     max_bytes: int | None,
     *,
+    part: Part | None = None,
     redirects: int = 0,
     name: str | None = None,
 ) -> Downloaded:
-    """The body of a GET that is answered with 200.
+    """The body of a GET, or a part of it.
 
     The server is asked for `Accept-Encoding: identity` unless `headers` ask for something else. The body is returned
     undecoded in any case, because that is what lengths and checksums are about; `decoded` undoes gzip afterwards.
@@ -60,6 +86,7 @@ def download(
       headers: of the request.
       deadline: of all of it: connecting, headers, redirects and body.
       max_bytes: a longer body is refused, before it is read where its length is announced.
+      part: what to ask for; a server that knows no ranges sends all, and the part is cut out here.
       redirects: how many to follow; each target passes `check_allowed`.
       name: what errors call it; the URL without its query if not given.
 
@@ -68,8 +95,12 @@ def download(
         (A body that neither has a length nor comes in chunks ends where the server closes: that cannot be checked.)
     """
     name = name or public_name(url)
+    headers = headers if part is None else {**headers, "Range": part.header}
     with keep_deadline(deadline), _opened(session, "GET", url, headers, deadline, redirects, name) as response:
-        return Downloaded(_body(response, deadline, max_bytes, name), response.headers)
+        data = _body(response, deadline, max_bytes, name)
+        if part is not None:
+            data = part.of(data, response, name)
+        return Downloaded(data, response.headers)
 
 
 def head(
@@ -115,7 +146,7 @@ def _opened(
     """The response of status 200, its body unread; closed afterwards, which drops a connection with a body unread."""
     for _ in range(redirects + 1):
         with _connection_errors(name), contextlib.closing(_sent(session, method, url, headers, deadline)) as response:
-            if response.status_code == 200:
+            if response.status_code in (http.HTTPStatus.OK, http.HTTPStatus.PARTIAL_CONTENT):
                 yield response
                 return
             target = response.headers.get("Location") if response.status_code in _REDIRECTS else None

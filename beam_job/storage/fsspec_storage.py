@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import importlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -76,12 +77,14 @@ class FsspecStorage(ReadOnly):
         timeout: float = 60.0,
         size: int | None = None,
         crc32c: str | None = None,
+        offset: int | None = None,
     ) -> tuple[bytes, str]:
         """What is there with its own version, like a local file: fsspec's reads pin none.
 
         It is checked to be as long as the file was just before. Two requests or more.
         """
-        return self._retrying(lambda deadline: self._read(uri, deadline), timeout)
+        end = None if offset is None or size is None else offset + size
+        return self._retrying(lambda deadline: self._read(uri, deadline, offset, end), timeout)
 
     def open(self, uri: str) -> BinaryIO:
         with _fsspec_errors(uri):
@@ -96,18 +99,18 @@ class FsspecStorage(ReadOnly):
             raise
         return True
 
-    def _read(self, uri: str, deadline: Deadline) -> tuple[bytes, str]:
+    def _read(self, uri: str, deadline: Deadline, start: int | None, end: int | None) -> tuple[bytes, str]:
         check_allowed(uri)
         with _fsspec_errors(uri):
             path = self._fs._strip_protocol(uri)
             if self._fs.async_impl:
                 info = self._wait(self._fs._info, path, deadline)
-                data = self._wait(self._fs._cat_file, path, deadline)
+                data = self._wait(functools.partial(self._fs._cat_file, start=start, end=end), path, deadline)
             else:
                 info = self._fs.info(path)
-                data = self._read_in_chunks(path, deadline)
+                data = self._read_in_chunks(path, deadline, start or 0, end)
             stored = _stored(uri, info)
-        check(data, stored.size, name=uri)
+        check(data, stored.size if start is None or end is None else end - start, name=uri)
         return data, stored.version
 
     def _wait(self, call: Callable[[str], Any], path: str, deadline: Deadline) -> Any:
@@ -116,15 +119,16 @@ class FsspecStorage(ReadOnly):
         # 0 would wait for ever.
         return sync(self._fs.loop, call, path, timeout=max(deadline.left(), 0.001))
 
-    def _read_in_chunks(self, path: str, deadline: Deadline) -> bytes:
+    def _read_in_chunks(self, path: str, deadline: Deadline, start: int, end: int | None) -> bytes:
         """A file system that blocks is asked for a piece at a time; a piece takes as long as its package lets it."""
-        chunks = []
+        data = bytearray()
         with self._fs.open(path, "rb") as file:
-            while chunk := file.read(_CHUNK):
-                chunks.append(chunk)
+            file.seek(start)
+            while chunk := file.read(_CHUNK if end is None else min(_CHUNK, end - start - len(data))):
+                data += chunk
                 if deadline.expired:
-                    raise TimeoutError(f"{sum(map(len, chunks))} bytes had come when its time was over")
-        return b"".join(chunks)
+                    raise TimeoutError(f"{len(data)} bytes had come when its time was over")
+        return bytes(data)
 
 
 def _file_system(scheme: str) -> Any:

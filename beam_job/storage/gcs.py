@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from beam_job.storage.base import StorageError, StoredObject, is_glob
 from beam_job.storage.checksum import check, crc32c_in
 from beam_job.storage.connections import keep_deadline, pooled
-from beam_job.storage.download import Downloaded, decoded, download
+from beam_job.storage.download import Downloaded, Part, decoded, download
 from beam_job.storage.responses import DownloadError, is_transient
 from beam_job.storage.retry import Deadline, Retrying, retrying
 
@@ -82,13 +82,15 @@ class GoogleCloudStorage:
         timeout: float = 60.0,
         size: int | None = None,
         crc32c: str | None = None,
+        offset: int | None = None,
     ) -> tuple[bytes, str]:
         """See `Storage.read`. Length and CRC-32C are those of the stored bytes, and are checked before gzip is undone.
 
         Objects stored with `Content-Encoding: gzip` are asked for as stored: unpacked by Google on the way they would
         have neither a length nor a checksum.
         """
-        return self._retrying(lambda deadline: self._read(uri, version, deadline, size, crc32c), timeout)
+        part = None if offset is None or size is None else Part(offset, size)
+        return self._retrying(lambda deadline: self._read(uri, version, deadline, size, crc32c, part), timeout)
 
     def open(self, uri: str) -> BinaryIO:
         with _gcs_errors(uri):
@@ -126,33 +128,43 @@ class GoogleCloudStorage:
             self._made = None
 
     def _read(
-        self, uri: str, version: str | None, deadline: Deadline, size: int | None, crc32c: str | None
+        self,
+        uri: str,
+        version: str | None,
+        deadline: Deadline,
+        size: int | None,
+        crc32c: str | None,
+        part: Part | None,
     ) -> tuple[bytes, str]:
-        got = self._download(uri, version, deadline)
-        check(got.data, size, crc32c, crc32c_in(got.headers.get("x-goog-hash")), name=uri)
+        got = self._download(uri, version, deadline, part)
+        if part is None:
+            check(got.data, size, crc32c, crc32c_in(got.headers.get("x-goog-hash")), name=uri)
         generation = got.headers.get("x-goog-generation") or version
         if version and generation != version:
             raise StorageError(f"{uri}: generation {generation} came instead of {version}", transient=True)
         if not generation:  # the emulator's answer has none
-            generation = self._generation_of(uri, got.data, deadline)
+            generation = self._generation_of(uri, got.data if part is None else None, deadline)
         return decoded(got, MAX_BYTES, uri), generation
 
-    def _download(self, uri: str, version: str | None, deadline: Deadline) -> Downloaded:
+    def _download(self, uri: str, version: str | None, deadline: Deadline, part: Part | None) -> Downloaded:
         with _gcs_errors(uri):
             client = self._client
             url = _media_url(client.api_endpoint, uri, version)
             try:
-                return download(client._http, url, {"Accept-Encoding": "gzip"}, deadline, MAX_BYTES, name=uri)
+                return download(
+                    client._http, url, {"Accept-Encoding": "gzip"}, deadline, MAX_BYTES, part=part, name=uri
+                )
             except DownloadError as error:
                 gone = f"generation {version} was replaced or deleted" if version and error.status == 404 else ""
                 error.args = (": ".join(filter(None, (str(error), error.detail, gone))),)
                 raise
 
-    def _generation_of(self, uri: str, data: bytes, deadline: Deadline) -> str:
+    def _generation_of(self, uri: str, data: bytes | None, deadline: Deadline) -> str:
         blob = self._blob(uri)
         with _gcs_errors(uri), keep_deadline(deadline):
             blob.reload(timeout=max(deadline.left(), 0.001), retry=None)
-        check(data, blob.size, blob.crc32c, name=uri)  # another generation may have come in between
+        if data is not None:
+            check(data, blob.size, blob.crc32c, name=uri)  # another generation may have come in between
         return str(blob.generation)
 
     def _blob(self, uri: str, version: str | None = None) -> gcs.Blob:

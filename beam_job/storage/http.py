@@ -16,7 +16,7 @@ from beam_job.storage.allow import check_allowed
 from beam_job.storage.base import StoredObject
 from beam_job.storage.checksum import crc32c_of
 from beam_job.storage.connections import pooled
-from beam_job.storage.download import decoded, download, head
+from beam_job.storage.download import Part, decoded, download, head
 from beam_job.storage.read_only import ReadOnly
 from beam_job.storage.responses import DownloadError, public_name
 from beam_job.storage.retry import Deadline, Retrying, retrying
@@ -65,8 +65,10 @@ class HttpStorage(ReadOnly):
         timeout: float = 60.0,
         size: int | None = None,
         crc32c: str | None = None,
+        offset: int | None = None,
     ) -> tuple[bytes, str]:
-        return self._retrying(lambda deadline: self._read(uri, deadline), timeout)
+        part = None if offset is None or size is None else Part(offset, size)
+        return self._retrying(lambda deadline: self._read(uri, deadline, part), timeout)
 
     def open(self, uri: str) -> BinaryIO:
         return io.BytesIO(self.read(uri)[0])
@@ -85,12 +87,13 @@ class HttpStorage(ReadOnly):
                 self._opened.close()
             self._opened = None
 
-    def _read(self, uri: str, deadline: Deadline) -> tuple[bytes, str]:
+    def _read(self, uri: str, deadline: Deadline, part: Part | None) -> tuple[bytes, str]:
         check_allowed(uri)
         with _http_errors():
-            got = download(self._session(), uri, {}, deadline, MAX_BYTES, redirects=_REDIRECTS)
+            got = download(self._session(), uri, {}, deadline, MAX_BYTES, part=part, redirects=_REDIRECTS)
             data = decoded(got, MAX_BYTES, public_name(uri))
-        return data, _version(got.headers) or crc32c_of(data)
+        # A part's checksum tells nothing of the whole.
+        return data, _version(got.headers) or (crc32c_of(data) if part is None else "")
 
     def _head(self, uri: str, deadline: Deadline) -> Mapping[str, str]:
         check_allowed(uri)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from beam_job.storage.base import SCHEME, StorageError, StoredObject, is_glob, scheme_of
+from beam_job.storage.checksum import check
 
 
 class LocalStorage:
@@ -46,9 +47,15 @@ class LocalStorage:
         timeout: float = 60.0,
         size: int | None = None,
         crc32c: str | None = None,
+        offset: int | None = None,
     ) -> tuple[bytes, str]:
         with _local_errors(uri), open(local_path(uri), "rb") as file:
-            return file.read(), _version(os.fstat(file.fileno()))
+            file.seek(offset or 0)
+            data = file.read(-1 if offset is None else size)
+            found = _version(os.fstat(file.fileno()))
+        if offset is not None:
+            check(data, size, name=uri)
+        return data, found
 
     def open(self, uri: str) -> BinaryIO:
         with _local_errors(uri):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import importlib.util
 import sys
 import uuid
 from collections.abc import Iterator
@@ -17,27 +16,6 @@ from beam_job.storage.fsspec_storage import FsspecStorage
 
 pytest.importorskip("fsspec", reason="needs the extra fsspec")
 NAMES = ("a.jpg", "sub/b.jpg", "sub/d.txt")
-
-
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    """Moto's server and the variables that lead s3fs to it; yields its address."""
-    if not (importlib.util.find_spec("moto") and importlib.util.find_spec("s3fs")):
-        pytest.skip("needs moto[server] and s3fs")
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", port=0)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-            patch.setenv("AWS_ACCESS_KEY_ID", "test")
-            patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-            patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-            yield f"http://{host}:{port}"
-    finally:
-        server.stop()
 
 
 @pytest.fixture(params=["memory", "s3"])
@@ -123,7 +101,7 @@ class Stalling:
     async def _info(self, path: str) -> dict[str, object]:
         return {"name": path, "type": "file", "size": 5, "ETag": "x"}
 
-    async def _cat_file(self, path: str) -> bytes:
+    async def _cat_file(self, path: str, **part: int | None) -> bytes:
         await asyncio.sleep(3600)
         return b"never"
 
@@ -135,7 +113,7 @@ class Failing(Stalling):
         super().__init__()
         self.answers: list[object] = [ConnectionResetError("reset"), b"shor", b"whole"]
 
-    async def _cat_file(self, path: str) -> bytes:
+    async def _cat_file(self, path: str, **part: int | None) -> bytes:
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer

@@ -27,8 +27,14 @@ REPORT_CSV = (
 # A line as long as the blocks that are read.
 FAR = '{"uri": "a", "n": %s, "filler": "' + "x" * (1 << 20) + '"}\n'
 REPORT_ROWS = [
-    {"uri": "gs://photos/a b.jpg", "object_version": "1700000000000001", "size": 1234, "crc32c": "AAAAAA=="},
-    {"uri": "gs://photos/dogs/x,y.jpg", "object_version": None, "size": None, "crc32c": None},
+    {
+        "uri": "gs://photos/a b.jpg",
+        "object_version": "1700000000000001",
+        "size": 1234,
+        "crc32c": "AAAAAA==",
+        "tar_offset": None,
+    },
+    {"uri": "gs://photos/dogs/x,y.jpg", "object_version": None, "size": None, "crc32c": None, "tar_offset": None},
 ]
 
 
@@ -113,7 +119,7 @@ def test_parquet_carries_columns_unchanged(tmp_path: Path) -> None:
     pq.write_table(carried.append_column("uri", [["a", "b"]]), tmp_path / "l.parquet")
     order = ("taken", "place", "id", "small", "weight", "label", "tags")
     read = table(str(tmp_path / "l.parquet"), carry_columns=order)
-    assert read.column_names == ["uri", "object_version", "size", "crc32c", *order]
+    assert read.column_names == [*(field.name for field in LISTING_FIELDS), *order]
     assert read.select(order).equals(carried.select(order))
 
 
@@ -127,7 +133,7 @@ def test_json_lines_carry_the_types_that_hold_all_rows(write) -> None:
     names = ("id", "weight", "label", "tags", "day", "late")
     read = table(given, carry_columns=names)
     types = [pa.int64(), pa.float64(), pa.string(), pa.list_(pa.string()), pa.string(), pa.bool_()]
-    assert read.schema.types[4:] == types
+    assert read.schema.types[len(LISTING_FIELDS) :] == types
     assert read.take([0, 2]).select(names).to_pylist() == [
         {"id": 2**60 + 1, "weight": 1.0, "label": "007", "tags": [], "day": "2024-05-06", "late": None},
         {"id": None, "weight": 0.5, "label": "", "tags": ["x", None], "day": None, "late": True},
@@ -137,14 +143,14 @@ def test_json_lines_carry_the_types_that_hold_all_rows(write) -> None:
 def test_csv_carries_text_as_it_is_written(write) -> None:
     given = write("l.csv", 'id,uri,note,x\n007,a,"two\nlines",1\nNA,b,,2\n1e3,c,"",3\n')
     read = table(given, carry_columns=("note", "id"))
-    assert read.schema.types[4:] == [pa.string(), pa.string()]
+    assert read.schema.types[len(LISTING_FIELDS) :] == [pa.string(), pa.string()]
     assert read["id"].to_pylist() == ["007", "NA", "1e3"]
     assert read["note"].to_pylist() == ["two\nlines", None, ""]
 
 
 def test_a_lists_own_versions_and_sizes_are_not_taken(write) -> None:
     read = table(write("l.csv", "uri,object_version,size,crc32c\na,1,2,x\n"))
-    assert read.to_pylist() == [{"uri": "a", "object_version": None, "size": None, "crc32c": None}]
+    assert read.to_pylist() == [{"uri": "a", "object_version": None, "size": None, "crc32c": None, "tar_offset": None}]
 
 
 @pytest.mark.parametrize("name", ["l.txt", "l.txt.gz", "l.csv", "l.jsonl", "l.parquet"])
@@ -188,7 +194,7 @@ def test_inventory_csv(write) -> None:
 def test_inventory_csv_with_quoted_empty_values(write) -> None:
     quoted = 'bucket,name,size,generation,timeDeleted\n"photos","x.jpg","","",""\n'
     assert table(write("report.csv", quoted)).to_pylist() == [
-        {"uri": "gs://photos/x.jpg", "object_version": None, "size": None, "crc32c": None}
+        {"uri": "gs://photos/x.jpg", "object_version": None, "size": None, "crc32c": None, "tar_offset": None}
     ]
 
 
@@ -287,7 +293,7 @@ def test_columns_that_cannot_be_carried(name: str, content: str, carried: str, m
 
 @pytest.mark.parametrize("name", ["caption", "size", "run", "error_type", "Width"])
 def test_the_outputs_own_columns_are_not_carried(name: str) -> None:
-    with pytest.raises(ListError, match=f"--carry_columns: {name} is a column of the output; rename it"):
+    with pytest.raises(ListError, match=f"--carry_columns: {name} is a column of the output; carry it under another"):
         read_list("l.csv", carry_columns=("label", name))
     with pytest.raises(ListError, match="label is named twice"):
         read_list("l.csv", carry_columns=("label", "label"))

@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_job.lists import LISTING_FIELDS
-from beam_job.plan import Plan, PlanReader, first_of_each_uri, write_plan
+from beam_job.plan import Plan, PlanReader, Shard, first_of_each_uri, write_plan
 from beam_job.records import CaptionedImage, Failure, ImageInput
 from beam_job.run import Run
 from beam_job.sink import ShardReport, caption_table, commit_shard, publish_failures, read_report
 from model import Caption
 
+SHARD = Shard([ImageInput(f"{name}.jpg") for name in "ab01234567"], pa.table({}))
 NOON = datetime.datetime(2026, 1, 2, 12, tzinfo=datetime.timezone.utc)
 
 
@@ -35,7 +36,7 @@ def failure(uri: str, message: str = "gone") -> Failure:
 
 
 def commit(run: Run, rows: list[CaptionedImage], failures: list[Failure], several: bool = False) -> ShardReport:
-    return commit_shard(run, 0, caption_table(rows, "model-1", several), failures)
+    return commit_shard(run, 0, caption_table(rows, "model-1", several), failures, SHARD)
 
 
 def listing(*uris: str, **carried: list) -> pa.Table:
@@ -44,6 +45,7 @@ def listing(*uris: str, **carried: list) -> pa.Table:
         "object_version": ["v1"] * len(uris),
         "size": [3] * len(uris),
         "crc32c": [None] * len(uris),
+        "tar_offset": [None] * len(uris),
     }
     table = pa.table(columns, schema=pa.schema(LISTING_FIELDS))
     for name, values in carried.items():
@@ -148,7 +150,7 @@ def test_the_first_attempt_stands_whatever_the_second_saw(run: Run) -> None:
 def test_an_attempt_killed_between_its_files_is_completed_by_the_next(run: Run) -> None:
     commit(run, [captioned("a.jpg")], [failure("b.jpg")])
     Path(run.failures(0)).unlink()
-    publish_failures(run, 0, read_report(run, 0))
+    publish_failures(run, 0, read_report(run, 0), SHARD)
     assert pq.read_table(run.failures(0), partitioning=None)["uri"].to_pylist() == ["b.jpg"]
 
 

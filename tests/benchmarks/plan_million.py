@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from beam_job.config import JobConfig
 from beam_job.done import read_done, without_done
-from beam_job.plan import write_plan
+from beam_job.plan import Shard, write_plan
 from beam_job.prepare import list_request, plan_run
 from beam_job.run import Run, read_runs
 from beam_job.sink import caption_schema, commit_shard
@@ -73,7 +73,7 @@ def make(root: Path, images: int) -> None:
         values = {"caption": ["a dog runs on the grass"] * count, "captioned_at": [now] * count}
         table = {field.name: values.get(field.name, [None] * count) for field in schema}
         table |= {"uri": rows["uri"], "object_version": rows["object_version"]}
-        commit_shard(run, shard, pa.table(table, schema=schema), [])
+        commit_shard(run, shard, pa.table(table, schema=schema), [], Shard([], pa.table({})))
     run.storage.write(run.summary, b"{}")
 
 
