@@ -14,6 +14,7 @@ from model import DEFAULT_BUNDLE, Decoding
 
 # Which failures of earlier runs are tried again; one of another version of the file never stands in the way.
 RETRY = ("transient", "all", "none")
+_BYTES_A_ROW = 600  # of the planning process at its peak, by tests/benchmarks/plan_million.py
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class JobConfig:
       recaption: caption everything, whatever earlier runs have done.
       fetch_threads: images fetched at the same time.
       fetch_timeout: seconds for one image, retries included.
+      rows_in_memory: images, listed and done before, that are planned in the launching machine's memory; more are
+        planned inside the pipeline.
       in_flight_bytes: of images between submission and the model, a process.
       decode_threads: images decoded at the same time.
       workers: processes on this machine.
@@ -54,6 +57,7 @@ class JobConfig:
     recaption: bool = False
     fetch_threads: int = 32
     fetch_timeout: float = 60.0
+    rows_in_memory: int = field(default_factory=lambda: _memory_bytes() // 2 // _BYTES_A_ROW)
     in_flight_bytes: int = 256 * 2**20
     decode_threads: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
     workers: int = 1
@@ -86,3 +90,8 @@ class JobConfig:
             "filters": json.loads(json.dumps(dataclasses.asdict(self.filters))),
             "recaption": self.recaption,
         }
+
+
+def _memory_bytes() -> int:
+    """Of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

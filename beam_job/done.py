@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,32 +21,53 @@ _SLICE = 200_000
 _LOOKED_UP = ("file", "gs")
 
 
-def read_done(runs: Iterable[Run], retry: str = "transient") -> pa.Table:
-    """What needs no doing: (uri, object_version) of all captions of `runs`, and of failures that are not retried.
+@dataclass(frozen=True)
+class DoneFile:
+    """A file of an earlier run.
+
+    Attributes:
+      uri: its place.
+      only_permanent: of a failures file: transient failures are to be tried again.
+    """
+
+    uri: str
+    only_permanent: bool = False
+
+
+def done_files(runs: Iterable[Run], retry: str = "transient") -> list[DoneFile]:
+    """The files that tell what needs no doing: all captions of `runs`, and failures unless all are retried.
 
     Args:
       runs: those whose captions can stand for the new run's, by `RunNote.captions_like`.
       retry: one of `beam_job.config.RETRY`.
     """
-    tables = [KEY_SCHEMA.empty_table()]
+    files: list[DoneFile] = []
     for run in runs:
-        tables += _read_parts(run, "captions", KEY_SCHEMA.names)
+        files += [DoneFile(uri) for uri in _parts(run, "captions")]
         if retry != "all":
-            for failures in _read_parts(run, "failures", [*KEY_SCHEMA.names, "transient"]):
-                stand = failures if retry == "none" else failures.filter(pc.invert(failures["transient"]))
-                tables.append(stand.select(KEY_SCHEMA.names))
+            files += [DoneFile(uri, only_permanent=retry == "transient") for uri in _parts(run, "failures")]
+    return files
+
+
+def read_done(files: Iterable[DoneFile]) -> pa.Table:
+    """What needs no doing, as (uri, object_version)."""
+    with ThreadPoolExecutor(_THREADS) as threads:
+        tables = [KEY_SCHEMA.empty_table(), *threads.map(read_done_file, files)]
     return pa.concat_tables(tables).combine_chunks()
 
 
-def _read_parts(run: Run, table: str, columns: Sequence[str]) -> list[pa.Table]:
+def read_done_file(file: DoneFile) -> pa.Table:
+    """(uri, object_version) of the file's rows that need no doing."""
+    columns = [*KEY_SCHEMA.names, "transient"] if file.only_permanent else KEY_SCHEMA.names
+    table = read_parquet(file.uri).read(columns=columns).replace_schema_metadata(None)
+    if file.only_permanent:
+        table = table.filter(pc.invert(table["transient"]))
+    return table.select(KEY_SCHEMA.names)
+
+
+def _parts(run: Run, table: str) -> list[str]:
     files = storage_for(run.output).list(join(run.output, table, f"run={run.run_id}"))
-    parts = [stored.uri for stored in files if stored.uri.endswith(".parquet")]
-
-    def read(uri: str) -> pa.Table:
-        return read_parquet(uri).read(columns=list(columns)).replace_schema_metadata(None)
-
-    with ThreadPoolExecutor(_THREADS) as threads:
-        return list(threads.map(read, parts))
+    return [stored.uri for stored in files if stored.uri.endswith(".parquet")]
 
 
 def without_done(listing: pa.Table, done: pa.Table) -> pa.Table:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -51,9 +52,13 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
     options = beam_options(config, beam_arguments)
     model_version = check_bundle(config.bundle)
     killed = killed_run(config, model_version)
-    listed = None if killed else list_request(config)  # before the lease: wrong usage writes nothing
+    begun = killed or list_request(config)  # before the lease: wrong usage writes nothing
     with lease(config.output):
-        prepared = killed or plan_run(config, model_version, listed)
+        prepared = (
+            begun
+            if isinstance(begun, Prepared)
+            else plan_run(config, model_version, begun, functools.partial(_plan_in, config, options))
+        )
         _announce(prepared, model_version)
         if not prepared.plan.inputs:
             return None
@@ -80,6 +85,19 @@ def _announce(prepared: Prepared, model_version: str) -> None:
     size = f"{counted(prepared.plan.inputs, 'image')} in {counted(prepared.plan.shards, 'shard')}"
     words = [size, skipped, f"{'continuing ' if prepared.continued else ''}run {prepared.run.run_id}"]
     print(", ".join(filter(None, [*words, f"model {model_version}"])), file=sys.stderr)
+
+
+def _plan_in(config: JobConfig, options: PipelineOptions, build: Callable[[beam.Pipeline], None]) -> Mapping[str, int]:
+    """Runs a planning graph; its counters."""
+    pipeline = beam.Pipeline(options=options)
+    build(pipeline)
+    try:
+        with quiet_stderr(config.verbose):
+            result = pipeline.run()
+            result.wait_until_finish()
+    except Exception as error:
+        raise JobError(f"planning broke: {_root_cause(error)}; the same command starts again") from error
+    return _counters(result)
 
 
 def _run_pipeline(config: JobConfig, options: PipelineOptions, run: Run, plan: Plan) -> Mapping[str, float]:
@@ -112,9 +130,15 @@ def _progress(config: JobConfig, plan: Plan, here: bool) -> Iterator[str | None]
 def _seconds_by_stage(result: PipelineResult) -> dict[str, float]:
     suffix = "_milliseconds"
     return {
-        counter.key.metric.name.removesuffix(suffix): (counter.result or 0) / 1000
+        name.removesuffix(suffix): value / 1000 for name, value in _counters(result).items() if name.endswith(suffix)
+    }
+
+
+def _counters(result: PipelineResult) -> dict[str, int]:
+    return {
+        counter.key.metric.name: counter.result or 0
         for counter in result.metrics().query()["counters"]
-        if counter.key.metric.namespace == NAMESPACE and counter.key.metric.name.endswith(suffix)
+        if counter.key.metric.namespace == NAMESPACE
     }
 
 

@@ -1,9 +1,9 @@
-"""A run's plan: its inputs in shards, stored with the run as one Parquet file, a row group for each shard."""
+"""A run's plan: its inputs in shards, stored with the run as Parquet files, a row group for each shard."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,8 @@ from beam_job.records import ImageInput
 from beam_job.run import Run
 
 _OWN_COLUMNS = [field.name for field in LISTING_FIELDS]
+_SHARDS_A_FILE = 100  # a worker reads a file to have one of its shards: some 2 MB
+_FILES_KEPT = 8
 
 
 @dataclass(frozen=True)
@@ -57,24 +59,42 @@ def first_of_each_uri(listing: pa.Table) -> pa.Table:
     return listing.take(first.sort())
 
 
-def write_plan(run: Run, images: pa.Table, shard_size: int) -> Plan:
-    """Stores `images` (LISTING_FIELDS and carried columns), `shard_size` a shard."""
-    run.storage.write(run.plan, parquet_bytes(images, row_group_size=shard_size))
-    return Plan(images.num_rows, -(-images.num_rows // shard_size))
+def regrouped(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows, `rows` a table; the last has what is left."""
+    waiting: list[pa.Table] = []
+    count = 0
+    for table in tables:
+        waiting, count = [*waiting, table], count + table.num_rows
+        while count >= rows:
+            whole = pa.concat_tables(waiting, promote_options="permissive")
+            yield whole.slice(0, rows)
+            waiting, count = [whole.slice(rows)], count - rows
+    if count:
+        yield pa.concat_tables(waiting, promote_options="permissive")
+
+
+def write_plan(run: Run, images: Iterable[pa.Table], shard_size: int) -> Plan:
+    """Stores `images` (LISTING_FIELDS and carried columns, tables of one schema), `shard_size` a shard."""
+    inputs = 0
+    for number, table in enumerate(regrouped(images, shard_size * _SHARDS_A_FILE)):
+        run.storage.write(run.plan(number), parquet_bytes(table, row_group_size=shard_size))
+        inputs += table.num_rows
+    return Plan(inputs, -(-inputs // shard_size))
 
 
 class PlanReader:
     """Shards of a stored plan, read one by one."""
 
     def __init__(self, run: Run) -> None:
-        self._file = read_parquet(run.plan)
+        self._file = functools.lru_cache(_FILES_KEPT)(lambda number: read_parquet(run.plan(number)))
 
     def shard(self, number: int) -> Shard:
         """Shard `number`, from 0."""
-        table = self._file.read_row_group(number)
+        file, row_group = divmod(number, _SHARDS_A_FILE)
+        table = self._file(file).read_row_group(row_group)
         images = [ImageInput(**row) for row in table.select(_OWN_COLUMNS).to_pylist()]
         return Shard(images, table.drop_columns(_OWN_COLUMNS))
 
     def close(self) -> None:
         """Lets go of the plan."""
-        self._file.close(force=True)
+        self._file.cache_clear()

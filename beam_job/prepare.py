@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from beam_job.config import JobConfig
-from beam_job.done import read_done, without_done
+from beam_job.done import done_files, read_done, without_done
 from beam_job.inputs import InputError, list_images
 from beam_job.plan import Plan, first_of_each_uri, write_plan
+from beam_job.progress import counted
 from beam_job.run import Run, RunNote, read_runs
 
+if TYPE_CHECKING:
+    import apache_beam as beam
+
+# Builds a graph into the pipeline that it is given, runs it, and returns the job's counters by name.
+RunGraph = Callable[[Callable[["beam.Pipeline"], None]], Mapping[str, int]]
 _TELL_EVERY_S = 5.0
 
 
@@ -36,6 +44,40 @@ class Prepared:
     continued: bool
 
 
+@dataclass(frozen=True)
+class Listing:
+    """What the request names.
+
+    Attributes:
+      held: the first batches, in memory.
+      rest: those that are still to come where there are too many for memory; None where `held` is all.
+    """
+
+    held: Sequence[pa.RecordBatch]
+    rest: Iterator[pa.RecordBatch] | None
+
+    @property
+    def rows(self) -> int:
+        """Of the batches in memory."""
+        return sum(batch.num_rows for batch in self.held)
+
+    def tables(self) -> Iterator[pa.Table]:
+        """All batches, once."""
+        for batch in itertools.chain(self.held, self.rest or ()):
+            yield pa.Table.from_batches([batch])
+
+    def table(self) -> pa.Table:
+        """All of it in memory, each URI once.
+
+        Raises:
+          InputError: lists have carried columns of types that do not go together.
+        """
+        try:
+            return first_of_each_uri(pa.concat_tables(self.tables(), promote_options="permissive"))
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise InputError(f"--input: the lists' columns do not go together: {error}") from error
+
+
 def killed_run(config: JobConfig, model_version: str) -> Prepared | None:
     """The newest run that the same request began and did not end, if there is one.
 
@@ -50,63 +92,93 @@ def killed_run(config: JobConfig, model_version: str) -> Prepared | None:
     return None
 
 
-def list_request(config: JobConfig) -> pa.Table:
-    """All images of the request, each URI once; nothing is written.
+def list_request(config: JobConfig) -> Listing:
+    """The images of the request; nothing is written, and no more is held than `config.rows_in_memory` allows.
 
     Raises:
       InputError: there is nothing to caption where the user pointed.
     """
     batches = list_images(config.inputs, config.uri_column, config.carry_columns)
-    kept = list(_told(config.filters.apply(batches)))
-    if not any(batch.num_rows for batch in kept):
+    rest = _told(config.filters.apply(batches))
+    held: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in rest:
+        held.append(batch)
+        rows += batch.num_rows
+        if rows > config.rows_in_memory:
+            return Listing(held, rest)
+    if not rows:
         raise InputError(f"--input: none of the images listed passes the filters ({config.filters})")
-    return first_of_each_uri(_one_table(kept))
+    return Listing(held, None)
 
 
-def plan_run(config: JobConfig, model_version: str, listed: pa.Table) -> Prepared:
+def plan_run(config: JobConfig, model_version: str, listing: Listing, run_graph: RunGraph) -> Prepared:
     """A new run of what earlier runs have not done; to be called with the output's lease in hand.
 
     Args:
       config: the job.
       model_version: of the captioner.
-      listed: as `list_request` gives it.
+      listing: as `list_request` gives it.
+      run_graph: runs a Beam graph to its end; used where images and earlier runs are too many for this machine.
 
     Returns:
       the run; where nothing is to be done it has an empty plan, of which nothing is stored.
 
     Raises:
+      InputError: the listing breaks off.
       StorageError: the output cannot be read or written.
     """
     note = _note(config, model_version)
-    todo = todo_of(config, note, listed)
-    skipped = listed.num_rows - todo.num_rows
     run = Run.new(config.output)
-    if not todo.num_rows:
-        return Prepared(run, Plan(0, 0), skipped, continued=False)
-    plan = write_plan(run, todo, config.shard_size)
-    note = dataclasses.replace(note, inputs=plan.inputs, shards=plan.shards, skipped=skipped)
-    run.storage.write(run.note, note.to_json())
-    return Prepared(run, plan, skipped, continued=False)
+    earlier = _earlier(config, note)
+    if listing.rest is None and listing.rows + sum(earlier.values()) <= config.rows_in_memory:
+        listed = listing.table()
+        todo = _without_done(config, listed, earlier)
+        distinct, tables = listed.num_rows, [todo] if todo.num_rows else []
+        plan = write_plan(run, tables, config.shard_size)
+    else:
+        distinct, plan = _plan_in_pipeline(config, run, listing, earlier, run_graph)
+    if plan.inputs:
+        note = dataclasses.replace(note, inputs=plan.inputs, shards=plan.shards, skipped=distinct - plan.inputs)
+        run.storage.write(run.note, note.to_json())
+    return Prepared(run, plan, distinct - plan.inputs, continued=False)
 
 
 def todo_of(config: JobConfig, note: RunNote, listed: pa.Table) -> pa.Table:
     """The rows of `listed` that a run like `note` would caption."""
+    return _without_done(config, listed, _earlier(config, note))
+
+
+def _earlier(config: JobConfig, note: RunNote) -> Mapping[Run, int]:
+    """The runs whose captions can stand for those of a run like `note`, and their images."""
     if config.recaption:
-        return listed
-    earlier = [run for run, other in read_runs(config.output).items() if other.captions_like(note)]
-    return without_done(listed, read_done(earlier, config.retry))
+        return {}
+    return {run: other.inputs for run, other in read_runs(config.output).items() if other.captions_like(note)}
+
+
+def _without_done(config: JobConfig, listed: pa.Table, earlier: Iterable[Run]) -> pa.Table:
+    return without_done(listed, read_done(done_files(earlier, config.retry)))
+
+
+def _plan_in_pipeline(
+    config: JobConfig, run: Run, listing: Listing, earlier: Mapping[Run, int], run_graph: RunGraph
+) -> tuple[int, Plan]:
+    """The number of distinct images listed, and the plan of those to be done."""
+    from beam_job import difference  # Beam is needed here only: `status` goes without
+
+    try:
+        files = difference.write_listing(run, listing.tables())
+        print(f"planning {counted(files.rows, 'image')} in a pipeline of its own", file=sys.stderr, flush=True)
+        done = done_files(earlier, config.retry)
+        counters = run_graph(lambda p: difference.build_difference(p, run, files, done, sum(earlier.values())))
+        plan = write_plan(run, difference.read_todo(run), config.shard_size)
+        return counters[difference.LISTED], plan
+    finally:
+        difference.remove_planning(run)
 
 
 def _note(config: JobConfig, model_version: str) -> RunNote:
     return RunNote(model_version, dataclasses.asdict(config.decoding), config.request, 0, 0, 0)
-
-
-def _one_table(batches: Iterable[pa.RecordBatch]) -> pa.Table:
-    tables = [pa.Table.from_batches([batch]) for batch in batches]
-    try:
-        return pa.concat_tables(tables, promote_options="permissive")
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise InputError(f"--input: the lists' columns do not go together: {error}") from error
 
 
 def _told(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -43,9 +43,13 @@ class Run:
         return join(self.output, "runs", self.run_id)
 
     @property
-    def plan(self) -> str:
-        """The plan's file."""
-        return join(self.folder, "plan.parquet")
+    def planning(self) -> str:
+        """Files that a large plan is made from, removed when it stands."""
+        return join(self.folder, "planning")
+
+    def plan(self, number: int) -> str:
+        """A file of the plan."""
+        return join(self.folder, "plan", f"part-{number:05d}.parquet")
 
     @property
     def note(self) -> str:

@@ -75,7 +75,7 @@ def _next_run(run: Run, note: RunNote) -> str:
         filters=Filters(**filters),
     )
     try:
-        listed = list_request(config)
+        listed = list_request(config).table()
     except InputError as error:
         return f"would refuse: {error}"
     todo = todo_of(config, note, listed).num_rows

@@ -56,13 +56,26 @@ def listing(*uris: str, **carried: list) -> pa.Table:
 def test_plan_is_read_back_shard_by_shard(run: Run) -> None:
     uris = [f"gs://b/{n}.jpg" for n in range(8)]
     table = listing(*uris, label=[[n] for n in range(8)])
-    assert write_plan(run, table, shard_size=3) == Plan(inputs=8, shards=3)
+    assert write_plan(run, [table.slice(0, 5), table.slice(5)], shard_size=3) == Plan(inputs=8, shards=3)
     reader = PlanReader(run)
     shards = [reader.shard(number) for number in range(3)]
     reader.close()
     assert [[image.uri for image in shard.images] for shard in shards] == [uris[:3], uris[3:6], uris[6:]]
     assert shards[0].images[0] == ImageInput("gs://b/0.jpg", "v1", 3, None)
     assert [shard.carried.to_pydict() for shard in shards[1:]] == [{"label": [[3], [4], [5]]}, {"label": [[6], [7]]}]
+
+
+def test_a_long_plan_has_several_files(run: Run) -> None:
+    uris = [f"{n}.jpg" for n in range(205)]
+    assert write_plan(run, [listing(*uris)], shard_size=1) == Plan(inputs=205, shards=205)
+    assert len(list(Path(run.folder, "plan").iterdir())) == 3
+    reader = PlanReader(run)
+    assert [[image.uri for image in reader.shard(number).images] for number in (204, 0, 99, 100)] == [
+        ["204.jpg"],
+        ["0.jpg"],
+        ["99.jpg"],
+        ["100.jpg"],
+    ]
 
 
 def test_the_first_of_each_uri_stays_in_its_place() -> None:

@@ -22,10 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_job.config import JobConfig
-from beam_job.done import read_done, without_done
+from beam_job.done import done_files, read_done, without_done
 from beam_job.plan import Shard, write_plan
-from beam_job.prepare import list_request, plan_run
-from beam_job.run import Run, read_runs
+from beam_job.prepare import list_request
+from beam_job.run import Run, RunNote, read_runs
 from beam_job.sink import caption_schema, commit_shard
 
 _SHARD = 512
@@ -61,13 +61,13 @@ def make(root: Path, images: int) -> None:
         "size": pa.array([100_000] * images, pa.int64()),
     }
     pq.write_table(pa.table(columns), root / "inventory.parquet", compression="zstd")
-    half = list_request(config_of(root)).slice(0, images // 2)
-    run = Run(str(root / "out"), "20260101T000000Z-0000")
-    done = plan_run(config_of(root), "model-1", half)
-    run = done.run
+    half = list_request(config_of(root)).table().slice(0, images // 2)
+    run = Run.new(str(root / "out"))
+    plan = write_plan(run, [half], _SHARD)
+    run.storage.write(run.note, RunNote("model-1", {}, {}, plan.inputs, plan.shards, 0).to_json())
     now = datetime.datetime.now(datetime.timezone.utc)
     schema = caption_schema(several=False)
-    for shard in range(done.plan.shards):
+    for shard in range(plan.shards):
         rows = half.slice(shard * _SHARD, _SHARD)
         count = rows.num_rows
         values = {"caption": ["a dog runs on the grass"] * count, "captioned_at": [now] * count}
@@ -88,13 +88,13 @@ def measure(root: Path) -> None:
         print(f"{step:28} {time.monotonic() - last:6.1f} s   peak {peak_mb():6.0f} MB", flush=True)
         last = time.monotonic()
 
-    listed = list_request(config)
+    listed = list_request(config).table()
     tell("list, distinct")
-    done = read_done(read_runs(config.output), config.retry)
+    done = read_done(done_files(read_runs(config.output), config.retry))
     tell(f"read {done.num_rows:,} done")
     todo = without_done(listed, done)
     tell("difference")
-    write_plan(Run(config.output, "planned"), todo, config.shard_size)
+    write_plan(Run(config.output, "planned"), [todo], config.shard_size)
     tell(f"write plan of {todo.num_rows:,}")
     print(f"{'in all':28} {time.monotonic() - started:6.1f} s   peak {peak_mb():6.0f} MB (imports {base:.0f} MB)")
 
