@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from beam_job.options import UsageError, parse
+from beam_job.printable import printable, printable_lines
 from beam_job.progress import counted
 from beam_job.quiet import quiet_stderr
+from beam_job.storage import StorageError, without_secrets
 
 if TYPE_CHECKING:
     from beam_job.config import JobConfig
     from beam_job.summary import Summary
+
+_HINTS = {"list: NotAllowed": " (error_message says which option would let it be read)"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,17 +38,16 @@ def main(arguments: list[str] | None = None) -> int:
         from beam_job.job import JobError, run_job
         from beam_job.lease import LeaseError
         from beam_job.runner import RunnerError
-        from beam_job.storage import StorageError
         from beam_job.summary import RowCountError
         from model import BundleError
 
     try:
         summary = run_job(config, beam_arguments)
     except (BundleError, InputError, LeaseError, RunnerError, StorageError) as error:
-        return _refuse(error)
+        return _refuse(error, config.inputs)
     except (JobError, RowCountError) as error:
-        traceback.print_exc()
-        print(f"caption-images: {error}", file=sys.stderr)
+        print(printable_lines(_without_secrets(traceback.format_exc(), config.inputs)), end="", file=sys.stderr)
+        print(f"caption-images: {printable(_without_secrets(str(error), config.inputs))}", file=sys.stderr)
         return 1
     return 0 if summary is None else _report(summary, config)
 
@@ -57,7 +61,7 @@ def _report(summary: Summary, config: JobConfig) -> int:
         file=sys.stderr,
     )
     for reason, count in summary.failures_by_reason.items():
-        print(f"  {count:,} x {reason}", file=sys.stderr)
+        print(f"  {count:,} x {printable(reason)}{_HINTS.get(reason, '')}", file=sys.stderr)
     print(f"captions: {config.output}/captions/run={summary.run_id}", file=sys.stderr)
     if summary.failures:
         print(f"failures: {config.output}/failures/run={summary.run_id}", file=sys.stderr)
@@ -73,7 +77,6 @@ def _report(summary: Summary, config: JobConfig) -> int:
 
 def _subcommand(name: str, arguments: list[str]) -> int:
     from beam_job import snapshot, status
-    from beam_job.storage import StorageError
 
     try:
         return {"snapshot": snapshot.main, "status": status.main}[name](arguments)
@@ -81,9 +84,15 @@ def _subcommand(name: str, arguments: list[str]) -> int:
         return _refuse(error)
 
 
-def _refuse(error: Exception) -> int:
-    print(f"caption-images: {error}", file=sys.stderr)
+def _refuse(error: Exception, inputs: Sequence[str] = ()) -> int:
+    print(f"caption-images: {printable(_without_secrets(str(error), inputs))}", file=sys.stderr)
     return 2
+
+
+def _without_secrets(text: str, inputs: Sequence[str]) -> str:
+    for given in inputs:
+        text = without_secrets(text, given)
+    return text
 
 
 if __name__ == "__main__":

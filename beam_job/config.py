@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from beam_job.filters import Filters
+from beam_job.storage import SCHEMES, bucket_of, public_name, scheme_of
 from model import DEFAULT_BUNDLE, Decoding
 
 # Which failures of earlier runs are tried again; one of another version of the file never stands in the way.
@@ -31,6 +33,10 @@ class JobConfig:
       uri_column: of lists that have columns.
       carry_columns: columns of the lists that the output rows repeat.
       filters: which of the listed images to caption.
+      allow_schemes: that lists may name, beside those of `inputs`.
+      allow_root: local folders below which lists may name files, beside those of `inputs`.
+      allow_buckets: that lists may name, `scheme://bucket` or a name alone, beside those of `inputs`.
+      allow_private_addresses: let images come from web servers of an intranet.
       retry: which failures of earlier runs to try again, one of `RETRY`.
       recaption: caption everything, whatever earlier runs have done.
       fetch_threads: images fetched at the same time.
@@ -53,6 +59,10 @@ class JobConfig:
     uri_column: str = "uri"
     carry_columns: tuple[str, ...] = ()
     filters: Filters = field(default_factory=Filters)
+    allow_schemes: tuple[str, ...] = ()
+    allow_root: tuple[str, ...] = ()
+    allow_buckets: tuple[str, ...] = ()
+    allow_private_addresses: bool = False
     retry: str = "transient"
     recaption: bool = False
     fetch_threads: int = 32
@@ -74,6 +84,15 @@ class JobConfig:
             raise ValueError(f"--fetch_timeout must be above 0 seconds, not {self.fetch_timeout}")
         if not 0 <= self.max_failure_ratio <= 1:
             raise ValueError(f"--max_failure_ratio must be from 0 to 1, not {self.max_failure_ratio}")
+        for scheme in self.allow_schemes:
+            if scheme not in SCHEMES:
+                raise ValueError(f"--allow_schemes must be some of {', '.join(SCHEMES)}, not {scheme!r}")
+        for root in self.allow_root:
+            if scheme_of(root) != "file":
+                raise ValueError(f"--allow_root must be a local folder, not {root!r}; buckets go to --allow_buckets")
+        for bucket in self.allow_buckets:
+            if "/" in bucket and bucket_of(bucket) != bucket:
+                raise ValueError(f"--allow_buckets takes a bucket as a whole, {bucket_of(bucket)}, not {bucket!r}")
 
     @property
     def bundle(self) -> Path:
@@ -84,12 +103,32 @@ class JobConfig:
     def request(self) -> dict[str, Any]:
         """What decides which images are to be captioned, in JSON's types; a killed run is continued by the same."""
         return {
-            "inputs": list(self.inputs),
+            "inputs": [_noted(given) for given in self.inputs],
             "uri_column": self.uri_column,
             "carry_columns": list(self.carry_columns),
             "filters": json.loads(json.dumps(dataclasses.asdict(self.filters))),
             "recaption": self.recaption,
+            "allow": {
+                "schemes": list(self.allow_schemes),
+                "root": list(self.allow_root),
+                "buckets": list(self.allow_buckets),
+                "private_addresses": self.allow_private_addresses,
+            },
         }
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All of it for the summary, with neither passwords nor signatures of the inputs."""
+        return dataclasses.asdict(self) | {"inputs": tuple(_noted(given) for given in self.inputs)}
+
+
+def _noted(given: str) -> str:
+    """An input without its secrets; a checksum of its query still tells it from others."""
+    public = public_name(given)
+    query = given.partition("?")[2]
+    if public == given or not query:
+        return public
+    return f"{public}?sha256={hashlib.sha256(query.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
 
 
 def _memory_bytes() -> int:

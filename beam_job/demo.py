@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-import tempfile
 from pathlib import Path
 
 import pyarrow.dataset as ds
 
 from beam_job.__main__ import main as caption_images
+from beam_job.printable import printable
 
 SAMPLES = {
     "skimage": ("data/astronaut.png", "data/chelsea.png", "data/coffee.png", "data/rocket.jpg"),
@@ -39,10 +39,7 @@ def main() -> int:
     except FileNotFoundError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as uris:
-        uris.writelines(f"{path}\n" for path in photographs)
-        uris.flush()
-        code = caption_images([f"--input={uris.name}", f"--output={OUTPUT}", "--recaption"])
+    code = caption_images([*(f"--input={path}" for path in photographs), f"--output={OUTPUT}", "--recaption"])
     if code == 0:
         print_captions(Path(OUTPUT))
     return code
@@ -52,12 +49,12 @@ def print_captions(output: Path) -> None:
     """A table of the newest run: image, caption, score."""
     newest = max((output / "captions").iterdir())
     rows = ds.dataset(newest).to_table(["uri", "caption", "score"]).to_pylist()
-    names = [Path(row["uri"]).name for row in rows]
-    name_width = max(map(len, names))
-    caption_width = max(len(row["caption"]) for row in rows)
+    names = [printable(Path(row["uri"]).name) for row in rows]
+    captions = [printable(row["caption"]) for row in rows]
+    name_width, caption_width = max(map(len, names)), max(map(len, captions))
     print(f"\n{'image':{name_width}}  {'caption':{caption_width}}  score")
-    for name, row in zip(names, rows, strict=True):
-        print(f"{name:{name_width}}  {row['caption']:{caption_width}}  {row['score']:.2f}")
+    for name, caption, row in zip(names, captions, rows, strict=True):
+        print(f"{name:{name_width}}  {caption:{caption_width}}  {row['score']:.2f}")
     print(f"\nThe Parquet lies in {newest.resolve()}")
 
 

@@ -24,7 +24,7 @@ from beam_job.done import DoneFile, read_done_file, without_done
 from beam_job.parquet import parquet_bytes, read_parquet
 from beam_job.plan import first_of_each_uri, regrouped
 from beam_job.run import Run
-from beam_job.storage import join, storage_for
+from beam_job.storage import Allowed, join, storage_for
 
 BUCKET_ROWS = 200_000
 LISTED = "distinct_images"
@@ -58,13 +58,16 @@ def write_listing(run: Run, tables: Iterable[pa.Table]) -> ListingFiles:
 
 
 def build_difference(
-    pipeline: beam.Pipeline, run: Run, listing: ListingFiles, done: Sequence[DoneFile], done_rows: int
+    pipeline: beam.Pipeline, run: Run, listing: Sequence[str], done: Sequence[DoneFile], rows: int, allowed: Allowed
 ) -> None:
-    """The rows of `listing` that `done` does not hold, each URI once, as todo files of the run."""
-    buckets = 1 + (listing.rows + done_rows) // BUCKET_ROWS
+    """The rows of the files of `listing` that `done` does not hold, each URI once, as todo files of the run.
+
+    `rows`: of both sides together.
+    """
+    buckets = 1 + rows // BUCKET_ROWS
     listed = (
         pipeline
-        | "ListingFiles" >> beam.Create(listing.uris)
+        | "ListingFiles" >> beam.Create(listing)
         | "DealOutListing" >> beam.Reshuffle()
         | "SplitListing" >> beam.FlatMap(_split_listing, buckets)
     )
@@ -77,7 +80,7 @@ def build_difference(
     (
         {"listed": listed, "done": before}
         | "OfOneBucket" >> beam.CoGroupByKey()
-        | "TakeDifference" >> beam.ParDo(TakeDifference())
+        | "TakeDifference" >> beam.ParDo(TakeDifference(allowed))
         | "InOrder" >> beam.GroupByKey()
         | "WriteTodo" >> beam.Map(_write_todo, run)
     )
@@ -102,6 +105,9 @@ def remove_planning(run: Run) -> None:
 class TakeDifference(beam.DoFn):
     """A bucket's rows of both sides in; what is to be done out, by the todo file that it belongs to."""
 
+    def __init__(self, allowed: Allowed) -> None:
+        self._allowed = allowed
+
     def process(self, element: tuple[int, Mapping[str, Iterable[bytes]]]) -> Iterator[tuple[int, bytes]]:
         _, sides = element
         listed = _table_of(sides["listed"])
@@ -110,7 +116,7 @@ class TakeDifference(beam.DoFn):
         listed = first_of_each_uri(listed.sort_by(_POSITION))
         Metrics.counter(NAMESPACE, LISTED).inc(listed.num_rows)
         done = _table_of(sides["done"])
-        todo = listed if done is None else without_done(listed, done)
+        todo = listed if done is None else without_done(listed, done, self._allowed)
         yield from _split(todo, todo[_POSITION].to_numpy() // _FILE_ROWS)
 
 

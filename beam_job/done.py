@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from beam_job.parquet import read_parquet
 from beam_job.run import Run
-from beam_job.storage import StorageError, join, scheme_of, storage_for
+from beam_job.storage import Allowed, StorageError, join, scheme_of, storage_for
 from beam_job.tars import container_of
 
 KEY_SCHEMA = pa.schema([("uri", pa.string()), ("object_version", pa.string())])
@@ -19,6 +19,8 @@ _THREADS = 16
 _SLICE = 200_000
 # Elsewhere (the web) a question for each image of each night would cost more than it tells: there, done is done.
 _LOOKED_UP = ("file", "gs")
+# A failure that says nothing of the image: another night's options may allow it, and to ask costs nothing.
+_NOT_ALLOWED = "NotAllowed"
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,11 @@ class DoneFile:
 
     Attributes:
       uri: its place.
-      only_permanent: of a failures file: transient failures are to be tried again.
+      only_lasting: of a failures file: transient failures, and what was not allowed, are to be tried again.
     """
 
     uri: str
-    only_permanent: bool = False
+    only_lasting: bool = False
 
 
 def done_files(runs: Iterable[Run], retry: str = "transient") -> list[DoneFile]:
@@ -45,7 +47,7 @@ def done_files(runs: Iterable[Run], retry: str = "transient") -> list[DoneFile]:
     for run in runs:
         files += [DoneFile(uri) for uri in _parts(run, "captions")]
         if retry != "all":
-            files += [DoneFile(uri, only_permanent=retry == "transient") for uri in _parts(run, "failures")]
+            files += [DoneFile(uri, only_lasting=retry == "transient") for uri in _parts(run, "failures")]
     return files
 
 
@@ -58,10 +60,10 @@ def read_done(files: Iterable[DoneFile]) -> pa.Table:
 
 def read_done_file(file: DoneFile) -> pa.Table:
     """(uri, object_version) of the file's rows that need no doing."""
-    columns = [*KEY_SCHEMA.names, "transient"] if file.only_permanent else KEY_SCHEMA.names
+    columns = [*KEY_SCHEMA.names, "transient", "error_type"] if file.only_lasting else KEY_SCHEMA.names
     table = read_parquet(file.uri).read(columns=columns).replace_schema_metadata(None)
-    if file.only_permanent:
-        table = table.filter(pc.invert(table["transient"]))
+    if file.only_lasting:
+        table = table.filter(pc.invert(pc.or_(table["transient"], pc.equal(table["error_type"], _NOT_ALLOWED))))
     return table.select(KEY_SCHEMA.names)
 
 
@@ -70,15 +72,15 @@ def _parts(run: Run, table: str) -> list[str]:
     return [stored.uri for stored in files if stored.uri.endswith(".parquet")]
 
 
-def without_done(listing: pa.Table, done: pa.Table) -> pa.Table:
+def without_done(listing: pa.Table, done: pa.Table, allowed: Allowed) -> pa.Table:
     """The rows of `listing` that `done` does not hold, in their order.
 
     A local path or gs:// URI without a version (a list's) that has been done in some version is looked up first, with
-    one request each. Other URIs without a version count as unchanged.
+    one request each, if `allowed` lets it be read. Other URIs without a version count as unchanged.
     """
     if not done.num_rows:
         return listing
-    listing = _with_versions(listing, done)
+    listing = _with_versions(listing, done, allowed)
     keys = _keys(done).combine_chunks()
     # Slice by slice, so that the keys of a long listing are never in memory as a whole.
     slices = [listing.slice(start, _SLICE) for start in range(0, listing.num_rows, _SLICE)]
@@ -90,7 +92,7 @@ def _keys(table: pa.Table) -> pa.ChunkedArray:
     return pc.binary_join_element_wise(table["uri"], pc.fill_null(table["object_version"], ""), "\0")
 
 
-def _with_versions(listing: pa.Table, done: pa.Table) -> pa.Table:
+def _with_versions(listing: pa.Table, done: pa.Table, allowed: Allowed) -> pa.Table:
     """Fills in the versions of rows that have none and whose URI `done` holds."""
     listed, uris = listing["object_version"].combine_chunks(), listing["uri"].combine_chunks()
     unknown = pc.and_(pc.is_null(listed), pc.is_in(uris, done["uri"].combine_chunks()))
@@ -99,7 +101,7 @@ def _with_versions(listing: pa.Table, done: pa.Table) -> pa.Table:
     versions_before = dict(zip(before["uri"].to_pylist(), before["object_version"].to_pylist(), strict=True))
 
     def version(uri: str) -> str | None:
-        return _version_of(uri) if scheme_of(uri) in _LOOKED_UP else versions_before[uri]
+        return _version_of(uri, allowed) if scheme_of(uri) in _LOOKED_UP else versions_before[uri]
 
     with ThreadPoolExecutor(_THREADS) as threads:
         found = pa.array(list(threads.map(version, asked.to_pylist())), pa.string())
@@ -107,9 +109,10 @@ def _with_versions(listing: pa.Table, done: pa.Table) -> pa.Table:
     return listing.set_column(place, "object_version", pc.replace_with_mask(listed, unknown, found))
 
 
-def _version_of(uri: str) -> str | None:
+def _version_of(uri: str, allowed: Allowed) -> str | None:
     """The present version; None where it cannot be told: then the image is tried again, and that gives the reason."""
     try:
-        return storage_for(uri).stat(container_of(uri)).version
+        file = container_of(uri)
+        return storage_for(file, allowed).stat(file).version
     except StorageError:
         return None

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from beam_job.config import JobConfig
 from beam_job.images import FetchedImage, decode, fetch
+from beam_job.inputs import allowed_of
 from beam_job.plan import Shard
 from beam_job.progress import ProgressFile
 from beam_job.records import CaptionedImage, DecodedImage, Failure, ImageInput, now
@@ -138,6 +139,7 @@ class Engine:
         self._several = config.decoding.num_captions > 1
         self._progress = progress
         self._fetch_timeout = config.fetch_timeout
+        self._allowed = allowed_of(config)
         self._budget = ByteBudget(config.in_flight_bytes)
         self._pixel_bytes = 3 * input_size**2
         self._in_flight = 0
@@ -174,7 +176,7 @@ class Engine:
         self._progress.close()
 
     def _fetch(self, shard: _OpenShard, image: ImageInput, taken: int) -> None:
-        fetched = _timed(shard, "fetch", image, lambda: fetch(image, self._fetch_timeout))
+        fetched = _timed(shard, "fetch", image, lambda: fetch(image, self._fetch_timeout, self._allowed))
         if isinstance(fetched, Failure):
             self._budget.release(taken)
             self._arrivals.put((shard, fetched))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from beam_job.records import DecodedImage, Failure, ImageInput
-from beam_job.storage import StorageError, UnknownSchemeError, storage_for
+from beam_job.storage import Allowed, NotAllowedError, StorageError, UnknownSchemeError, storage_for
 from beam_job.tars import check_is_no_tar, container_of, read_member
 from model import ImageError, load_image
 
@@ -19,25 +19,32 @@ class FetchedImage:
     object_version: str
 
 
-def fetch(image: ImageInput, timeout: float) -> FetchedImage | Failure:
+def fetch(image: ImageInput, timeout: float, allowed: Allowed) -> FetchedImage | Failure:
     """Reads the file that `image` names, in the version that was listed where the storage keeps versions.
 
-    `timeout`: seconds for the image, retries included.
+    Args:
+      image: out of the plan.
+      timeout: seconds for the image, retries included.
+      allowed: what may be read; anything else is a failure.
     """
     try:
-        data, version = _read(image, timeout)
+        data, version = _read(image, timeout, allowed)
     except UnknownSchemeError as error:
         return Failure.of(image.uri, "list", error, image.object_version)
+    except NotAllowedError as error:
+        return Failure(image.uri, "list", error.cause, str(error), False, image.object_version)
     except StorageError as error:
         return Failure(image.uri, "fetch", error.cause, str(error), error.transient, image.object_version)
     return FetchedImage(image, data, version)
 
 
-def _read(image: ImageInput, timeout: float) -> tuple[bytes, str]:
-    if container_of(image.uri) != image.uri:
-        return read_member(image, timeout)
-    check_is_no_tar(image.uri)
-    return storage_for(image.uri).read(image.uri, image.object_version, timeout, image.size, image.crc32c)
+def _read(image: ImageInput, timeout: float, allowed: Allowed) -> tuple[bytes, str]:
+    file = container_of(image.uri)
+    storage = storage_for(file, allowed)
+    if file != image.uri:
+        return read_member(storage, image, timeout)
+    check_is_no_tar(storage, image.uri)
+    return storage.read(image.uri, image.object_version, timeout, image.size, image.crc32c)
 
 
 def decode(fetched: FetchedImage, size: int) -> DecodedImage | Failure:

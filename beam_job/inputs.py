@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import collections
 import itertools
+import os
 import posixpath
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pyarrow as pa
 
+from beam_job.config import JobConfig
 from beam_job.lists import LISTING_FIELDS, ListError, check_carried, is_list, read_list
-from beam_job.storage import StorageError, StoredObject, is_glob, storage_for
+from beam_job.storage import (
+    WEB,
+    Allowed,
+    StorageError,
+    StoredObject,
+    bucket_of,
+    is_glob,
+    literal_part,
+    local_path,
+    public_name,
+    real_path,
+    scheme_of,
+    storage_for,
+    without_secrets,
+)
 from beam_job.tars import TAR_SUFFIX, is_packed_tar, is_tar, list_members
 
 # A folder is searched for these; a glob or a list is taken at its word.
@@ -22,6 +38,29 @@ _TARS_AHEAD = 8
 
 class InputError(ValueError):
     """There is nothing to caption where the user pointed; the message says what was looked for."""
+
+
+def allowed_of(config: JobConfig) -> Allowed:
+    """What the job may read: what its inputs name (of a list, its own folder or bucket) and its --allow options."""
+    inputs, buckets = config.inputs, config.allow_buckets
+    schemes = [*map(scheme_of, inputs), *config.allow_schemes, *(scheme_of(name) for name in buckets if "://" in name)]
+    folders = [_own_root(given) for given in inputs if scheme_of(given) == "file"]
+    objects = [given for given in inputs if scheme_of(given) not in ("file", *WEB)]
+    return Allowed(
+        schemes=tuple(dict.fromkeys([*schemes, *(["file"] if config.allow_root else [])])),
+        roots=tuple(dict.fromkeys(map(real_path, [*folders, *config.allow_root]))),
+        buckets=tuple(dict.fromkeys([*map(bucket_of, objects), *buckets])),
+        private_addresses=config.allow_private_addresses,
+    )
+
+
+def _own_root(given: str) -> str:
+    """A list's folder, a glob's folder as far as it has no wildcard; the folder or file itself."""
+    path = os.path.abspath(local_path(given))
+    if is_list(given) and not is_glob(given):
+        return os.path.dirname(path)
+    literal = literal_part(path)
+    return path if literal == path or os.path.exists(path) else os.path.dirname(literal)
 
 
 def list_images(
@@ -44,7 +83,7 @@ def list_images(
                 found = found or batch.num_rows > 0
                 yield batch
         except (StorageError, ListError) as error:
-            raise InputError(f"--input: {error}") from error
+            raise InputError(f"--input: {without_secrets(str(error), given)}") from error
         if not found:
             raise InputError(_nothing_at(given))
 
@@ -54,7 +93,9 @@ def _batches_of(given: str, uri_column: str, carry_columns: Sequence[str]) -> It
         yield from read_list(given, uri_column, carry_columns)
         return
     if is_packed_tar(given):
-        raise InputError(f"--input: {given} is compressed, and images cannot be read out of its middle; unpack it")
+        raise InputError(
+            f"--input: {public_name(given)} is compressed, and images cannot be read out of its middle; unpack it"
+        )
     check_carried(carry_columns)
     storage = storage_for(given)
     only_images = not is_glob(given) and storage.is_folder(given)
@@ -64,8 +105,8 @@ def _batches_of(given: str, uri_column: str, carry_columns: Sequence[str]) -> It
         if of_tars:
             yield from _members_of(group, carry_columns)
         elif carry_columns:
-            names = ",".join(carry_columns)
-            raise InputError(f"--carry_columns={names} needs lists with columns, or tars with json; {given} has images")
+            what = f"--carry_columns={','.join(carry_columns)} needs lists with columns, or tars with json"
+            raise InputError(f"{what}; {public_name(given)} has images")
         else:
             yield from _batches_of_files(group)
 
@@ -97,10 +138,11 @@ def _suffix(uri: str) -> str:
 
 
 def _nothing_at(given: str) -> str:
+    name = public_name(given)
     if is_glob(given):
-        return f"--input: nothing matches {given}"
+        return f"--input: nothing matches {name}"
     if is_list(given):
-        return f"--input: the list {given} is empty"
+        return f"--input: the list {name} is empty"
     if storage_for(given).is_folder(given):
-        return f"--input: the folder {given} holds no images ({', '.join(IMAGE_SUFFIXES)})"
-    return f"--input: {given} is not there"
+        return f"--input: the folder {name} holds no images ({', '.join(IMAGE_SUFFIXES)})"
+    return f"--input: {name} is not there"

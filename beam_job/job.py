@@ -19,6 +19,7 @@ from beam_job.lease import lease
 from beam_job.pipeline import build_pipeline
 from beam_job.plan import Plan
 from beam_job.prepare import Prepared, killed_run, list_request, plan_run
+from beam_job.printable import printable
 from beam_job.progress import ProgressPrinter, counted
 from beam_job.quiet import quiet_stderr
 from beam_job.run import Run
@@ -80,11 +81,11 @@ def _conclude(run: Run, summary: Summary, max_failure_ratio: float) -> None:
 def _announce(prepared: Prepared, model_version: str) -> None:
     skipped = f"{counted(prepared.skipped, 'image')} done before" if prepared.skipped else ""
     if not prepared.plan.inputs:
-        print(f"nothing to do: {skipped}, model {model_version}", file=sys.stderr)
+        print(f"nothing to do: {skipped}, model {printable(model_version)}", file=sys.stderr)
         return
     size = f"{counted(prepared.plan.inputs, 'image')} in {counted(prepared.plan.shards, 'shard')}"
     words = [size, skipped, f"{'continuing ' if prepared.continued else ''}run {prepared.run.run_id}"]
-    print(", ".join(filter(None, [*words, f"model {model_version}"])), file=sys.stderr)
+    print(", ".join(filter(None, [*words, f"model {printable(model_version)}"])), file=sys.stderr)
 
 
 def _plan_in(config: JobConfig, options: PipelineOptions, build: Callable[[beam.Pipeline], None]) -> Mapping[str, int]:

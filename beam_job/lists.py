@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from beam_job.storage import storage_for
+from beam_job.storage import local_path, storage_for
 
 LISTING_FIELDS = (
     pa.field("uri", pa.string()),
@@ -302,6 +302,7 @@ def _shards(given: str) -> Iterator[str]:
     names = manifest.get("report_shards_file_names") if isinstance(manifest, dict) else None
     if not isinstance(names, list) or not all(str(name).lower().endswith((".csv", ".parquet")) for name in names):
         raise ListError(f"{given}: report_shards_file_names must list CSV or Parquet files, not {names!r}")
-    folder = given[: given.rfind("/") + 1]
+    path = local_path(given)  # in file:// an escaped slash in a shard's name would lead out of the folder
+    folder = path[: path.rfind("/") + 1]
     for name in names:
         yield folder + str(name).rpartition("/")[2]

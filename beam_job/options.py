@@ -35,6 +35,10 @@ _SAME_NAME = (
     "model",
     "uri_column",
     "carry_columns",
+    "allow_schemes",
+    "allow_root",
+    "allow_buckets",
+    "allow_private_addresses",
     "retry",
     "recaption",
     "shard_size",
@@ -89,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--verbose", action="store_true", help="show what Beam and TensorFlow say of themselves")
     _add_what(parser.add_argument_group("what"))
     _add_which(parser.add_argument_group("which images"))
+    _add_allowed(parser.add_argument_group("what a list may name, beside the place of --input itself"))
     add_decoding_options(parser.add_argument_group("captions"))
     _add_speed(parser.add_argument_group("speed"))
     return parser
@@ -153,6 +158,45 @@ def _add_which(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--recaption", action="store_true", help="caption everything, also what an earlier run has captioned"
     )
+
+
+def _add_allowed(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--allow_schemes",
+        action=_CommaSeparated,
+        default=(),
+        metavar="NAMES",
+        help="such as http,https (without it, those of the inputs)",
+    )
+    group.add_argument(
+        "--allow_root",
+        action=_Repeated,
+        default=(),
+        metavar="FOLDER",
+        help="local files below this one, which links do not lead out of (without it, below the list's own folder, or "
+        "the folder or glob given); may be given several times",
+    )
+    group.add_argument(
+        "--allow_buckets",
+        action=_CommaSeparated,
+        default=(),
+        metavar="NAMES",
+        help="such as gs://photos (without it, the bucket that the list lies in)",
+    )
+    group.add_argument(
+        "--allow_private_addresses",
+        action="store_true",
+        help="web servers of this machine and of private networks, as in an intranet",
+    )
+
+
+class _Repeated(argparse.Action):
+    """`--name=a --name=b`: a tuple of all."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, option: object = None
+    ) -> None:
+        setattr(namespace, self.dest, (*getattr(namespace, self.dest), str(values)))
 
 
 class _CommaSeparated(argparse.Action):

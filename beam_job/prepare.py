@@ -14,10 +14,11 @@ import pyarrow as pa
 
 from beam_job.config import JobConfig
 from beam_job.done import done_files, read_done, without_done
-from beam_job.inputs import InputError, list_images
+from beam_job.inputs import InputError, allowed_of, list_images
 from beam_job.plan import Plan, first_of_each_uri, write_plan
 from beam_job.progress import counted
 from beam_job.run import Run, RunNote, read_runs
+from beam_job.storage import Allowed, NotAllowedError, StorageError, storage_for
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -96,20 +97,21 @@ def list_request(config: JobConfig) -> Listing:
     """The images of the request; nothing is written, and no more is held than `config.rows_in_memory` allows.
 
     Raises:
-      InputError: there is nothing to caption where the user pointed.
+      InputError: there is nothing to caption where the user pointed, or nothing that may be read.
     """
     batches = list_images(config.inputs, config.uri_column, config.carry_columns)
     rest = _told(config.filters.apply(batches))
     held: list[pa.RecordBatch] = []
-    rows = 0
+    listing = Listing(held, None)
     for batch in rest:
         held.append(batch)
-        rows += batch.num_rows
-        if rows > config.rows_in_memory:
-            return Listing(held, rest)
-    if not rows:
+        if listing.rows > config.rows_in_memory:
+            listing = Listing(held, rest)
+            break
+    if not listing.rows:
         raise InputError(f"--input: none of the images listed passes the filters ({config.filters})")
-    return Listing(held, None)
+    _refuse_if_none_is_allowed(listing, allowed_of(config))
+    return listing
 
 
 def plan_run(config: JobConfig, model_version: str, listing: Listing, run_graph: RunGraph) -> Prepared:
@@ -157,7 +159,7 @@ def _earlier(config: JobConfig, note: RunNote) -> Mapping[Run, int]:
 
 
 def _without_done(config: JobConfig, listed: pa.Table, earlier: Iterable[Run]) -> pa.Table:
-    return without_done(listed, read_done(done_files(earlier, config.retry)))
+    return without_done(listed, read_done(done_files(earlier, config.retry)), allowed_of(config))
 
 
 def _plan_in_pipeline(
@@ -170,11 +172,27 @@ def _plan_in_pipeline(
         files = difference.write_listing(run, listing.tables())
         print(f"planning {counted(files.rows, 'image')} in a pipeline of its own", file=sys.stderr, flush=True)
         done = done_files(earlier, config.retry)
-        counters = run_graph(lambda p: difference.build_difference(p, run, files, done, sum(earlier.values())))
+        rows = files.rows + sum(earlier.values())
+        counters = run_graph(lambda p: difference.build_difference(p, run, files.uris, done, rows, allowed_of(config)))
         plan = write_plan(run, difference.read_todo(run), config.shard_size)
         return counters[difference.LISTED], plan
     finally:
         difference.remove_planning(run)
+
+
+def _refuse_if_none_is_allowed(listing: Listing, allowed: Allowed) -> None:
+    """Stops a run in which every image would fail for want of an option; where some may be read, the others fail."""
+    first: NotAllowedError | None = None
+    for uri in (uri.as_py() for batch in listing.held for uri in batch.column("uri")):
+        try:
+            storage_for(uri, allowed)
+            return
+        except NotAllowedError as error:
+            first = first or error
+        except StorageError:  # no option would help it
+            continue
+    if first is not None:
+        raise InputError(f"--input: none of the {listing.rows:,} images listed may be read, the first: {first}")
 
 
 def _note(config: JobConfig, model_version: str) -> RunNote:

@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from typing import TextIO
 
+from beam_job.printable import printable_lines
+
 
 @contextlib.contextmanager
 def quiet_stderr(verbose: bool = False) -> Iterator[TextIO]:
@@ -36,7 +38,7 @@ def quiet_stderr(verbose: bool = False) -> Iterator[TextIO]:
             yield terminal
         except BaseException:
             held_back.seek(0)
-            terminal.write(held_back.read().decode("utf-8", "replace"))
+            terminal.write(printable_lines(held_back.read().decode("utf-8", "replace")))
             raise
         finally:
             sys.stderr.flush()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from beam_job.storage import without_secrets
 from model import Caption
 
 STAGES = ("list", "fetch", "decode", "caption")
@@ -69,7 +70,8 @@ class Failure:
       uri: of the input.
       stage: where it failed, one of `STAGES`.
       error_type: name of the exception.
-      error_message: for people.
+      error_message: for people; without the secrets of a signed URL, whoever wrote it, and always text that can be
+        stored.
       transient: whether trying again may help.
       object_version: of the file that failed, where it is known.
       failed_at: UTC.
@@ -86,6 +88,8 @@ class Failure:
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
             raise ValueError(f"stage must be one of {', '.join(STAGES)}, not {self.stage!r}")
+        message = without_secrets(self.error_message, self.uri).encode("utf-8", "backslashreplace").decode("utf-8")
+        object.__setattr__(self, "error_message", message)
 
     @classmethod
     def of(cls, uri: str, stage: str, error: BaseException, object_version: str | None = None) -> Failure:

@@ -15,8 +15,10 @@ from beam_job.filters import Filters
 from beam_job.inputs import InputError
 from beam_job.outcomes import Outcomes, read_outcomes, read_rows
 from beam_job.prepare import list_request, todo_of
+from beam_job.printable import printable_lines
 from beam_job.progress import counted
 from beam_job.run import Run, RunNote, read_runs
+from beam_job.storage import public_name
 
 
 def describe(output: str, list_inputs: bool = True) -> str:
@@ -64,15 +66,16 @@ def _reasons(outcomes: Outcomes) -> Counter[str]:
 def _next_run(run: Run, note: RunNote) -> str:
     if not run.storage.exists(run.summary):
         return f"would continue {run.run_id}"
-    filters: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in note.request["filters"].items()
-    }
+    if any(public_name(given) != given for given in note.request["inputs"]):
+        return "not told, since runs keep no signed addresses"
+    filters: dict[str, Any] = {name: _tuple_of(value) for name, value in note.request["filters"].items()}
     config = JobConfig(
         inputs=tuple(note.request["inputs"]),
         output=run.output,
         uri_column=note.request["uri_column"],
         carry_columns=tuple(note.request["carry_columns"]),
         filters=Filters(**filters),
+        **{f"allow_{name}": _tuple_of(value) for name, value in note.request.get("allow", {}).items()},
     )
     try:
         listed = list_request(config).table()
@@ -80,6 +83,10 @@ def _next_run(run: Run, note: RunNote) -> str:
         return f"would refuse: {error}"
     todo = todo_of(config, note, listed).num_rows
     return f"would caption {counted(todo, 'image')} and skip {listed.num_rows - todo:,} done before"
+
+
+def _tuple_of(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def main(arguments: list[str]) -> int:
@@ -92,5 +99,5 @@ def main(arguments: list[str]) -> int:
         "--no_listing", action="store_true", help="do not list the inputs again to tell what a new run would do"
     )
     args = parser.parse_args(arguments)
-    print(describe(args.output, not args.no_listing))
+    print(printable_lines(describe(args.output, not args.no_listing)))
     return 0

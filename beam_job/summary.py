@@ -96,5 +96,5 @@ def summarize(
         images_per_second=round(plan.inputs / seconds, 2),
         seconds_by_stage={stage: round(spent, 3) for stage, spent in sorted(seconds_by_stage.items())},
         model=model_version,
-        options=dataclasses.asdict(config),
+        options=config.options,
     )

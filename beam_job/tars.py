@@ -6,7 +6,6 @@ once when it is listed; the plan keeps where each image lies in it, so that an i
 
 from __future__ import annotations
 
-import functools
 import json
 import posixpath
 import tarfile
@@ -19,7 +18,7 @@ import pyarrow as pa
 
 from beam_job.lists import LISTING_FIELDS, ListError
 from beam_job.records import ImageInput
-from beam_job.storage import StorageError, StoredObject, storage_for
+from beam_job.storage import Storage, StorageError, StoredObject, storage_for
 
 TAR_SUFFIX = ".tar"
 MEMBER_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -70,7 +69,7 @@ def list_members(stored: StoredObject, carry_columns: Sequence[str] = ()) -> pa.
       StorageError: the tar cannot be opened.
       ListError: a carried column has values of no common type.
     """
-    members, reason = _read_members(stored.uri, with_fields=bool(carry_columns))
+    members, reason = _read_members(storage_for(stored.uri), stored.uri, with_fields=bool(carry_columns))
     uris: list[str] = [f"{stored.uri}#{member.name}" for member in members]
     sizes: list[int | None] = [member.size for member in members]
     offsets: list[int | None] = [member.offset for member in members]
@@ -84,10 +83,11 @@ def list_members(stored: StoredObject, carry_columns: Sequence[str] = ()) -> pa.
     return pa.record_batch([*arrays, *carried], names=names)
 
 
-def read_member(image: ImageInput, timeout: float) -> tuple[bytes, str]:
+def read_member(storage: Storage, image: ImageInput, timeout: float) -> tuple[bytes, str]:
     """The bytes of an image in a tar, and the tar's version.
 
     Args:
+      storage: of the tar.
       image: with the offset of its listing; without one (its URI comes from a list) the tar is read through once more,
         and its table of contents is kept for the images that follow.
       timeout: seconds, retries included.
@@ -98,12 +98,12 @@ def read_member(image: ImageInput, timeout: float) -> tuple[bytes, str]:
     tar, name = _split(image.uri)
     version, offset, size = image.object_version, image.tar_offset, image.size
     if offset is None or size is None:
-        found = storage_for(tar).stat(tar)
-        version, member = found.version, _member(found, name)
+        found = storage.stat(tar)
+        version, member = found.version, _member(storage, found, name)
         offset, size = member.offset, member.size
     if size == 0:
         return b"", version or ""
-    data, came = storage_for(tar).read(tar, version, timeout, size, None, offset)
+    data, came = storage.read(tar, version, timeout, size, None, offset)
     if version and came and came != version:
         raise StorageError(
             f"{tar} has changed since it was listed: version {came} came instead of {version}", "TarChanged"
@@ -111,7 +111,7 @@ def read_member(image: ImageInput, timeout: float) -> tuple[bytes, str]:
     return data, came
 
 
-def check_is_no_tar(uri: str) -> None:
+def check_is_no_tar(storage: Storage, uri: str) -> None:
     """Returns unless `uri` is a tar, which is no image.
 
     Raises:
@@ -119,7 +119,7 @@ def check_is_no_tar(uri: str) -> None:
     """
     if not is_tar(uri):
         return
-    members, reason = _read_members(uri)
+    members, reason = _read_members(storage, uri)
     if reason is not None:
         raise StorageError(reason, "DamagedTar")
     hint = f"give it as --input, or name its images as {uri}#NAME"
@@ -132,12 +132,12 @@ def _split(uri: str) -> tuple[str, str]:
     return (uri, "") if place < 0 else (uri[: place + 4], uri[place + 5 :])
 
 
-def _read_members(tar: str, with_fields: bool = False) -> tuple[list[Member], str | None]:
+def _read_members(storage: Storage, tar: str, with_fields: bool = False) -> tuple[list[Member], str | None]:
     """The images of a tar; and what is wrong with it after the last of them, or None."""
     members: list[Member] = []
     texts: dict[str, bytes] = {}
     reason = None
-    with storage_for(tar).open(tar) as file:
+    with storage.open(tar) as file:
         try:
             for entry, archive in _entries(file):
                 name = entry.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -188,18 +188,19 @@ def _carried(tar: str, column: str, rows: Sequence[Mapping[str, Any]]) -> pa.Arr
         raise ListError(f"{tar}: {column} has values of several types in its json files: {error}") from error
 
 
+_TARS_KEPT = 8
+_contents: dict[tuple[str, str], Mapping[str, Member]] = {}  # of the tars used last, by name and version
 _lock = threading.Lock()
 
 
-def _member(tar: StoredObject, name: str) -> Member:
+def _member(storage: Storage, tar: StoredObject, name: str) -> Member:
     with _lock:  # one thread reads a tar through, the others wait for it
-        members = _table_of_contents(tar.uri, tar.version)
+        key = (tar.uri, tar.version)
+        if key not in _contents:
+            if len(_contents) == _TARS_KEPT:
+                _contents.pop(next(iter(_contents)))
+            _contents[key] = {member.name: member for member in _read_members(storage, tar.uri)[0]}
+        members = _contents[key]
     if name not in members:
         raise StorageError(f"{tar.uri} holds no image {name}", "MemberNotFound")
     return members[name]
-
-
-@functools.lru_cache(maxsize=8)
-def _table_of_contents(tar: str, version: str) -> Mapping[str, Member]:
-    members, _ = _read_members(tar)
-    return {member.name: member for member in members}

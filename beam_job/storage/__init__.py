@@ -5,12 +5,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
+from beam_job.storage.allow import Allowed as Allowed
+from beam_job.storage.allow import NotAllowedError as NotAllowedError
+from beam_job.storage.allow import bucket_of as bucket_of
 from beam_job.storage.base import Storage as Storage
 from beam_job.storage.base import StorageError as StorageError
 from beam_job.storage.base import StoredObject as StoredObject
 from beam_job.storage.base import UnknownSchemeError as UnknownSchemeError
 from beam_job.storage.base import is_glob as is_glob
 from beam_job.storage.base import join as join
+from beam_job.storage.base import literal_part as literal_part
 from beam_job.storage.base import scheme_of as scheme_of
 from beam_job.storage.fsspec_storage import FSSPEC_SCHEMES as FSSPEC_SCHEMES
 from beam_job.storage.fsspec_storage import FsspecStorage as FsspecStorage
@@ -19,6 +23,10 @@ from beam_job.storage.http import HttpStorage as HttpStorage
 from beam_job.storage.local import LocalStorage as LocalStorage
 from beam_job.storage.local import local_path as local_path
 from beam_job.storage.local import local_uri as local_uri
+from beam_job.storage.local import real_path as real_path
+from beam_job.storage.responses import WEB as WEB
+from beam_job.storage.responses import public_name as public_name
+from beam_job.storage.responses import without_secrets as without_secrets
 
 SCHEMES: dict[str, Callable[[], Storage]] = {
     "file": LocalStorage,
@@ -29,17 +37,37 @@ SCHEMES: dict[str, Callable[[], Storage]] = {
 }
 
 
-def storage_for(uri: str) -> Storage:
-    """The storage that `uri` lies in, one client a process. Raises UnknownSchemeError."""
+def storage_for(uri: str, allowed: Allowed | None = None) -> Storage:
+    """The storage that `uri` lies in, one client a process.
+
+    Args:
+      uri: of a file or folder.
+      allowed: what may be read, for a URI that comes from a list; None for those that the operator names.
+
+    Raises:
+      UnknownSchemeError: there is no storage for it.
+      NotAllowedError: `uri` may not be read.
+    """
     scheme = scheme_of(uri)
     if scheme not in SCHEMES:
         others = ", ".join(f"{known}://" for known in SCHEMES if known not in ("file", "gs"))
         raise UnknownSchemeError(
-            f"{uri}: unknown scheme {scheme}://; use a local path, file:// or gs://; images may also lie in {others}"
+            f"{public_name(uri)}: unknown scheme {scheme}://; use a local path, file:// or gs://; "
+            f"images may also lie in {others}"
         )
+    if allowed is not None:
+        allowed.check(uri)
+        if scheme in WEB:
+            return _web_storage(allowed)
     return _storage(scheme)
 
 
 @functools.cache
 def _storage(scheme: str) -> Storage:
     return SCHEMES[scheme]()
+
+
+@functools.cache
+def _web_storage(allowed: Allowed) -> Storage:
+    """Web servers, with `allowed` for redirects and addresses too."""
+    return HttpStorage(allowed=allowed)

@@ -1,19 +1,149 @@
-"""Which addresses may be fetched: the one place for that decision.
+"""Which addresses may be read: the one place for that decision.
 
-A list of URIs may come from strangers, and the machine that runs the job can reach addresses that they cannot (a
-cloud's metadata server, an intranet). Every read over the network by a name out of such a list passes here:
-`HttpStorage` asks before each request, those of redirects included, and `FsspecStorage` before each read.
+A list of URIs may come from strangers, and the machine that runs the job can reach what they cannot: its own files,
+buckets of other teams, a cloud's metadata server, an intranet. So what a list names is read only where the operator has
+named the place, in `--input` or with an `--allow_...` option. `storage_for(uri, allowed)` asks `Allowed.check` before
+it hands out a storage, `download` asks it for the target of each redirect, and the connections to web servers ask
+`check_addresses` for the addresses that they are about to connect to. What operators name themselves is not asked.
 """
 
 from __future__ import annotations
 
+import ipaddress
+import os
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-def check_allowed(uri: str) -> None:
-    """Returns where `uri` may be fetched; everything may at present.
+from beam_job.storage.base import StorageError, scheme_of
+from beam_job.storage.local import real_path
+from beam_job.storage.responses import WEB, public_name
 
-    Args:
-      uri: as listed, or the target of a redirect.
+_IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+# Global by their numbers, but of the network's own: protocol assignments (with Oracle's metadata server), relays of
+# 6to4, and the platform of Azure.
+_NOT_PUBLIC = tuple(map(ipaddress.IPv4Network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")))
+_UNICAST = ipaddress.IPv6Network("2000::/3")
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+class NotAllowedError(StorageError):
+    """A URI of a list that this run may not read; the message names the option that would let it. Permanent."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "NotAllowed")
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """Where images may be read.
+
+    Attributes:
+      schemes: in lower case; "file" stands for local paths.
+      roots: folders and files, without symbolic links; a local file must lie below one, or be one, once its own links
+        are followed.
+      buckets: `scheme://bucket`, or a bucket's name for any of `schemes`.
+      private_addresses: whether web servers may have addresses that are not public.
+    """
+
+    schemes: tuple[str, ...] = ()
+    roots: tuple[str, ...] = ()
+    buckets: tuple[str, ...] = ()
+    private_addresses: bool = False
+
+    def check(self, uri: str) -> None:
+        """Returns where `uri` may be read.
+
+        A local file is opened after its links were followed here: whoever can exchange links on this machine between
+        the two could read the file anyway.
+
+        Args:
+          uri: as listed, or the target of a redirect.
+
+        Raises:
+          NotAllowedError: it may not.
+          StorageError: it is no name that could be looked up.
+        """
+        scheme = scheme_of(uri)
+        if scheme not in self.schemes:
+            known = ", ".join(self.schemes)
+            raise NotAllowedError(
+                f"{public_name(uri)}: {_called(scheme)} not among the allowed schemes ({known}); add {_option(uri)}"
+            )
+        if scheme == "file":
+            self._check_path(uri)
+        elif scheme not in WEB:
+            self._check_bucket(uri)
+
+    def _check_path(self, uri: str) -> None:
+        path = real_path(uri)
+        if not any(path == root or path.startswith(root.rstrip(os.sep) + os.sep) for root in self.roots):
+            folders = ", ".join(self.roots) or "none"
+            raise NotAllowedError(
+                f"{uri}: {path} lies outside the folders allowed ({folders}); add --allow_root={os.path.dirname(path)}"
+            )
+
+    def _check_bucket(self, uri: str) -> None:
+        bucket = bucket_of(uri)
+        if bucket not in self.buckets and bucket.partition("://")[2] not in self.buckets:
+            known = ", ".join(self.buckets) or "none"
+            raise NotAllowedError(f"{public_name(uri)}: not in a bucket allowed ({known}); add {_option(uri)}")
+        if scheme_of(uri) != "gs" and ".." in uri.split("/"):  # a client may take it for the bucket's parent
+            raise NotAllowedError(f"{public_name(uri)}: a name with a segment .. is not read from {bucket}")
+
+
+def bucket_of(uri: str) -> str:
+    """`gs://bucket` of an object's URI; of `hf://`, which is one name space, everything up to the repository."""
+    scheme, _, rest = uri.partition("://")
+    segments = 1
+    if scheme.lower() == "hf":
+        segments = 3 if rest.startswith(("datasets/", "spaces/")) else 2
+        rest = rest.partition("@")[0]
+    return f"{scheme.lower()}://{'/'.join(rest.split('/', segments)[:segments])}"
+
+
+def check_addresses(host: str, addresses: Iterable[str]) -> None:
+    """Returns where all `addresses` of a web server are public.
 
     Raises:
-      StorageError: it may not; permanent, the message names the URI without its query. (Not raised yet.)
+      NotAllowedError: one is not; a name that has both kinds is as suspect as one that has the other kind alone.
     """
+    for address in addresses:
+        if not _is_public(ipaddress.ip_address(address)):
+            raise NotAllowedError(f"{host} has the address {address}, not a public one; add --allow_private_addresses")
+
+
+def resolve(host: str, port: int | None) -> list[str]:
+    """The addresses of a host, in whatever spelling the system takes for one (`2130706433` is 127.0.0.1).
+
+    Raises:
+      OSError: the name service does not know it.
+      UnicodeError: it is no host's name.
+    """
+    found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+def _is_public(address: _IPAddress) -> bool:
+    if isinstance(address, ipaddress.IPv4Address):
+        public = address.is_global and not address.is_multicast and not address.is_reserved
+        return public and not any(address in network for network in _NOT_PUBLIC)
+    if address.ipv4_mapped is not None:
+        return _is_public(address.ipv4_mapped)
+    if address.sixtofour is not None:
+        return _is_public(address.sixtofour)
+    if address in _NAT64:
+        return _is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    # Nothing else is given out; of what is, Python knows the parts that are not public (Teredo's, documentation's).
+    return address in _UNICAST and address.is_global
+
+
+def _called(scheme: str) -> str:
+    return "local paths are" if scheme == "file" else f"{scheme}:// is"
+
+
+def _option(uri: str) -> str:
+    scheme = scheme_of(uri)
+    if scheme == "file":
+        return "--allow_root=FOLDER"
+    return f"--allow_schemes={','.join(WEB)}" if scheme in WEB else f"--allow_buckets={bucket_of(public_name(uri))}"

@@ -113,6 +113,11 @@ def join(folder: str, *names: str) -> str:
     return "/".join((folder.rstrip("/") or "/", *names))
 
 
+def literal_part(uri: str) -> str:
+    """What stands before the first wildcard; all of `uri` where there is none."""
+    return _WILDCARD.split(uri, maxsplit=1)[0]
+
+
 def is_glob(uri: str) -> bool:
     """Whether `uri` has one of the wildcards `*`, `?` and `[`."""
     return _WILDCARD.search(uri) is not None

@@ -12,6 +12,7 @@ import contextvars
 import http.client
 import io
 import socket
+import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +20,10 @@ import requests
 import requests.adapters
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import NewConnectionError
+from urllib3.util.connection import create_connection
 
+from beam_job.storage.allow import check_addresses, resolve
 from beam_job.storage.retry import Deadline
 
 # More than the 32 threads that fetch: a connection that finds the pool full is closed instead of kept.
@@ -40,11 +44,20 @@ def keep_deadline(deadline: Deadline) -> Iterator[None]:
         _DEADLINE.reset(token)
 
 
-def pooled(session: requests.Session) -> requests.Session:
-    """`session` with connection pools large enough for the fetching threads, and with reads that keep deadlines."""
-    session.mount("http://", _ClockedAdapter(POOL_SIZE, POOL_SIZE))
+def pooled(session: requests.Session, only_public: bool = False) -> requests.Session:
+    """`session` with connection pools large enough for the fetching threads, and with reads that keep deadlines.
+
+    Args:
+      session: new.
+      only_public: connect to servers whose addresses are all public, and to those very addresses: a name that is looked
+        up twice may answer with another address the second time. A proxy out of the environment may have any address;
+        it does its own looking up, so what it may reach is its administrator's to decide, and here only names that
+        this machine knows by a private address are refused.
+    """
+    adapter = _PublicAdapter if only_public else _ClockedAdapter
+    session.mount("http://", adapter(POOL_SIZE, POOL_SIZE))
     if not getattr(session, "is_mtls", False):  # its own adapter carries the client certificate
-        session.mount("https://", _ClockedAdapter(POOL_SIZE, POOL_SIZE))
+        session.mount("https://", adapter(POOL_SIZE, POOL_SIZE))
     return session
 
 
@@ -90,6 +103,37 @@ class _ClockedHttps(HTTPSConnection):
     response_class = _ClockedResponse
 
 
+class _PublicHttp(_ClockedHttp):
+    def _new_conn(self) -> socket.socket:
+        return _connect_to_public(self)
+
+
+class _PublicHttps(_ClockedHttps):
+    def _new_conn(self) -> socket.socket:
+        return _connect_to_public(self)
+
+
+def _connect_to_public(connection: HTTPConnection) -> socket.socket:
+    """A socket to an address that was checked. Host header and certificate stay those of the name."""
+    failed: OSError | None = None
+    try:
+        addresses = resolve(connection.host, connection.port)
+        check_addresses(connection.host, addresses)
+        for address in addresses:
+            try:
+                return create_connection(
+                    (address, connection.port),
+                    connection.timeout,
+                    source_address=connection.source_address,
+                    socket_options=connection.socket_options,
+                )
+            except OSError as error:
+                failed = error
+    except OSError as error:
+        failed = error
+    raise NewConnectionError(connection, f"no connection to {connection.host}") from failed
+
+
 class _HttpPool(urllib3.HTTPConnectionPool):
     ConnectionCls = _ClockedHttp
 
@@ -98,11 +142,22 @@ class _HttpsPool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _ClockedHttps
 
 
+class _PublicHttpPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _PublicHttp
+
+
+class _PublicHttpsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _PublicHttps
+
+
 _POOLS = {"http": _HttpPool, "https": _HttpsPool}
+_PUBLIC_POOLS = {"http": _PublicHttpPool, "https": _PublicHttpsPool}
 
 
 class _ClockedAdapter(requests.adapters.HTTPAdapter):
     """Requests' adapter, without retries of its own, over the connections above; through proxies, too."""
+
+    _pools: dict[str, Any] = _POOLS
 
     def send(self, *args: Any, **kwargs: Any) -> requests.Response:
         response = super().send(*args, **kwargs)
@@ -112,10 +167,25 @@ class _ClockedAdapter(requests.adapters.HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = _POOLS
+        self.poolmanager.pool_classes_by_scheme = self._pools
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(proxy, **kwargs)
         if not proxy.lower().startswith("socks"):  # its connections are of another kind
             manager.pool_classes_by_scheme = _POOLS
         return manager
+
+
+class _PublicAdapter(_ClockedAdapter):
+    """The same for servers with public addresses."""
+
+    _pools = _PUBLIC_POOLS
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        if requests.utils.select_proxy(str(request.url), kwargs.get("proxies")):
+            host = urllib.parse.urlsplit(str(request.url)).hostname or ""
+            addresses: list[str] = []
+            with contextlib.suppress(OSError, UnicodeError):  # names that only the proxy knows
+                addresses = resolve(host, None)
+            check_addresses(host, addresses)
+        return super().send(request, *args, **kwargs)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import requests
 import urllib3
 
-from beam_job.storage.allow import check_allowed
+from beam_job.storage.allow import Allowed, NotAllowedError
 from beam_job.storage.checksum import check
 from beam_job.storage.connections import STALL_S, keep_deadline
 from beam_job.storage.responses import DownloadError, broken, public_name, status_error
@@ -73,6 +73,7 @@ def download(
     *,
     part: Part | None = None,
     redirects: int = 0,
+    allowed: Allowed | None = None,
     name: str | None = None,
 ) -> Downloaded:
     """The body of a GET, or a part of it.
@@ -87,16 +88,18 @@ def download(
       deadline: of all of it: connecting, headers, redirects and body.
       max_bytes: a longer body is refused, before it is read where its length is announced.
       part: what to ask for; a server that knows no ranges sends all, and the part is cut out here.
-      redirects: how many to follow; each target passes `check_allowed`.
+      redirects: how many to follow.
+      allowed: asked for the target of each; None: no questions.
       name: what errors call it; the URL without its query if not given.
 
     Raises:
       DownloadError: transient for 408, 429, 5xx, broken connections, the deadline, and a body shorter than announced.
         (A body that neither has a length nor comes in chunks ends where the server closes: that cannot be checked.)
+      NotAllowedError: a redirect leads, or the connection would, where nothing may be read.
     """
     name = name or public_name(url)
     headers = headers if part is None else {**headers, "Range": part.header}
-    with keep_deadline(deadline), _opened(session, "GET", url, headers, deadline, redirects, name) as response:
+    with keep_deadline(deadline), _opened(session, "GET", url, headers, deadline, redirects, allowed, name) as response:
         data = _body(response, deadline, max_bytes, name)
         if part is not None:
             data = part.of(data, response, name)
@@ -104,11 +107,20 @@ def download(
 
 
 def head(
-    session: requests.Session, url: str, headers: Mapping[str, str], deadline: Deadline, *, redirects: int = 0
+    session: requests.Session,
+    url: str,
+    headers: Mapping[str, str],
+    deadline: Deadline,
+    *,
+    redirects: int = 0,
+    allowed: Allowed | None = None,
 ) -> Mapping[str, str]:
     """The headers of a HEAD that is answered with 200; errors as those of `download`."""
     name = public_name(url)
-    with keep_deadline(deadline), _opened(session, "HEAD", url, headers, deadline, redirects, name) as response:
+    with (
+        keep_deadline(deadline),
+        _opened(session, "HEAD", url, headers, deadline, redirects, allowed, name) as response,
+    ):
         return response.headers
 
 
@@ -141,6 +153,7 @@ def _opened(
     headers: Mapping[str, str],
     deadline: Deadline,
     redirects: int,
+    allowed: Allowed | None,
     name: str,
 ) -> Iterator[requests.Response]:
     """The response of status 200, its body unread; closed afterwards, which drops a connection with a body unread."""
@@ -152,9 +165,19 @@ def _opened(
             target = response.headers.get("Location") if response.status_code in _REDIRECTS else None
             if target is None or not redirects:
                 raise status_error(response, name)
-        url = urllib.parse.urljoin(url, target)
-        check_allowed(url)
+        url = _target_of(url, target, name)
+        if allowed is not None:
+            with _named(name):
+                allowed.check(url)
     raise DownloadError(f"{name}: more than {redirects} redirects", "TooManyRedirects")
+
+
+def _target_of(url: str, location: str, name: str) -> str:
+    """Where a redirect leads."""
+    try:
+        return urllib.parse.urljoin(url, location)
+    except ValueError as error:  # brackets that are no IPv6 address
+        raise DownloadError(f"{name}: is redirected to what is not a URL", type(error).__name__) from None
 
 
 def _sent(
@@ -196,9 +219,19 @@ def _too_large(name: str, max_bytes: int | None) -> DownloadError:
 
 
 @contextlib.contextmanager
-def _connection_errors(name: str) -> Iterator[None]:
+def _named(name: str) -> Iterator[None]:
+    """Says in a refusal which URI led there."""
     try:
         yield
+    except NotAllowedError as error:
+        raise NotAllowedError(f"{name}: {error}") from None
+
+
+@contextlib.contextmanager
+def _connection_errors(name: str) -> Iterator[None]:
+    try:
+        with _named(name):
+            yield
     except (requests.RequestException, urllib3.exceptions.HTTPError, UnicodeError) as error:
         failure, cause = broken(error, name)
         raise failure from cause

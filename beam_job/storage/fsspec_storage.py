@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
-from beam_job.storage.allow import check_allowed
 from beam_job.storage.base import StorageError, StoredObject, UnknownSchemeError, is_glob
 from beam_job.storage.checksum import check
 from beam_job.storage.read_only import ReadOnly
@@ -100,7 +99,6 @@ class FsspecStorage(ReadOnly):
         return True
 
     def _read(self, uri: str, deadline: Deadline, start: int | None, end: int | None) -> tuple[bytes, str]:
-        check_allowed(uri)
         with _fsspec_errors(uri):
             path = self._fs._strip_protocol(uri)
             if self._fs.async_impl:

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import requests
 
 from beam_job import __version__
-from beam_job.storage.allow import check_allowed
+from beam_job.storage.allow import Allowed
 from beam_job.storage.base import StoredObject
 from beam_job.storage.checksum import crc32c_of
 from beam_job.storage.connections import pooled
@@ -33,10 +33,15 @@ class HttpStorage(ReadOnly):
 
     Servers keep no versions: `read` takes what is there. The version is the ETag, or Last-Modified, or else the CRC-32C
     of the body in base64.
+
+    Args:
+      retrying: how to try again.
+      allowed: asked for the target of each redirect, and whether servers' addresses must be public; None: no questions.
     """
 
-    def __init__(self, retrying: Retrying = retrying) -> None:
+    def __init__(self, retrying: Retrying = retrying, allowed: Allowed | None = None) -> None:
         self._retrying = retrying
+        self._allowed = allowed
         self._lock = threading.Lock()
         self._opened: requests.Session | None = None
 
@@ -88,18 +93,18 @@ class HttpStorage(ReadOnly):
             self._opened = None
 
     def _read(self, uri: str, deadline: Deadline, part: Part | None) -> tuple[bytes, str]:
-        check_allowed(uri)
         with _http_errors():
-            got = download(self._session(), uri, {}, deadline, MAX_BYTES, part=part, redirects=_REDIRECTS)
+            got = download(
+                self._session(), uri, {}, deadline, MAX_BYTES, part=part, redirects=_REDIRECTS, allowed=self._allowed
+            )
             data = decoded(got, MAX_BYTES, public_name(uri))
         # A part's checksum tells nothing of the whole.
         return data, _version(got.headers) or (crc32c_of(data) if part is None else "")
 
     def _head(self, uri: str, deadline: Deadline) -> Mapping[str, str]:
-        check_allowed(uri)
         try:
             with _http_errors():
-                return head(self._session(), uri, {}, deadline, redirects=_REDIRECTS)
+                return head(self._session(), uri, {}, deadline, redirects=_REDIRECTS, allowed=self._allowed)
         except DownloadError as error:
             if error.status not in _NO_HEAD:
                 raise
@@ -108,7 +113,8 @@ class HttpStorage(ReadOnly):
     def _session(self) -> requests.Session:
         with self._lock:
             if self._opened is None:
-                session = pooled(requests.Session())
+                only_public = self._allowed is not None and not self._allowed.private_addresses
+                session = pooled(requests.Session(), only_public)
                 session.headers["User-Agent"] = f"caption-images/{__version__}"
                 # What one server sets must not change what another thread gets.
                 session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))

@@ -88,11 +88,26 @@ class LocalStorage:
 
 
 def local_path(uri: str) -> str:
-    """The path of a local URI: `file:///a%20b` is `/a b`; a path without scheme is itself."""
-    if scheme_of(uri) != "file" or not SCHEME.match(uri):
+    """The path of a local URI: `file:///a%20b` is `/a b`; a path without scheme is itself.
+
+    `?` and `#` are characters of a name here, as in a path.
+
+    Raises:
+      StorageError: it names another machine.
+    """
+    scheme = SCHEME.match(uri)
+    if scheme_of(uri) != "file" or scheme is None:
         return uri
-    parts = urllib.parse.urlsplit(uri)
-    return os.fsdecode(urllib.parse.unquote_to_bytes(parts.path))
+    host, slash, path = uri[scheme.end() :].partition("/")
+    if host.lower() not in ("", "localhost"):
+        raise StorageError(f"{uri}: names the host {host}; a local path is written file:///FOLDER/NAME")
+    return os.fsdecode(urllib.parse.unquote_to_bytes(slash + path))
+
+
+def real_path(uri: str) -> str:
+    """The path of a local URI from the root on, without `..` and symbolic links. Raises StorageError."""
+    with _local_errors(uri):
+        return os.path.realpath(local_path(uri))
 
 
 def local_uri(path: str) -> str:

@@ -7,10 +7,12 @@ import email.utils
 import http
 import http.client
 import json
+import re
 import socket
 import ssl
 import time
 import urllib.parse
+from collections.abc import Iterator
 
 import requests
 import urllib3
@@ -18,6 +20,11 @@ import urllib3
 from beam_job.storage.base import StorageError
 
 _DETAIL_BYTES = 2048
+_AUTHORITY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)")
+WEB = ("http", "https")
+# In the names of objects `?` is a character like others, or a wildcard; this is somebody's signature.
+_QUERY = re.compile(r"\?[^/?]*=.*", re.DOTALL)
+_SHORTEST_SECRET = 6  # characters; what is shorter would hit other words of a message
 
 
 class DownloadError(StorageError):
@@ -39,14 +46,42 @@ def is_transient(status: int) -> bool:
     return status in (408, 429) or status >= 500
 
 
-def public_name(url: str) -> str:
-    """The URL for messages: without user, password, query and fragment."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-    except ValueError:
-        return url.partition("?")[0]
-    host = parts.netloc.rpartition("@")[2]
-    return urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
+def public_name(uri: str) -> str:
+    """The URI for messages and notes: without password, and without the query that may be a signature.
+
+    A web address loses user and fragment as well. Local paths stay as they are.
+    """
+    match = _AUTHORITY.match(uri)
+    if match is None or match[1].lower() == "file":
+        return uri
+    user, _, host = match[2].rpartition("@")
+    rest = uri[match.end() :]
+    if match[1].lower() in WEB:
+        return f"{match[1]}://{host}{re.split('[?#]', rest, maxsplit=1)[0]}"
+    return f"{match[1]}://{host if ':' in user else match[2]}{_QUERY.sub('', rest)}"
+
+
+def without_secrets(text: str, uri: str) -> str:
+    """`text` without what `public_name` takes from `uri`, be it the URI as a whole or a value out of it."""
+    public = public_name(uri)
+    if public == uri:
+        return text
+    text = text.replace(uri, public)
+    for secret in sorted(_secrets(uri), key=len, reverse=True):
+        text = text.replace(secret, "...")
+    return text
+
+
+def _secrets(uri: str) -> Iterator[str]:
+    """User, password and the query's values, as written and decoded."""
+    head, _, query = uri.partition("?")
+    match = _AUTHORITY.match(head)
+    user = match[2].rpartition("@")[0] if match else ""
+    values = [*user.split(":", 1), query, *(part.rpartition("=")[2] for part in re.split("[&;#]", query))]
+    for value in values:
+        for spelling in {value, urllib.parse.unquote(value)}:
+            if len(spelling) >= _SHORTEST_SECRET:
+                yield spelling
 
 
 def status_error(response: requests.Response, name: str) -> DownloadError:

@@ -44,7 +44,7 @@ def engine_for(
     run: Run, captioner: FakeCaptioner, progress_folder: Path | None = None, in_flight_bytes: int = 2**30
 ) -> Engine:
     config = JobConfig(
-        inputs=("unused",),
+        inputs=(str(Path(run.output).parent),),
         output=run.output,
         batch_size=BATCH,
         fetch_threads=3,

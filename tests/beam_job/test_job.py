@@ -85,9 +85,11 @@ def test_good_images_become_captions_and_the_others_failures(
 def finished(photographs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of a run with two captions an image and one failure."""
     root = tmp_path_factory.mktemp("finished")
-    uris = [str(photographs[name]) for name in GOOD] + ["missing.jpg", str(photographs["coffee.png"])]
+    uris = [str(photographs[name]) for name in GOOD] + [f"{root}/missing.jpg", str(photographs["coffee.png"])]
     (root / "uris.txt").write_text("\n".join(uris))
-    assert main([f"--input={root}/uris.txt", f"--output={root}/out", "--num_captions=2", "--shard_size=3"]) == 0
+    roots = {f"--allow_root={path.parent}" for path in photographs.values()}
+    options = [f"--output={root}/out", "--num_captions=2", "--shard_size=3"]
+    assert main([f"--input={root}/uris.txt", *roots, *options]) == 0
     return root / "out"
 
 

@@ -127,12 +127,12 @@ def test_permanent_failures(nights: Nights, retry: str, again: list[str]) -> Non
 def test_transient_failures_are_tried_again(nights: Nights, tmp_path: Path) -> None:
     """A server that is not there is a transient failure; a missing file is a permanent one until it appears."""
     (tmp_path / "uris.txt").write_text(f"http://127.0.0.1:9/x.jpg\n{nights.photos}/late.png\n")
-    quick = "--fetch_timeout=0.3"
-    assert nights.run(quick, inputs=tmp_path / "uris.txt") == ["late.png", "x.jpg"]
-    assert nights.run(quick, inputs=tmp_path / "uris.txt") == ["x.jpg"]
-    assert nights.run(quick, "--retry=none", inputs=tmp_path / "uris.txt") == []
+    options = ["--fetch_timeout=0.3", "--allow_schemes=http,https", "--allow_private_addresses"]
+    assert nights.run(*options, inputs=tmp_path / "uris.txt") == ["late.png", "x.jpg"]
+    assert nights.run(*options, inputs=tmp_path / "uris.txt") == ["x.jpg"]
+    assert nights.run(*options, "--retry=none", inputs=tmp_path / "uris.txt") == []
     nights.add("late.png")
-    assert nights.run(quick, "--retry=none", inputs=tmp_path / "uris.txt") == ["late.png"]
+    assert nights.run(*options, "--retry=none", inputs=tmp_path / "uris.txt") == ["late.png"]
 
 
 KILL_AFTER_TWO_SHARDS = """
@@ -226,10 +226,11 @@ def test_an_inventory_report_from_end_to_end(bucket, nights: Nights, tmp_path: P
     pyarrow.csv.write_csv(pa.Table.from_pylist(rows), tmp_path / "report_0.csv")
     (tmp_path / "report_manifest.json").write_text(json.dumps({"report_shards_file_names": ["report_0.csv"]}))
     manifest = tmp_path / "report_manifest.json"
-    assert nights.run(inputs=manifest) == ["a.png", "b.png"]
+    allowed = f"--allow_buckets=gs://{bucket.name}"
+    assert nights.run(allowed, inputs=manifest) == ["a.png", "b.png"]
     versions = ds.dataset(nights.output / "captions").to_table()["object_version"].to_pylist()
     assert versions == [str(blob.generation) for blob in blobs]
-    assert nights.run(inputs=manifest) == []
+    assert nights.run(allowed, inputs=manifest) == []
 
 
 def test_filters_decide_what_is_captioned(nights: Nights) -> None:

@@ -34,6 +34,7 @@ def test_every_option_has_its_place() -> None:
         "--max_failure_ratio": ("max_failure_ratio", 0.25),
         "--verbose": ("verbose", True),
         "--uri_column": ("uri_column", "url"),
+        "--allow_private_addresses": ("allow_private_addresses", True),
         "--retry": ("retry", "all"),
         "--recaption": ("recaption", True),
         "--fetch_timeout": ("fetch_timeout", 1.5),
@@ -57,6 +58,7 @@ def test_every_option_has_its_place() -> None:
             found = getattr(found, part)
         assert found == value
     several = {"--input", "--include", "--exclude", "--carry_columns"}
+    several |= {"--allow_schemes", "--allow_root", "--allow_buckets"}
     assert set(arguments) == set(option_names()) - {"-h", "--help", "--version", "--output"} - several
 
 
@@ -66,6 +68,14 @@ def test_values_separated_by_commas_and_repeated() -> None:
     assert config.filters.include == ("*.jpg", "*.png", "a/**")
     assert config.filters.exclude == ("b?.jpg",)
     assert config.carry_columns == ("label", "source")
+
+
+def test_what_lists_may_name() -> None:
+    given = ["--allow_schemes=http,https", "--allow_root=/a,b", "--allow_root=c", "--allow_buckets=gs://x,y"]
+    config, _ = parse([*REQUIRED, *given])
+    assert config.allow_schemes == ("http", "https")
+    assert config.allow_root == ("/a,b", "c")  # a comma may be part of a folder's name
+    assert config.allow_buckets == ("gs://x", "y")
 
 
 def test_several_inputs_and_options_for_beam() -> None:
@@ -80,6 +90,9 @@ def test_several_inputs_and_options_for_beam() -> None:
         pytest.param("--shard_size=0", "--shard_size must be a whole number from 1, not 0", id="shard size"),
         pytest.param("--workers=-1", "--workers must be a whole number from 1, not -1", id="workers"),
         pytest.param("--max_failure_ratio=2", "--max_failure_ratio must be from 0 to 1, not 2.0", id="ratio"),
+        pytest.param("--allow_schemes=htps", "--allow_schemes must be some of file, .*, not 'htps'", id="scheme"),
+        pytest.param("--allow_root=gs://b", "--allow_root must be a local folder, not 'gs://b'", id="root"),
+        pytest.param("--allow_buckets=gs://b/x", "takes a bucket as a whole, gs://b, not 'gs://b/x'", id="bucket"),
         pytest.param("--temperature=0", "temperature must be above 0, not 0.0", id="temperature"),
     ],
 )

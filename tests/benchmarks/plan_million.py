@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from beam_job.config import JobConfig
 from beam_job.done import done_files, read_done, without_done
+from beam_job.inputs import allowed_of
 from beam_job.plan import Shard, write_plan
 from beam_job.prepare import list_request
 from beam_job.run import Run, RunNote, read_runs
@@ -48,7 +49,11 @@ def main() -> int:
 
 def config_of(root: Path) -> JobConfig:
     """The nightly job."""
-    return JobConfig(inputs=(str(root / "inventory.parquet"),), output=str(root / "out"))
+    return JobConfig(
+        inputs=(str(root / "inventory.parquet"),),
+        output=str(root / "out"),
+        allow_buckets=("gs://a-bucket-of-photographs",),
+    )
 
 
 def make(root: Path, images: int) -> None:
@@ -92,7 +97,7 @@ def measure(root: Path) -> None:
     tell("list, distinct")
     done = read_done(done_files(read_runs(config.output), config.retry))
     tell(f"read {done.num_rows:,} done")
-    todo = without_done(listed, done)
+    todo = without_done(listed, done, allowed_of(config))
     tell("difference")
     write_plan(Run(config.output, "planned"), [todo], config.shard_size)
     tell(f"write plan of {todo.num_rows:,}")
