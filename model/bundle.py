@@ -1,4 +1,4 @@
-"""A captioner as a folder of plain data: nothing in it is executed when it is loaded.
+"""A captioner as a folder of plain data: nothing in it is executed when it is loaded, whoever made it.
 
 config.json            the architecture (`CaptionerConfig`)
 vocabulary.txt         one word a line
@@ -12,10 +12,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from model.config import CaptionerConfig, Decoding
@@ -33,6 +35,9 @@ CONFIG, VOCABULARY, WEIGHTS, CHECKSUMS, CARD = (
     "MODEL_CARD.md",
 )
 _CHECKED = (CONFIG, VOCABULARY, WEIGHTS)
+_SMALL = (CONFIG, CHECKSUMS)
+_SMALL_BYTES = 1 << 16
+_DTYPES = ("F16", "F32")
 
 
 class BundleError(ValueError):
@@ -67,17 +72,13 @@ def check_bundle(folder: Path) -> str:
     """The version of the bundle, after checking that it is whole; imports no TensorFlow.
 
     Raises:
-      BundleError: a file is missing or differs from its checksum.
+      BundleError: a file is missing, lies elsewhere or differs from its checksum, or the configuration is none.
     """
     if not folder.is_dir():
         raise BundleError(f"no model at {folder}: there is no such folder")
     for name in (*_CHECKED, CHECKSUMS):
-        if not (folder / name).is_file():
-            raise BundleError(f"no model at {folder}: {name} is missing")
-    expected = {}
-    for line in (folder / CHECKSUMS).read_text(encoding="utf-8", errors="replace").splitlines():
-        checksum, _, name = line.partition("  ")
-        expected[name] = checksum
+        _check_file(folder, name)
+    expected = _read_checksums(folder)
     for name in _CHECKED:
         if _sha256(folder / name) != expected.get(name):
             raise BundleError(f"the model at {folder} is damaged: {name} differs from its checksum in {CHECKSUMS}")
@@ -85,12 +86,33 @@ def check_bundle(folder: Path) -> str:
     return f"{backbone}-{_sha256(folder / CHECKSUMS)[:12]}"
 
 
+def _check_file(folder: Path, name: str) -> None:
+    path = folder / name
+    if not path.is_file():
+        raise BundleError(f"no model at {folder}: {name} is missing")
+    if path.resolve().parent != folder.resolve():
+        raise BundleError(f"the model at {folder} is not whole: {name} is a link to another folder; copy the file")
+    if name in _SMALL and path.stat().st_size > _SMALL_BYTES:
+        raise BundleError(f"the model at {folder} has a bad {name}: more than {_SMALL_BYTES} bytes")
+
+
+def _read_checksums(folder: Path) -> dict[str, str]:
+    """Checksums by file; nobody who checks them with other tools shall be led to other files."""
+    checksums: dict[str, str] = {}
+    for line in (folder / CHECKSUMS).read_text(encoding="utf-8", errors="replace").splitlines():
+        checksum, _, name = line.partition("  ")
+        if name not in _CHECKED or name in checksums:
+            raise BundleError(f"the model at {folder} has a bad {CHECKSUMS}: it must name {_CHECKED}, not {name!r:.80}")
+        checksums[name] = checksum
+    return checksums
+
+
 def load_config(folder: Path) -> CaptionerConfig:
     """The architecture in `config.json`. Raises BundleError where it is not one."""
     try:
         return CaptionerConfig(**json.loads((folder / CONFIG).read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise BundleError(f"the model at {folder} has a bad {CONFIG}: {error}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise BundleError(f"the model at {folder} has a bad {CONFIG}: {_line(error)}") from error
 
 
 def load_captioner(folder: Path = DEFAULT_BUNDLE, decoding: Decoding | None = None) -> Captioner:
@@ -110,13 +132,34 @@ def load_captioner(folder: Path = DEFAULT_BUNDLE, decoding: Decoding | None = No
     config = load_config(folder)
     try:
         vocabulary = Vocabulary.load(folder / VOCABULARY)
+        _check_shapes(folder / WEIGHTS, config, len(vocabulary))
         encoder, decoder = build_network(config, len(vocabulary))
         assign_weights(folder / WEIGHTS, encoder, decoder)
     except BundleError:
         raise
     except Exception as error:  # Whatever Keras or safetensors say of a bundle that was made to deceive.
-        raise BundleError(f"the model at {folder} cannot be built: {error}") from error
+        raise BundleError(f"the model at {folder} cannot be built: {_line(error)}") from error
     return Captioner(config, vocabulary, encoder, decoder, version, decoding)
+
+
+def _check_shapes(path: Path, config: CaptionerConfig, words: int) -> None:
+    """Compares the file's header with what the configuration is about to take memory for."""
+    wanted = {
+        "decoder/embedding/embeddings": [words, config.embedding_units],
+        "decoder/gru/recurrent_kernel": [config.units, 3 * config.units],
+        "decoder/to_vocabulary/kernel": [config.units, words],
+    }
+    with safe_open(path, framework="np") as file:
+        for name in file.keys():  # noqa: SIM118  # it is no dict
+            array = file.get_slice(name)
+            if array.get_dtype() not in _DTYPES:
+                raise BundleError(
+                    f"{path}: {name!r:.80} has dtype {array.get_dtype()}, not one of {', '.join(_DTYPES)}"
+                )
+            if name in wanted and array.get_shape() != wanted[name]:
+                raise _other_shape(path, name, array.get_shape(), wanted[name])
+        if missing := sorted(wanted.keys() - set(file.keys())):
+            raise BundleError(f"{path} has no array {missing[0]}")
 
 
 def assign_weights(path: Path, encoder: object, decoder: object) -> None:
@@ -127,11 +170,21 @@ def assign_weights(path: Path, encoder: object, decoder: object) -> None:
     variables = named_variables(encoder, decoder)  # type: ignore[arg-type]
     if arrays.keys() != variables.keys():
         odd = sorted(arrays.keys() ^ variables.keys())
-        raise BundleError(f"{path} has {len(arrays)} arrays, the network {len(variables)}; first difference: {odd[0]}")
+        raise BundleError(
+            f"{path} has {len(arrays)} arrays, the network {len(variables)}; first difference: {odd[0]:.80}"
+        )
     for name, variable in variables.items():
         if arrays[name].shape != variable.shape:
-            raise BundleError(f"{path}: {name} has shape {arrays[name].shape}, the network wants {variable.shape}")
+            raise _other_shape(path, name, arrays[name].shape, variable.shape)
         variable.assign(arrays[name].astype(np.float32))
+
+
+def _other_shape(path: Path, name: str, shape: Sequence[int], wanted: Sequence[int]) -> BundleError:
+    return BundleError(f"{path}: {name} has shape {tuple(shape)}, the network wants {tuple(wanted)}")
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _sha256(path: Path) -> str:

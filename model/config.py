@@ -6,6 +6,16 @@ from dataclasses import dataclass
 
 METHODS = ("beam", "greedy", "sample")
 INITIAL_STATES = ("zeros", "mean_feature")
+# Those of `model.backbones`, which cannot be imported without TensorFlow.
+BACKBONE_NAMES = (
+    "efficientnet_lite0",
+    "efficientnet_lite2",
+    "inception_resnet_v2",
+    "resnet50_v2",
+    "efficientnet_v2_b0",
+)
+# Beyond what any captioner of this architecture needs: a bundle that asks for more is refused before memory is taken.
+_LARGEST = {"input_size": 1024, "units": 8192, "embedding_units": 8192, "max_words": 512}
 
 
 @dataclass(frozen=True)
@@ -32,10 +42,11 @@ class CaptionerConfig:
     dropout: float = 0.4
 
     def __post_init__(self) -> None:
-        for name in ("input_size", "units", "embedding_units", "max_words"):
+        _check_choice("backbone", self.backbone, BACKBONE_NAMES)
+        for name, largest in _LARGEST.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number from 1, not {value!r}")
+            if type(value) is not int or not 1 <= value <= largest:
+                raise ValueError(f"{name} must be a whole number from 1 to {largest}, not {value!r:.40}")
         _check_choice("initial_state", self.initial_state, INITIAL_STATES)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, not {self.dropout!r}")
@@ -82,4 +93,4 @@ class Decoding:
 
 def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{what} must be one of {', '.join(choices)}, not {value!r}")
+        raise ValueError(f"{what} must be one of {', '.join(choices)}, not {value!r:.80}")

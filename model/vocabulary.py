@@ -18,6 +18,10 @@ SPECIAL_WORDS = ("<pad>", "<unk>", "<start>", "<end>")
 _PUNCTUATION = re.compile(r"[!\"#$%&()*+.,\-/:;=?@\[\\\]^_`{|}~]")
 
 
+# Words are joined by blanks, a line each in the file, and shown on terminals.
+_NO_WORD = re.compile(r"[\s\x00-\x1f\x7f-\x9f]")
+
+
 def standardize(caption: str) -> list[str]:
     """Words of `caption` in lower case without punctuation ("Create Image Captioning Models", `standardize`).
 
@@ -43,6 +47,9 @@ class Vocabulary:
         if len(set(self.words)) != len(self.words):
             twice = next(word for word, count in collections.Counter(self.words).items() if count > 1)
             raise ValueError(f"the vocabulary holds {twice!r} twice")
+        for number, word in enumerate(self.words):
+            if not word or _NO_WORD.search(word):
+                raise ValueError(f"word {number} of the vocabulary must be text without blanks, not {word!r:.80}")
         object.__setattr__(self, "_numbers", {word: number for number, word in enumerate(self.words)})
 
     def __len__(self) -> int:
