@@ -114,12 +114,19 @@ class HttpStorage(ReadOnly):
         with self._lock:
             if self._opened is None:
                 only_public = self._allowed is not None and not self._allowed.private_addresses
-                session = pooled(requests.Session(), only_public)
+                session = pooled(_Session(), only_public)
                 session.headers["User-Agent"] = f"caption-images/{__version__}"
                 # What one server sets must not change what another thread gets.
                 session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
                 self._opened = session
             return self._opened
+
+
+class _Session(requests.Session):
+    """Follows no redirects and prepares for none: that would read their bodies whole, and stumble over odd targets."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        return None
 
 
 class _MissingError(DownloadError):
