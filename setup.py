@@ -37,6 +37,7 @@ EXTRAS["test"] = [
     *EXTRAS["fsspec"],
     "datasets>=3",
     "gcp-storage-emulator>=2024.8",
+    "hypothesis>=6.100,<7",
     "moto[server]>=5",
     "mypy>=1.13,<3",
     "pandas>=2.2,<4",

@@ -34,7 +34,7 @@ _TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa
 _REPORT_COLUMNS = ("bucket", "name", "generation", "size", "crc32c", "timeDeleted")
 _COMPRESSIBLE = (".txt", ".csv", ".jsonl", ".ndjson")
 _LIST_SUFFIXES = (*_COMPRESSIBLE, *(f"{suffix}.gz" for suffix in _COMPRESSIBLE), ".parquet", "manifest.json")
-_UNREADABLE = (pa.ArrowException, ValueError, OSError, EOFError, OverflowError, zlib.error)
+_UNREADABLE = (pa.ArrowException, ValueError, OSError, EOFError, OverflowError, RecursionError, zlib.error)
 
 
 class ListError(ValueError):
@@ -179,7 +179,9 @@ def _parquet_names(given: str, wanted: Sequence[str]) -> list[str]:
 
 def _parquet_batches(given: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
     with _opened(given, "Parquet") as file, pq.ParquetFile(file) as parquet:
-        yield from parquet.iter_batches(BATCH_ROWS, columns=columns)
+        for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
+            batch.validate(full=True)  # the format promises UTF-8, the reader does not look
+            yield batch
 
 
 def _json_rows(given: str) -> Iterator[list[dict[str, Any]]]:
@@ -189,7 +191,7 @@ def _json_rows(given: str) -> Iterator[list[dict[str, Any]]]:
         for row, line in enumerate(lines, row + 1):  # noqa: B020  # goes on where the last block ended
             try:
                 values.append(json.loads(line))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ListError(f"{given}: row {row} is not JSON: {error}; write one object a line") from error
             if not isinstance(values[-1], dict):
                 raise ListError(f"{given}: row {row} is not a JSON object but {line[:80]}; write one object a line")
@@ -302,7 +304,6 @@ def _shards(given: str) -> Iterator[str]:
     names = manifest.get("report_shards_file_names") if isinstance(manifest, dict) else None
     if not isinstance(names, list) or not all(str(name).lower().endswith((".csv", ".parquet")) for name in names):
         raise ListError(f"{given}: report_shards_file_names must list CSV or Parquet files, not {names!r}")
-    path = local_path(given)  # in file:// an escaped slash in a shard's name would lead out of the folder
-    folder = path[: path.rfind("/") + 1]
+    folder, slash, _ = local_path(given).rpartition("/")  # an escaped slash in a shard's name would lead out of file://
     for name in names:
-        yield folder + str(name).rpartition("/")[2]
+        yield folder + slash + str(name).rpartition("/")[2]

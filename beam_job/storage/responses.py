@@ -52,7 +52,7 @@ def public_name(uri: str) -> str:
     A web address loses user and fragment as well. Local paths stay as they are.
     """
     match = _AUTHORITY.match(uri)
-    if match is None or match[1].lower() == "file":
+    if match is None or (match[1].lower() == "file" and not match[2]):
         return uri
     user, _, host = match[2].rpartition("@")
     rest = uri[match.end() :]
