@@ -192,7 +192,7 @@ def _refuse_if_none_is_allowed(listing: Listing, allowed: Allowed) -> None:
         except StorageError:  # no option would help it
             continue
     if first is not None:
-        raise InputError(f"--input: none of the {listing.rows:,} images listed may be read, the first: {first}")
+        raise InputError(f"--input: none of the images listed may be read; the first of {listing.rows:,}: {first}")
 
 
 def _note(config: JobConfig, model_version: str) -> RunNote:

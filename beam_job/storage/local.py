@@ -93,7 +93,7 @@ def local_path(uri: str) -> str:
     `?` and `#` are characters of a name here, as in a path.
 
     Raises:
-      StorageError: it names another machine.
+      StorageError: it names another machine, or is no text.
     """
     scheme = SCHEME.match(uri)
     if scheme_of(uri) != "file" or scheme is None:
@@ -101,7 +101,8 @@ def local_path(uri: str) -> str:
     host, slash, path = uri[scheme.end() :].partition("/")
     if host.lower() not in ("", "localhost"):
         raise StorageError(f"{uri}: names the host {host}; a local path is written file:///FOLDER/NAME")
-    return os.fsdecode(urllib.parse.unquote_to_bytes(slash + path))
+    with _local_errors(uri):
+        return os.fsdecode(urllib.parse.unquote_to_bytes(os.fsencode(slash + path)))
 
 
 def real_path(uri: str) -> str:

@@ -234,7 +234,7 @@ def test_a_list_of_nothing_that_may_be_read_stops_the_job_before_it_begins(
     assert job(uris) == 2
     error = capfd.readouterr().err
     assert said.format(lists=lists) in error
-    assert f"none of the {len(uris)} images listed may be read" in error
+    assert f"none of the images listed may be read; the first of {len(uris)}: " in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
@@ -269,7 +269,7 @@ def test_the_version_of_what_may_not_be_read_is_not_looked_up(lists: Path) -> No
     """It would tell whether a file is there, and a web server that somebody asks."""
     uri = f"{lists}-of-others/b.jpg"
     done = pa.table({"uri": [uri], "object_version": [storage_for(uri).stat(uri).version]}, KEY_SCHEMA)
-    listing = pa.table([[uri], [None], [None], [None]], schema=pa.schema(LISTING_FIELDS))
+    listing = pa.table([[uri], [None], [None], [None], [None]], schema=pa.schema(LISTING_FIELDS))
     assert without_done(listing, done, allowed(lists)).num_rows == 1
     assert without_done(listing, done, allowed(lists, allow_root=(f"{lists}-of-others",))).num_rows == 0
 

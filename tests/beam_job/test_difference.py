@@ -73,7 +73,13 @@ def config(tmp_path: Path) -> JobConfig:
     earlier_run(output, "another", dict.fromkeys(uris, "1"), {})
     first = report(tmp_path / "1.csv", uris[::-1], version=1)
     second = report(tmp_path / "2.csv", uris[::2], version=2)
-    return JobConfig((str(first), str(second)), str(output), carry_columns=("contentType",), shard_size=7)
+    return JobConfig(
+        (str(first), str(second)),
+        str(output),
+        carry_columns=("contentType",),
+        shard_size=7,
+        allow_buckets=("gs://b",),
+    )
 
 
 @pytest.fixture

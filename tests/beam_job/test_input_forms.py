@@ -105,8 +105,9 @@ def test_urls_of_a_list_and_a_tar_behind_a_url(run, web: str, tmp_path: Path) ->
     missing = f"{web}/missing.jpg"
     lines = [json.dumps({"url": uri, "label": uri[-6:]}) for uri in (*captions(f"{web}/"), missing)]
     (tmp_path / "list.jsonl").write_text("\n".join(lines))
-    options = ("--uri_column=url", "--carry_columns=label")
+    allow = ("--allow_schemes=http", "--allow_private_addresses")
+    options = ("--uri_column=url", "--carry_columns=label", *allow)
     assert run(tmp_path / "list.jsonl", *options) == captions(f"{web}/")
     [failure] = rows(run.output, "failures")
     assert (failure["uri"], failure["error_type"], failure["label"]) == (missing, "NotFound", "ng.jpg")
-    assert run(f"{web}/0.tar") == captions(f"{web}/") | captions(f"{web}/0.tar#")
+    assert run(f"{web}/0.tar", *allow) == captions(f"{web}/") | captions(f"{web}/0.tar#")

@@ -16,7 +16,7 @@ from beam_job.images import FetchedImage, fetch
 from beam_job.inputs import InputError, list_images
 from beam_job.lists import ListError
 from beam_job.records import Failure, ImageInput
-from beam_job.storage import storage_for
+from beam_job.storage import Allowed, storage_for
 from beam_job.tars import list_members
 
 SAMPLES = {
@@ -50,13 +50,13 @@ def images(batch: pa.RecordBatch) -> list[ImageInput]:
 
 
 def read(image: ImageInput) -> bytes:
-    fetched = fetch(image, timeout=10.0)
+    fetched = fetch(image, 10.0, Allowed(schemes=("file",), roots=("/",)))
     assert isinstance(fetched, FetchedImage), fetched
     return fetched.data
 
 
 def reason(image: ImageInput) -> str:
-    failure = fetch(image, timeout=10.0)
+    failure = fetch(image, 10.0, Allowed(schemes=("file",), roots=("/",)))
     assert isinstance(failure, Failure)
     assert failure.stage == "fetch"
     return failure.error_message
