@@ -19,6 +19,7 @@ from beam_job.plan import Plan, first_of_each_uri, write_plan
 from beam_job.progress import counted
 from beam_job.run import Run, RunNote, read_runs
 from beam_job.storage import Allowed, NotAllowedError, StorageError, storage_for
+from beam_job.tars import container_of
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -185,7 +186,7 @@ def _refuse_if_none_is_allowed(listing: Listing, allowed: Allowed) -> None:
     first: NotAllowedError | None = None
     for uri in (uri.as_py() for batch in listing.held for uri in batch.column("uri")):
         try:
-            storage_for(uri, allowed)
+            storage_for(container_of(uri), allowed)
             return
         except NotAllowedError as error:
             first = first or error
