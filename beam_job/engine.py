@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_job.config import JobConfig
+from beam_job.decode_pool import DecodePool
 from beam_job.images import FetchedImage, decode, fetch
 from beam_job.inputs import allowed_of
 from beam_job.plan import Shard
@@ -134,12 +135,12 @@ class Engine:
     ) -> None:
         self._run = run
         self._captioner = captioner
-        self._input_size = input_size
         self._batch_size = config.batch_size
         self._several = config.decoding.num_captions > 1
         self._progress = progress
         self._fetch_timeout = config.fetch_timeout
         self._allowed = allowed_of(config)
+        self._filters = config.filters
         self._budget = ByteBudget(config.in_flight_bytes)
         self._pixel_bytes = 3 * input_size**2
         self._in_flight = 0
@@ -147,6 +148,7 @@ class Engine:
         self._arrivals: queue.Queue[tuple[_OpenShard, DecodedImage | Failure] | None] = queue.Queue()
         self._fetchers = ThreadPoolExecutor(config.fetch_threads, "fetch")
         self._decoders = ThreadPoolExecutor(config.decode_threads, "decode")
+        self._decode_pool = DecodePool(config.decode_threads, input_size, config.max_pixels)
         self._writer = ThreadPoolExecutor(1, "write")
         self._model_thread = threading.Thread(target=self._caption_arrivals, name="caption", daemon=True)
         self._model_thread.start()
@@ -170,13 +172,15 @@ class Engine:
         """Finishes what was submitted and ends all threads."""
         self._fetchers.shutdown()
         self._decoders.shutdown()
+        self._decode_pool.close()
         self._arrivals.put(None)
         self._model_thread.join()
         self._writer.shutdown()
         self._progress.close()
 
     def _fetch(self, shard: _OpenShard, image: ImageInput, taken: int) -> None:
-        fetched = _timed(shard, "fetch", image, lambda: fetch(image, self._fetch_timeout, self._allowed))
+        limits = (self._fetch_timeout, self._allowed, self._filters)
+        fetched = _timed(shard, "fetch", image, lambda: fetch(image, *limits))
         if isinstance(fetched, Failure):
             self._budget.release(taken)
             self._arrivals.put((shard, fetched))
@@ -185,7 +189,7 @@ class Engine:
             self._decoders.submit(self._decode, shard, fetched)
 
     def _decode(self, shard: _OpenShard, fetched: FetchedImage) -> None:
-        decoded = _timed(shard, "decode", fetched.input, lambda: decode(fetched, self._input_size))
+        decoded = _timed(shard, "decode", fetched.input, lambda: decode(fetched, self._decode_pool))
         self._budget.release(len(fetched.data))
         self._arrivals.put((shard, decoded))
 

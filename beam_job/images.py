@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from beam_job.decode_pool import DecodePool, DecoderStartError
+from beam_job.filters import Filters
 from beam_job.records import DecodedImage, Failure, ImageInput
 from beam_job.storage import Allowed, NotAllowedError, StorageError, UnknownSchemeError, storage_for
 from beam_job.tars import check_is_no_tar, container_of, read_member
-from model import ImageError, load_image
+from model import ImageError
 
 
 @dataclass(frozen=True)
@@ -19,13 +21,14 @@ class FetchedImage:
     object_version: str
 
 
-def fetch(image: ImageInput, timeout: float, allowed: Allowed) -> FetchedImage | Failure:
+def fetch(image: ImageInput, timeout: float, allowed: Allowed, filters: Filters) -> FetchedImage | Failure:
     """Reads the file that `image` names, in the version that was listed where the storage keeps versions.
 
     Args:
       image: out of the plan.
       timeout: seconds for the image, retries included.
       allowed: what may be read; anything else is a failure.
+      filters: whose sizes an image from a list meets here for the first time.
     """
     try:
         data, version = _read(image, timeout, allowed)
@@ -35,6 +38,13 @@ def fetch(image: ImageInput, timeout: float, allowed: Allowed) -> FetchedImage |
         return Failure(image.uri, "list", error.cause, str(error), False, image.object_version)
     except StorageError as error:
         return Failure(image.uri, "fetch", error.cause, str(error), error.transient, image.object_version)
+    size = len(data)
+    if filters.max_bytes is not None and size > filters.max_bytes:
+        message = f"{size:,} bytes are more than --max_bytes={filters.max_bytes}"
+        return Failure(image.uri, "fetch", "TooLarge", message, False, version)
+    if filters.min_bytes is not None and size < filters.min_bytes:
+        message = f"{size:,} bytes are fewer than --min_bytes={filters.min_bytes}"
+        return Failure(image.uri, "fetch", "TooSmall", message, False, version)
     return FetchedImage(image, data, version)
 
 
@@ -47,10 +57,12 @@ def _read(image: ImageInput, timeout: float, allowed: Allowed) -> tuple[bytes, s
     return storage.read(image.uri, image.object_version, timeout, image.size, image.crc32c)
 
 
-def decode(fetched: FetchedImage, size: int) -> DecodedImage | Failure:
+def decode(fetched: FetchedImage, pool: DecodePool) -> DecodedImage | Failure:
     """Decodes and scales to uint8[size, size, 3]."""
     try:
-        image = load_image(fetched.data, size)
+        image = pool.load(fetched.data)
     except ImageError as error:
         return Failure.of(fetched.input.uri, "decode", error, fetched.object_version)
+    except DecoderStartError as error:
+        return Failure(fetched.input.uri, "decode", type(error).__name__, str(error), True, fetched.object_version)
     return DecodedImage(fetched.input, image.pixels, image.width, image.height, fetched.object_version)

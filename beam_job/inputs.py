@@ -31,7 +31,7 @@ from beam_job.storage import (
 from beam_job.tars import TAR_SUFFIX, is_packed_tar, is_tar, list_members
 
 # A folder is searched for these; a glob or a list is taken at its word.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
 _BATCH = 10_000
 _TARS_AHEAD = 8
 

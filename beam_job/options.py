@@ -46,6 +46,7 @@ _SAME_NAME = (
     "fetch_threads",
     "fetch_timeout",
     "decode_threads",
+    "max_pixels",
     "workers",
     "max_failure_ratio",
     "verbose",
@@ -227,4 +228,7 @@ def _add_speed(group: argparse._ArgumentGroup) -> None:
         default=defaults.decode_threads,
         metavar="N",
         help="images decoded at the same time (default: one a core, 8 at most)",
+    )
+    add_number(
+        group, "max_pixels", defaults.max_pixels, "larger images fail; a large JPEG counts with its reduced size"
     )

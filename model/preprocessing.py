@@ -2,21 +2,49 @@
 
 The backbone's own input range is applied later, inside the encoder (see `model.backbones`), so what travels
 here is always `uint8`.
+
+What is taken:
+  - JPEG (progressive, grey, CMYK with Adobe's inverted inks), PNG, WebP, GIF, BMP, TIFF, AVIF; HEIC with pillow-heif.
+    The content tells, not the file's name.
+  - Of several frames or pages, the first.
+  - The picture as a viewer shows it, EXIF orientation honoured; colour profiles are not applied.
+  - Transparent pixels on white, half-transparent ones blended with it.
+  - Of samples of 16 bits the high byte, in grey and in colour.
 """
 
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-# Told by content, not by file name. EPS is absent on purpose: Pillow hands it to Ghostscript, a program interpreter.
+# Imported by name, so that they are known to Pillow and no other of its plugins needs to be.
+from PIL import (
+    AvifImagePlugin,  # noqa: F401
+    BmpImagePlugin,  # noqa: F401
+    ExifTags,
+    GifImagePlugin,  # noqa: F401
+    Image,
+    ImageOps,
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
+    WebPImagePlugin,  # noqa: F401
+)
+
+from model.jpeg import is_one_pass, read_jpeg_header
+
+# EPS is absent on purpose: Pillow hands it to Ghostscript, a program interpreter.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+
+# ISO/IEC 23008-12 (HEIF), annexes B and E: brands of the `ftyp` box.
+_HEIC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"mif2"))
+_AVIF_BRANDS = frozenset((b"avif", b"avis"))
 
 # EXIF 2.3, table 4, Orientation: the values that swap width and height.
 _TURNED_BY_90 = (5, 6, 7, 8)
@@ -24,9 +52,23 @@ _TURNED_BY_90 = (5, 6, 7, 8)
 # Checked from the header, before any pixel is allocated: a 34-byte WebP can claim gigabytes.
 MAX_PIXELS = 100_000_000
 
+_STRIP_PIXELS = 2**20  # converted to RGB at a time, so that a large picture is not held once more a step
+
+# What Pillow says, in a pattern, and what it means.
+_REASONS = (
+    (r"truncated|not enough image data|unpack(_from)? requires", "the file ends too early"),
+    (r"broken data stream|decoder error|unrecognized data stream", "its pixel data is broken"),
+    (r"codec configuration|unknown raw mode|not implemented", "a variant that Pillow does not know"),
+    (r"tile cannot extend|outside image", "its first frame lies outside the picture"),
+    (r"cannot load this image", "it holds no picture"),
+    (r"MAX_TEXT", "its text unpacks to more than 1 MiB"),
+    (r"not identified by this driver", "its header tells no size"),
+    (r"seek to frame", "its first page is not where the header says"),
+)
+
 
 class ImageError(ValueError):
-    """These bytes are not a picture that can be captioned; the message says why."""
+    """These bytes are not a picture that can be captioned; the message says why, in one line."""
 
 
 @dataclass(frozen=True)
@@ -44,47 +86,98 @@ class LoadedImage:
     height: int
 
 
-def load_image(data: bytes, size: int) -> LoadedImage:
+def load_image(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> LoadedImage:
     """Decodes `data` and scales it to `size` x `size` RGB.
 
     Args:
       data: a whole image file.
       size: the side of the captioner's input, in pixels.
+      max_pixels: larger pictures are refused by their header; one that is decoded at a reduced size, as large JPEGs
+        are, counts with that.
 
     Raises:
-      ImageError: for anything that is not a whole picture of an allowed format within `MAX_PIXELS`.
+      ImageError: for anything that is not a whole picture of an allowed format within `max_pixels`.
+      MemoryError: there is too little of it.
+    """
+    kind = format_of(data)
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of half-broken metadata and of sizes that max_pixels already judges.
+            warnings.simplefilter("ignore")
+            with _open(data, kind) as image:
+                return _load(image, size, max_pixels, data)
+    except (ImageError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{_pixels_named(error)} are more than the limit of {max_pixels:,}") from error
+    except Exception as error:  # Decoders raise OSError, SyntaxError, struct.error, IndexError, ... on damaged files.
+        raise ImageError(f"this {kind} cannot be decoded: {_reason(error)}") from error
+
+
+def format_of(data: bytes) -> str:
+    """The format that the content has: one of `FORMATS`, or HEIC.
+
+    Raises:
+      ImageError: it is none of them.
     """
     if not data:
         raise ImageError("the file is empty")
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of half-broken metadata and of sizes that MAX_PIXELS already judges.
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                return _load(image, size)
-    except ImageError:
-        raise
-    except UnidentifiedImageError as error:
-        raise ImageError(f"not an image of a known format ({', '.join(FORMATS)})") from error
-    except Exception as error:  # Decoders raise OSError, SyntaxError, struct.error, IndexError, ... on damaged files.
-        raise ImageError(f"damaged image: {error or type(error).__name__}") from error
+    if data[4:8] == b"ftyp":
+        box = data[8 : min(int.from_bytes(data[:4], "big"), 512)]
+        brands = {box[at : at + 4] for at in range(0, len(box), 4)}
+        if brands & _AVIF_BRANDS:
+            return "AVIF"
+        if brands & _HEIC_BRANDS:
+            return "HEIC"
+    else:
+        for kind in FORMATS:
+            accept = Image.OPEN[kind][1]
+            if accept and accept(data[:16]) is True:
+                return kind
+    raise ImageError(f"not an image of a known format ({', '.join(FORMATS)}, HEIC)")
 
 
-def _load(image: Image.Image, size: int) -> LoadedImage:
+def _open(data: bytes, kind: str) -> Image.Image:
+    """The picture with its header read; not `Image.open`, whose errors do not tell what is wrong with the file."""
+    if kind == "HEIC":
+        try:
+            from pillow_heif import HeifImageFile
+        except ImportError as error:
+            raise ImageError("a HEIC image needs pillow-heif: pip install 'caption-images[heic]'") from error
+        return HeifImageFile(io.BytesIO(data))
+    factory = Image.OPEN[kind][0]
+    return factory(io.BytesIO(data), "")
+
+
+def _load(image: Image.Image, size: int, max_pixels: int, data: bytes) -> LoadedImage:
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"{width} x {height} pixels are more than the limit of {MAX_PIXELS:,}")
     # A JPEG is decoded at 1/2, 1/4 or 1/8 when that still leaves twice the wanted size (other formats ignore this).
     image.draft(None, (2 * size, 2 * size))
+    header = read_jpeg_header(data)
+    held = image.size if header and is_one_pass(data, header) else (width, height)
+    if held[0] * held[1] > max_pixels:
+        raise ImageError(f"{width} x {height} pixels are more than the limit of {max_pixels:,}")
     image.load()
     if image.getexif().get(ExifTags.Base.Orientation) in _TURNED_BY_90:
         width, height = height, width
-    small = to_rgb(ImageOps.exif_transpose(image)).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    ImageOps.exif_transpose(image, in_place=True)
+    small = to_rgb(image).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=2.0)
     return LoadedImage(np.asarray(small, dtype=np.uint8), width, height)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow mode as RGB: transparency on white, 16-bit samples by their high byte."""
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    rgb = Image.new("RGB", image.size)
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        rgb.paste(_strip_to_rgb(image.crop(box)), box)
+    return rgb
+
+
+def _strip_to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # Pillow's own conversion clips 16-bit grey at 255, which turns such pictures nearly white.
         high_byte = np.clip(np.asarray(image, dtype=np.int64) >> 8, 0, 255).astype(np.uint8)
@@ -94,6 +187,23 @@ def to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def _pixels_named(error: Image.DecompressionBombError) -> str:
+    """The pixels that Pillow counted in a frame or tile, which may be larger than the picture."""
+    found = re.search(r"\((\d+) pixels\)", str(error))
+    return f"{int(found[1]):,} pixels" if found else "its pixels"
+
+
+def _reason(error: Exception) -> str:
+    """What a decoder's error says, for people: one short line without names of objects."""
+    said = " ".join(str(error).split())
+    for pattern, meaning in _REASONS:
+        if re.search(pattern, said, re.IGNORECASE):
+            return meaning
+    if isinstance(error, (OSError, SyntaxError, ValueError, RuntimeError)) and " " in said and "<" not in said:
+        return said[:120]
+    return f"its structure is broken ({type(error).__name__})"
 
 
 def pad_batch(images: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> npt.NDArray[np.uint8]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from beam_job.filters import Filters
 from beam_job.images import FetchedImage, fetch
 from beam_job.inputs import InputError, list_images
 from beam_job.lists import ListError
@@ -50,13 +51,13 @@ def images(batch: pa.RecordBatch) -> list[ImageInput]:
 
 
 def read(image: ImageInput) -> bytes:
-    fetched = fetch(image, 10.0, Allowed(schemes=("file",), roots=("/",)))
+    fetched = fetch(image, 10.0, Allowed(schemes=("file",), roots=("/",)), Filters())
     assert isinstance(fetched, FetchedImage), fetched
     return fetched.data
 
 
 def reason(image: ImageInput) -> str:
-    failure = fetch(image, 10.0, Allowed(schemes=("file",), roots=("/",)))
+    failure = fetch(image, 10.0, Allowed(schemes=("file",), roots=("/",)), Filters())
     assert isinstance(failure, Failure)
     assert failure.stage == "fetch"
     return failure.error_message

@@ -1,0 +1,171 @@
+"""Image files to pixels, where a file that breaks its decoder costs one image.
+
+Plain JPEGs, most of what there is, are decoded in the thread that asks, with libjpeg's own scaling. Anything else goes
+to a process of `beam_job.decode_worker`: there is a handful of them, started when first needed, each working for one
+thread at a time; one that dies, hangs or wants too much memory is replaced.
+"""
+
+from __future__ import annotations
+
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+from beam_job import decode_worker as worker
+from model.jpeg import is_plain_jpeg
+from model.preprocessing import MAX_PIXELS, ImageError, LoadedImage, load_image
+
+# Measured with 100 million pixels: WebP holds 17 bytes a pixel, RGBA in PNG 9, AVIF 13, TIFF 12 and the file.
+_BYTES_A_PIXEL = 24
+_BYTES_ASIDE = 512 * 2**20
+_START_SECONDS = 60.0
+_PROGRAM = "from beam_job.decode_worker import main; main()"
+
+
+class DecoderError(ImageError):
+    """The image broke its decoder: a process died, hung or asked for too much memory."""
+
+
+class DecoderStartError(RuntimeError):
+    """No process for decoding can be started here; not the image's fault."""
+
+
+class DecodePool:
+    """Decodes images; `load` may be called from any thread, and waits where all processes are taken.
+
+    Args:
+      workers: processes at most.
+      size: side of the captioner's images, in pixels.
+      max_pixels: as of `model.load_image`.
+      seconds: whole ones; a process that has not answered after these is killed.
+      memory: bytes that a process may take; None for what `max_pixels` need in the greediest format.
+      program: what a process runs, in Python.
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        size: int,
+        max_pixels: int = MAX_PIXELS,
+        seconds: int = 30,
+        memory: int | None = None,
+        program: str = _PROGRAM,
+    ) -> None:
+        self._size = size
+        self._max_pixels = max_pixels
+        self._seconds = seconds
+        self._memory = memory or _BYTES_ASIDE + _BYTES_A_PIXEL * max_pixels
+        self._program = program
+        self._workers = workers
+        # A place for each process, with None where none runs; the last one that worked is taken first.
+        self._places: queue.LifoQueue[_Process | None] = queue.LifoQueue()
+        for _ in range(workers):
+            self._places.put(None)
+
+    def load(self, data: bytes) -> LoadedImage:
+        """Decodes and scales a whole image file.
+
+        Raises:
+          ImageError: as `model.load_image` does, or a DecoderError where it broke its process.
+          DecoderStartError: no process could be started.
+        """
+        if not data or is_plain_jpeg(data):
+            return load_image(data, self._size, self._max_pixels)
+        process = self._places.get()
+        try:
+            if not (process and process.is_usable):
+                process = None
+                process = _Process(self._program, self._size, self._max_pixels, self._memory, self._seconds)
+            return process.load(data, self._size)
+        finally:
+            self._places.put(process if process and process.is_usable else None)
+
+    def close(self) -> None:
+        """Ends the processes, when their last images are done."""
+        for process in [self._places.get() for _ in range(self._workers)]:
+            if process:
+                process.end()
+
+
+class _Process:
+    """A running worker and the socket to it."""
+
+    def __init__(self, program: str, size: int, max_pixels: int, memory: int, seconds: int) -> None:
+        self._memory = memory
+        self._seconds = seconds
+        self._is_idle = True
+        # Isolated, with this process's path: a file of the user's working folder must not be taken for a module.
+        code = f"import sys; sys.path[:] = {sys.path!r}; {program}"
+        numbers = [str(number) for number in (size, max_pixels, memory, seconds)]
+        self._socket, theirs = socket.socketpair()
+        with theirs, tempfile.TemporaryFile() as said:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-c", code, *numbers],
+                stdin=theirs.fileno(),
+                stdout=said,
+                stderr=said,
+                start_new_session=True,  # Ctrl-C at the terminal is for this process, which then closes the socket
+            )
+            theirs.close()  # so that the end of the process is seen as the end of its messages
+            try:
+                self._socket.settimeout(_START_SECONDS)
+                worker.receive(self._socket, worker.REPLY.size)
+            except (OSError, EOFError) as error:
+                self.end()
+                said.seek(0)
+                lines = said.read().decode("utf-8", "replace").strip().splitlines() or [str(error)]
+                raise DecoderStartError(f"no process for decoding could be started: {lines[-1]}") from error
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the process can take an image; an idle one may have been killed by the system."""
+        return self._is_idle and self._process.poll() is None
+
+    def load(self, data: bytes, size: int) -> LoadedImage:
+        """Has one image decoded. Raises as `DecodePool.load`."""
+        self._is_idle = False
+        deadline = time.monotonic() + self._seconds
+        try:
+            self._socket.settimeout(self._seconds)
+            self._socket.sendall(worker.REQUEST.pack(len(data)))
+            self._socket.sendall(data)
+            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
+            kind, width, height, length = worker.REPLY.unpack(worker.receive(self._socket, worker.REPLY.size))
+            payload = worker.receive(self._socket, length)
+            self._is_idle = True
+        except TimeoutError as error:
+            self.end()
+            raise DecoderError(f"decoding took longer than {self._seconds} s") from error
+        except (OSError, EOFError) as error:
+            raise DecoderError(f"the decoder died ({_cause(self.end())})") from error
+        if kind == worker.REFUSED:
+            raise ImageError(payload.decode())
+        if kind == worker.NO_MEMORY:
+            self.end()  # what the failed attempt left behind goes with it
+            raise DecoderError(f"decoding needs more than {self._memory // 2**20:,} MB of memory")
+        return LoadedImage(np.frombuffer(payload, np.uint8).reshape(size, size, 3), width, height)
+
+    def end(self) -> int:
+        """Ends the process, at once where it is busy; its exit code."""
+        self._is_idle = False
+        self._socket.close()
+        try:
+            return self._process.wait(timeout=0.5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+
+def _cause(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {-code}, {signal.Signals(-code).name}"
+    except ValueError:
+        return f"signal {-code}"
