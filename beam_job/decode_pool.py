@@ -77,20 +77,26 @@ class DecodePool:
         """
         if not data or is_plain_jpeg(data):
             return load_image(data, self._size, self._max_pixels)
-        process = self._places.get()
+        process = _usable(self._places.get())
         try:
-            if not (process and process.is_usable):
-                process = None
-                process = _Process(self._program, self._size, self._max_pixels, self._memory, self._seconds)
+            process = process or _Process(self._program, self._size, self._max_pixels, self._memory, self._seconds)
             return process.load(data, self._size)
         finally:
-            self._places.put(process if process and process.is_usable else None)
+            self._places.put(_usable(process))
 
     def close(self) -> None:
         """Ends the processes, when their last images are done."""
         for process in [self._places.get() for _ in range(self._workers)]:
             if process:
                 process.end()
+
+
+def _usable(process: _Process | None) -> _Process | None:
+    """The process, or None once it is dead or out of step, as one that the system killed while it was idle."""
+    if process and not process.is_usable:
+        process.end()
+        return None
+    return process
 
 
 class _Process:
@@ -124,7 +130,7 @@ class _Process:
 
     @property
     def is_usable(self) -> bool:
-        """Whether the process can take an image; an idle one may have been killed by the system."""
+        """Whether the process can take an image."""
         return self._is_idle and self._process.poll() is None
 
     def load(self, data: bytes, size: int) -> LoadedImage:

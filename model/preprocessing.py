@@ -33,7 +33,7 @@ from PIL import (
     ImageOps,
     JpegImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
-    TiffImagePlugin,  # noqa: F401
+    TiffImagePlugin,
     WebPImagePlugin,  # noqa: F401
 )
 
@@ -48,6 +48,9 @@ _AVIF_BRANDS = frozenset((b"avif", b"avis"))
 
 # EXIF 2.3, table 4, Orientation: the values that swap width and height.
 _TURNED_BY_90 = (5, 6, 7, 8)
+
+# TIFF 6.0, section 15; one that covers a small picture is usually of 256 x 256 pixels.
+_TILE_WIDTH, _TILE_LENGTH, _LARGE_TILE = 322, 323, 2**20
 
 # Checked from the header, before any pixel is allocated: a 34-byte WebP can claim gigabytes.
 MAX_PIXELS = 100_000_000
@@ -157,12 +160,21 @@ def _load(image: Image.Image, size: int, max_pixels: int, data: bytes) -> Loaded
     held = image.size if header and is_one_pass(data, header) else (width, height)
     if held[0] * held[1] > max_pixels:
         raise ImageError(f"{width} x {height} pixels are more than the limit of {max_pixels:,}")
+    _check_tiles(image)
     image.load()
     if image.getexif().get(ExifTags.Base.Orientation) in _TURNED_BY_90:
         width, height = height, width
     ImageOps.exif_transpose(image, in_place=True)
     small = to_rgb(image).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=2.0)
     return LoadedImage(np.asarray(small, dtype=np.uint8), width, height)
+
+
+def _check_tiles(image: Image.Image) -> None:
+    """A TIFF's tiles may be larger than the picture, and libtiff holds one of them."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        width, height = (image.tag_v2.get(tag, 0) for tag in (_TILE_WIDTH, _TILE_LENGTH))
+        if width * height > 4 * max(image.width * image.height, _LARGE_TILE):
+            raise ValueError(f"its tiles of {width} x {height} pixels are larger than the picture")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

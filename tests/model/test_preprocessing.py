@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from model import ImageError, load_image, pad_batch
+from model.jpeg import is_plain_jpeg
+from tests.images import (
+    EPS,
+    PNG_BOMB,
+    TEXT_BOMB,
+    TILE_BOMB,
+    deep_png,
+    encode,
+    encode_heic,
+    gif_bomb,
+    halves,
+    jpeg_bomb,
+    png,
+    tiff,
+)
 
-
-def encode(image: Image.Image, kind: str, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def halves(left: object, right: object, mode: str = "RGB") -> Image.Image:
-    """An image of 40 x 20 pixels in two colours."""
-    image = Image.new(mode, (40, 20), left)
-    image.paste(right, (20, 0, 40, 20))
-    return image
+SIXTEEN_BITS = np.full((9, 9, 3), (0x80FF, 0x0100, 0xFF00), np.uint16)
 
 
 def test_photograph_keeps_its_size_in_the_record_and_its_colours(photographs) -> None:
@@ -36,69 +39,180 @@ def test_photograph_keeps_its_size_in_the_record_and_its_colours(photographs) ->
     assert np.abs(exact.astype(int) - loaded.pixels).mean() < 2
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIC"])
 def test_formats(kind: str) -> None:
-    pixels = load_image(encode(halves("red", "blue"), kind), 8).pixels
+    image = halves("red", "blue").resize((80, 40))
+    data = encode_heic(image) if kind == "HEIC" else encode(image, kind)
+    pixels = load_image(data, 8).pixels
     np.testing.assert_allclose(pixels[4, 0], (255, 0, 0), atol=12)
     np.testing.assert_allclose(pixels[4, 7], (0, 0, 255), atol=12)
 
 
-def test_exif_orientation_is_honoured() -> None:
+def test_without_pillow_heif_a_heic_file_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode_heic(halves("red", "blue"))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(ImageError, match=r"HEIC image needs pillow-heif: pip install 'caption-images\[heic\]'"):
+        load_image(data, 8)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIC"])
+def test_exif_orientation_is_honoured(kind: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be shown turned clockwise by 90 degrees: left becomes top
-    loaded = load_image(encode(halves("red", "blue"), "JPEG", exif=exif), 8)
-    assert (loaded.width, loaded.height) == (20, 40)
+    image = halves("red", "blue").resize((80, 40))
+    data = encode_heic(image, exif=exif.tobytes()) if kind == "HEIC" else encode(image, kind, exif=exif)
+    loaded = load_image(data, 8)
+    assert (loaded.width, loaded.height) == (40, 80)
     np.testing.assert_allclose(loaded.pixels[0, 4], (255, 0, 0), atol=12)
     np.testing.assert_allclose(loaded.pixels[7, 4], (0, 0, 255), atol=12)
+
+
+def palette_with_transparency() -> bytes:
+    image = Image.new("P", (9, 9), 1)
+    image.putpalette([255, 0, 0, 0, 255, 0])
+    return encode(image, "PNG", transparency=1)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        pytest.param(encode(Image.new("RGBA", (9, 9), (255, 0, 0, 0)), "PNG"), (255, 255, 255), id="transparent"),
+        pytest.param(encode(Image.new("RGBA", (9, 9), (0, 0, 0, 255)), "PNG"), (0, 0, 0), id="opaque"),
+        pytest.param(encode(Image.new("RGBA", (9, 9), (255, 0, 0, 128)), "PNG"), (255, 127, 127), id="half"),
+        pytest.param(encode(Image.new("LA", (9, 9), (0, 0)), "PNG"), (255, 255, 255), id="grey with alpha"),
+        pytest.param(
+            encode(Image.fromarray(np.full((9, 9), 0x80FF, np.uint16)), "PNG"), (128, 128, 128), id="16-bit grey PNG"
+        ),
+        pytest.param(
+            encode(Image.fromarray(np.full((9, 9), 0x80FF, np.uint16)), "TIFF"), (128, 128, 128), id="16-bit grey TIFF"
+        ),
+        pytest.param(deep_png(SIXTEEN_BITS), (128, 1, 255), id="16-bit RGB PNG"),
+        pytest.param(tiff(9, 9, SIXTEEN_BITS.tobytes()), (128, 1, 255), id="16-bit RGB TIFF"),
+        pytest.param(
+            deep_png(np.dstack([SIXTEEN_BITS, np.zeros((9, 9), np.uint16)])), (255, 255, 255), id="16-bit RGBA PNG"
+        ),
+        pytest.param(encode(Image.new("1", (9, 9), 1), "PNG"), (255, 255, 255), id="bilevel"),
+        pytest.param(encode(Image.new("P", (9, 9), 0), "PNG"), (0, 0, 0), id="palette"),
+        pytest.param(palette_with_transparency(), (255, 255, 255), id="palette with transparency"),
+        pytest.param(encode(Image.new("CMYK", (9, 9), (0, 255, 255, 0)), "TIFF"), (255, 0, 0), id="CMYK TIFF"),
+    ],
+)
+def test_modes(data: bytes, expected: tuple[int, int, int]) -> None:
+    pixels = load_image(data, 5).pixels
+    np.testing.assert_array_equal(pixels, np.broadcast_to(np.array(expected, np.uint8), (5, 5, 3)))
 
 
 @pytest.mark.parametrize(
     ("image", "expected"),
     [
-        pytest.param(Image.new("RGBA", (9, 9), (255, 0, 0, 0)), (255, 255, 255), id="transparent is white"),
-        pytest.param(Image.new("RGBA", (9, 9), (0, 0, 0, 255)), (0, 0, 0), id="opaque keeps its colour"),
-        pytest.param(Image.new("LA", (9, 9), (0, 0)), (255, 255, 255), id="grey with alpha"),
-        pytest.param(Image.fromarray(np.full((9, 9), 0x8000, np.uint16)), (128, 128, 128), id="16-bit grey"),
-        pytest.param(Image.new("1", (9, 9), 1), (255, 255, 255), id="bilevel"),
-        pytest.param(Image.new("P", (9, 9), 0), (0, 0, 0), id="palette"),
+        pytest.param(Image.new("CMYK", (9, 9), (0, 255, 255, 0)), (255, 0, 0), id="CMYK with Adobe's inverted inks"),
+        pytest.param(Image.new("L", (9, 9), 77), (77, 77, 77), id="grey"),
     ],
 )
-def test_modes(image: Image.Image, expected: tuple[int, int, int]) -> None:
-    pixels = load_image(encode(image, "PNG"), 5).pixels
-    np.testing.assert_array_equal(pixels, np.broadcast_to(np.array(expected, np.uint8), (5, 5, 3)))
+@pytest.mark.parametrize("progressive", [False, True], ids=["baseline", "progressive"])
+def test_jpegs(image: Image.Image, expected: tuple[int, int, int], progressive: bool) -> None:
+    data = encode(image, "JPEG", progressive=progressive)
+    assert (b"Adobe" in data) == (image.mode == "CMYK")
+    np.testing.assert_allclose(load_image(data, 5).pixels[2, 2], expected, atol=12)
 
 
-def test_cmyk_jpeg() -> None:
-    pixels = load_image(encode(Image.new("CMYK", (9, 9), (0, 255, 255, 0)), "JPEG"), 5).pixels
-    np.testing.assert_allclose(pixels[2, 2], (255, 0, 0), atol=12)
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_of_several_frames_the_first_is_taken(kind: str) -> None:
+    data = encode(halves("red", "red"), kind, save_all=True, append_images=[halves("blue", "blue")])
+    np.testing.assert_allclose(load_image(data, 8).pixels[4, 4], (255, 0, 0), atol=12)
 
 
-def bomb(width: int, height: int) -> bytes:
-    """A PNG of a hundred bytes whose header claims that many pixels."""
-    chunks = [
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
-        (b"IDAT", zlib.compress(b"")),
-        (b"IEND", b""),
-    ]
-    framed = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+def test_large_pictures_are_converted_strip_by_strip_without_a_seam() -> None:
+    """3 strips of the 2**20 pixels that are converted at a time."""
+    ramp = np.linspace(0, 255, 2500, dtype=np.uint8)[:, None].repeat(1000, axis=1)
+    image = Image.fromarray(np.dstack([ramp, 255 - ramp, ramp, ramp]))
+    on_white = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    at_once = np.asarray(on_white.resize((50, 50), Image.Resampling.BICUBIC, reducing_gap=2.0))
+    np.testing.assert_array_equal(load_image(encode(image, "PNG", compress_level=1), 50).pixels, at_once)
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        pytest.param(b"", "empty", id="empty file"),
+        pytest.param(b"", "^the file is empty$", id="empty file"),
         pytest.param(b"not an image, whatever its name", "not an image of a known format", id="text"),
-        pytest.param(encode(halves("red", "blue"), "JPEG")[:-200], "damaged image", id="truncated JPEG"),
-        pytest.param(encode(halves("red", "blue"), "PNG")[:60], "damaged image", id="truncated PNG"),
-        pytest.param(bomb(12_000, 12_000), "12000 x 12000 pixels are more than", id="144 megapixels"),
-        pytest.param(bomb(60_000, 60_000), "pixels", id="more than Pillow itself allows"),
-        pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image", id="EPS"),
+        pytest.param(b"\0\0\0\x14ftypmp42\0\0\0\0isom", "not an image of a known format", id="video"),
+        pytest.param(EPS, "not an image of a known format", id="EPS"),
+        pytest.param(encode(halves("red", "blue"), "JPEG")[:-200], "JPEG cannot .* ends too early", id="cut JPEG"),
+        pytest.param(encode(halves("red", "blue"), "PNG")[:60], "PNG cannot .* ends too early", id="cut PNG"),
+        pytest.param(encode(halves("red", "blue"), "GIF")[:8], "GIF cannot .* ends too early", id="cut GIF"),
+        pytest.param(encode(halves("red", "blue"), "AVIF")[:200], "this AVIF cannot be decoded", id="cut AVIF"),
+        pytest.param(encode_heic(halves("red", "blue"))[:-9], "this HEIC cannot be decoded", id="cut HEIC"),
+        pytest.param(
+            png(12_000, 12_000, 8, 2), "12000 x 12000 pixels are more than the limit of 100,000,000", id="PNG"
+        ),
+        pytest.param(PNG_BOMB, "60000 x 60000 pixels are more", id="more than Pillow itself allows"),
+        pytest.param(gif_bomb(), "65535 x 65535 pixels are more", id="GIF canvas"),
+        pytest.param(TEXT_BOMB, "text unpacks to more than 1 MiB", id="text chunk"),
+        pytest.param(TILE_BOMB, "tiles of 16000 x 16000 pixels are larger than the picture", id="TIFF tile"),
+        pytest.param(jpeg_bomb(), "65500 x 65500 pixels are more", id="JPEG"),
+        pytest.param(jpeg_bomb(0xC2), "65500 x 65500 pixels are more", id="progressive JPEG"),
     ],
 )
 def test_refuses(data: bytes, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         load_image(data, 8)
+
+
+def test_a_jpeg_counts_with_its_reduced_size_where_that_is_all_that_is_held() -> None:
+    image = Image.effect_noise((2000, 1000), 50).convert("RGB")
+    loaded = load_image(encode(image, "JPEG"), 32, max_pixels=250 * 125)
+    assert (loaded.width, loaded.height) == (2000, 1000)
+    for refused in (encode(image, "JPEG", progressive=True), encode(image, "PNG", compress_level=1)):
+        with pytest.raises(ImageError, match="2000 x 1000 pixels are more than the limit of 31,250"):
+            load_image(refused, 32, max_pixels=250 * 125)
+    with pytest.raises(ImageError, match="2000 x 1000"):
+        load_image(encode(image, "JPEG"), 32, max_pixels=250 * 125 - 1)
+
+
+@pytest.mark.parametrize(
+    ("data", "plain"),
+    [
+        pytest.param(encode(halves("red", "blue"), "JPEG"), True, id="baseline"),
+        pytest.param(encode(halves("red", "blue"), "JPEG", progressive=True), True, id="progressive"),
+        pytest.param(encode(halves("red", "blue"), "JPEG").replace(b"\xff\xc0", b"\xff\xc3"), False, id="lossless"),
+        pytest.param(encode(halves("red", "blue"), "JPEG").replace(b"\xff\xdb", b"x\xff\xdb", 1), False, id="junk"),
+        pytest.param(encode(halves("red", "blue"), "JPEG")[:300], False, id="no scan"),
+        pytest.param(jpeg_bomb(), False, id="fewer bytes than its pixels need"),
+        pytest.param(jpeg_bomb(0xC2), False, id="progressive and huge"),
+        pytest.param(encode(halves("red", "blue"), "PNG"), False, id="PNG"),
+        pytest.param(b"", False, id="empty"),
+    ],
+)
+def test_which_jpegs_are_plain(data: bytes, plain: bool) -> None:
+    assert is_plain_jpeg(data) == plain
+
+
+def test_a_progressive_jpeg_of_thousands_of_scans_is_not_plain() -> None:
+    data = encode(Image.new("RGB", (1000, 1000)), "JPEG", progressive=True)
+    at = data.index(b"\xff\xda")
+    assert is_plain_jpeg(data)
+    assert not is_plain_jpeg(data[:at] + 100 * data[at:])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
+def test_whatever_is_damaged_the_reason_is_one_short_line(kind: str) -> None:
+    whole = encode(Image.effect_noise((64, 48), 50).convert("RGB"), kind)
+    random = np.random.default_rng(5)
+    refused = set()
+    for _ in range(60):
+        damaged = bytearray(whole[: random.integers(16, len(whole))])
+        for at in random.integers(12, len(damaged), 3):
+            damaged[at] = random.integers(256)
+        try:
+            load_image(bytes(damaged), 8)
+        except ImageError as error:
+            refused.add(str(error))
+    assert refused
+    for message in refused:
+        assert 0 < len(message) < 200
+        assert message.isprintable()
+        assert not any(sign in message for sign in ("<", "0x", "Traceback"))
 
 
 def test_pad_batch_fills_up_with_black() -> None:
