@@ -94,6 +94,11 @@ def test_a_process_gives_the_same_pixels(kind: str) -> None:
     assert (apart.width, apart.height) == (90, 70)
 
 
+def test_a_process_starts_without_beam_arrow_and_tensorflow() -> None:
+    program = "import sys, beam_job.decode_worker; print(sys.modules.keys() & {'apache_beam', 'pyarrow', 'tensorflow'})"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "set()\n"
+
+
 def test_plain_jpegs_need_no_process() -> None:
     with pool_of(program="raise SystemExit('never')") as pool:
         np.testing.assert_array_equal(pool.load(JPEG).pixels, load_image(JPEG, SIZE).pixels)

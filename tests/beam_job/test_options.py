@@ -30,6 +30,7 @@ def test_every_option_has_its_place() -> None:
         "--batch_size": ("batch_size", 5),
         "--fetch_threads": ("fetch_threads", 7),
         "--decode_threads": ("decode_threads", 11),
+        "--max_pixels": ("max_pixels", 50_000_000),
         "--workers": ("workers", 13),
         "--max_failure_ratio": ("max_failure_ratio", 0.25),
         "--verbose": ("verbose", True),
@@ -88,6 +89,7 @@ def test_several_inputs_and_options_for_beam() -> None:
     ("argument", "message"),
     [
         pytest.param("--shard_size=0", "--shard_size must be a whole number from 1, not 0", id="shard size"),
+        pytest.param("--max_pixels=0", "--max_pixels must be a whole number from 1, not 0", id="pixels"),
         pytest.param("--workers=-1", "--workers must be a whole number from 1, not -1", id="workers"),
         pytest.param("--max_failure_ratio=2", "--max_failure_ratio must be from 0 to 1, not 2.0", id="ratio"),
         pytest.param("--allow_schemes=htps", "--allow_schemes must be some of file, .*, not 'htps'", id="scheme"),
