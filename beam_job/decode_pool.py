@@ -29,7 +29,11 @@ _PROGRAM = "from beam_job.decode_worker import main; main()"
 
 
 class DecoderError(ImageError):
-    """The image broke its decoder: a process died, hung or asked for too much memory."""
+    """The image broke its decoder: its process died, hung or asked for too much memory."""
+
+
+class DecoderDiedError(DecoderError):
+    """The process died while it had the image."""
 
 
 class DecoderStartError(RuntimeError):
@@ -77,6 +81,13 @@ class DecodePool:
         """
         if not data or is_plain_jpeg(data):
             return load_image(data, self._size, self._max_pixels)
+        try:
+            return self._load_apart(data)
+        except DecoderDiedError:
+            # Perhaps not by this image: the system kills idle processes too where memory is short.
+            return self._load_apart(data)
+
+    def _load_apart(self, data: bytes) -> LoadedImage:
         process = _usable(self._places.get())
         try:
             process = process or _Process(self._program, self._size, self._max_pixels, self._memory, self._seconds)
@@ -149,7 +160,7 @@ class _Process:
             self.end()
             raise DecoderError(f"decoding took longer than {self._seconds} s") from error
         except (OSError, EOFError) as error:
-            raise DecoderError(f"the decoder died ({_cause(self.end())})") from error
+            raise DecoderDiedError(f"the decoder died ({_cause(self.end())})") from error
         if kind == worker.REFUSED:
             raise ImageError(payload.decode())
         if kind == worker.NO_MEMORY:

@@ -42,6 +42,12 @@ def load(data, *rest, really=decode_worker.load_image):
         signal.pause()
     if data == b"greedy":
         bytearray(10**9)
+    if data.startswith(b"dies once "):
+        mark = data.removeprefix(b"dies once ")
+        if not os.path.exists(mark):
+            open(mark, "w").close()
+            os.abort()
+        data = open(mark + b".png", "rb").read()
     if data == b"pid":
         raise decode_worker.ImageError(str(os.getpid()))
     os.write(0, b"noise")
@@ -132,7 +138,8 @@ def test_an_image_that_breaks_its_decoder_costs_itself_alone(data: bytes, messag
         outcome = decode(FetchedImage(ImageInput("x.png"), data, "v1"), pool)
         assert isinstance(outcome, Failure)
         assert (outcome.uri, outcome.stage, outcome.object_version) == ("x.png", "decode", "v1")
-        assert (outcome.error_type, outcome.error_message) == ("DecoderError", message)
+        assert outcome.error_type == ("DecoderDiedError" if "died" in message else "DecoderError")
+        assert outcome.error_message == message
         assert not outcome.transient
         assert has_ended(before)
         np.testing.assert_array_equal(pool.load(PNG).pixels, load_image(PNG, SIZE).pixels)
@@ -143,6 +150,13 @@ def test_a_process_killed_while_idle_costs_nothing() -> None:
         os.kill(pid := pid_of(pool), 9)
         assert has_ended(pid)
         assert pool.load(PNG).width == 40
+
+
+def test_an_image_whose_process_died_gets_a_second_try(tmp_path: Path) -> None:
+    """The system may have killed it for want of memory, which is not the image's fault."""
+    (tmp_path / "mark.png").write_bytes(PNG)
+    with pool_of(program=HOOKED) as pool:
+        assert pool.load(b"dies once " + bytes(tmp_path / "mark")).width == 40
 
 
 def test_a_picture_beyond_the_memory_limit_is_refused_by_a_real_decoder() -> None:
