@@ -128,14 +128,15 @@ def _hypotheses(decoding: Decoding) -> int:
 
 def _search_of(decoding: Decoding, max_words: int) -> Callable[[search.Step, Tensor, Tensor], search.Hypotheses]:
     """(step, first state float32[B, K, U], uniforms float32[B, K, T]) -> hypotheses."""
+    guard = decoding.no_repeat_ngram
 
     def run(step: search.Step, state: Tensor, uniforms: Tensor) -> search.Hypotheses:
         match decoding.method:
             case "beam":
-                return search.beam(step, state, max_words, decoding.length_penalty)
+                return search.beam(step, state, max_words, decoding.length_penalty, guard)
             case "sample":
-                return search.sample(step, state, max_words, uniforms, decoding.top_k, decoding.temperature)
+                return search.sample(step, state, max_words, uniforms, decoding.top_k, decoding.temperature, guard)
             case _:
-                return search.greedy(step, state, max_words)
+                return search.greedy(step, state, max_words, guard)
 
     return run

@@ -65,6 +65,9 @@ class Decoding:
       top_k: words that sampling chooses from.
       temperature: of sampling; below 1 is bolder towards the likely words.
       seed: of sampling; the same image and seed give the same captions, in whatever batch.
+      no_repeat_ngram: n words in a row that no caption holds twice, nor does a word follow itself; 0 for no such guard.
+        Of people's captions of Flickr8k 4 % hold two words twice, of the default model's 15 % without the guard; with
+        2 it scores best, with every method of decoding (`model/default/MODEL_CARD.md`).
     """
 
     method: str = "beam"
@@ -74,6 +77,7 @@ class Decoding:
     top_k: int = 10
     temperature: float = 1.0
     seed: int = 0
+    no_repeat_ngram: int = 2
 
     def __post_init__(self) -> None:
         _check_choice("decoding method", self.method, METHODS)
@@ -87,8 +91,9 @@ class Decoding:
             raise ValueError(f"length_penalty must be at least 0, not {self.length_penalty!r}")
         if self.temperature <= 0:
             raise ValueError(f"temperature must be above 0, not {self.temperature!r}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, not {self.seed!r}")
+        for name in ("seed", "no_repeat_ngram"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)!r}")
 
 
 def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:

@@ -14,6 +14,7 @@ _HELP = {
     "top_k": "words that sampling chooses from",
     "temperature": "of sampling; below 1 keeps to the likely words",
     "seed": "of sampling; the same seed gives the same captions",
+    "no_repeat_ngram": "no caption holds N words in a row twice, nor a word that follows itself; 0 for no such guard",
 }
 
 

@@ -2,6 +2,10 @@
 
 The model is seen only through `Step`, so the loops can be tested with a step that spells a fixed sentence.
 Dimensions: B images, K captions of an image, T words at most, V words of the vocabulary.
+
+Each loop takes `no_repeat_ngram`: with n of 1 or more no word follows itself, and no n words are written twice (Paulus
+et al. 2017, "A Deep Reinforced Model for Abstractive Summarization", section 2.5); 0 leaves the model its way. Scores
+are always the model's own probabilities, not made up to 1 again without the words that were ruled out.
 """
 
 from __future__ import annotations
@@ -34,16 +38,24 @@ class Hypotheses(NamedTuple):
     log_probabilities: Tensor
 
 
-def greedy(step: Step, state: Tensor, max_words: int) -> Hypotheses:
+def greedy(step: Step, state: Tensor, max_words: int, no_repeat_ngram: int = 0) -> Hypotheses:
     """The likeliest word each time. `state`: float32[B, K, U]; K is usually 1."""
 
     def likeliest(log_probabilities: Tensor, _: Tensor) -> Tensor:
         return ops.cast(ops.argmax(log_probabilities, axis=-1), "int32")
 
-    return _one_by_one(step, state, max_words, likeliest)
+    return _one_by_one(step, state, max_words, no_repeat_ngram, likeliest)
 
 
-def sample(step: Step, state: Tensor, max_words: int, uniforms: Tensor, top_k: int, temperature: float) -> Hypotheses:
+def sample(
+    step: Step,
+    state: Tensor,
+    max_words: int,
+    uniforms: Tensor,
+    top_k: int,
+    temperature: float,
+    no_repeat_ngram: int = 0,
+) -> Hypotheses:
     """A word drawn from the `top_k` likeliest, by inversion of their distribution at `temperature`.
 
     Args:
@@ -54,6 +66,7 @@ def sample(step: Step, state: Tensor, max_words: int, uniforms: Tensor, top_k: i
         that an image's neighbours in the batch do not matter.
       top_k: words to choose from.
       temperature: divides the logits.
+      no_repeat_ngram: see above.
     """
 
     def draw(log_probabilities: Tensor, number: Tensor) -> Tensor:
@@ -66,7 +79,7 @@ def sample(step: Step, state: Tensor, max_words: int, uniforms: Tensor, top_k: i
         place = ops.sum(ops.cast(cumulative[..., :-1] <= drawn, "int32"), axis=-1, keepdims=True)
         return ops.cast(ops.take_along_axis(words, place, axis=-1)[..., 0], "int32")
 
-    return _one_by_one(step, state, max_words, draw)
+    return _one_by_one(step, state, max_words, no_repeat_ngram, draw)
 
 
 class _Progress(NamedTuple):
@@ -100,12 +113,13 @@ def _loop(state: Tensor, max_words: int, next_word: Callable[[_Progress], _Progr
     return Hypotheses(_Progress(*end).words, _Progress(*end).scores)
 
 
-def _one_by_one(step: Step, state: Tensor, max_words: int, choose: Choose) -> Hypotheses:
+def _one_by_one(step: Step, state: Tensor, max_words: int, no_repeat_ngram: int, choose: Choose) -> Hypotheses:
     """Each caption by itself, its next word picked by `choose`: what greedy choice and sampling share."""
 
     def next_word(now: _Progress) -> _Progress:
         logits, state = step(now.last, now.state)
         log_probabilities = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
+        log_probabilities = _without_repeats(log_probabilities, now, no_repeat_ngram)
         chosen = choose(log_probabilities, now.number)
         score = ops.take_along_axis(log_probabilities, chosen[..., None], axis=-1)[..., 0]
         chosen = ops.where(now.ended, PAD, chosen)
@@ -121,7 +135,7 @@ def _one_by_one(step: Step, state: Tensor, max_words: int, choose: Choose) -> Hy
     return _loop(state, max_words, next_word)
 
 
-def beam(step: Step, state: Tensor, max_words: int, length_penalty: float) -> Hypotheses:
+def beam(step: Step, state: Tensor, max_words: int, length_penalty: float, no_repeat_ngram: int = 0) -> Hypotheses:
     """Beam search; its width is K of `state`, float32[B, K, U].
 
     A hypothesis that has ended stays in the beam with the score it had, and competes with the growing ones by
@@ -131,6 +145,7 @@ def beam(step: Step, state: Tensor, max_words: int, length_penalty: float) -> Hy
     def next_word(now: _Progress) -> _Progress:
         logits, state = step(now.last, now.state)
         log_probabilities = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
+        log_probabilities = _without_repeats(log_probabilities, now, no_repeat_ngram)
         log_probabilities = _only_padding_after_end(log_probabilities, now.ended)
         parent, chosen = _best(log_probabilities, now, length_penalty)
         score = ops.take_along_axis(_gather(log_probabilities, parent), chosen[..., None], axis=-1)[..., 0]
@@ -159,6 +174,29 @@ def _best(log_probabilities: Tensor, now: _Progress, length_penalty: float) -> t
     _, places = ops.top_k(ops.reshape(ranked, (-1, width * size)), width)
     places = ops.cast(places, "int32")
     return places // size, places % size
+
+
+def _without_repeats(log_probabilities: Tensor, now: _Progress, no_repeat_ngram: int) -> Tensor:
+    """float32[B, K, V] with the last word, and what would write n words a second time, made impossible."""
+    if not no_repeat_ngram:
+        return log_probabilities
+    captions, length = now.words.shape[1], now.words.shape[2]
+    # follows[b, k, t]: the n - 1 words before place t are the last n - 1 words. START fills the places before the first
+    # word; it cannot match one after it, so that no phrase reaches out of the caption.
+    before = no_repeat_ngram - 1
+    padded = ops.pad(now.words, [(0, 0), (0, 0), (before, 0)], constant_values=START)
+    follows = ops.broadcast_to(ops.arange(length) < now.number, ops.shape(now.words))
+    for place in range(before):
+        last = ops.take(padded, now.number + place, axis=2)[..., None]
+        follows = ops.logical_and(follows, ops.equal(padded[..., place : place + length], last))
+    ruled_out = ops.concatenate([ops.where(follows, now.words, PAD), now.last[..., None]], axis=-1)  # [B, K, T + 1]
+    # Scattered, not compared with all V words: T is some 24, V thousands. Added, so that a score that is nan stays nan.
+    shape = ops.shape(ruled_out)
+    rows = ops.broadcast_to(ops.arange(shape[0])[:, None, None], shape)
+    columns = ops.broadcast_to(ops.arange(captions)[None, :, None], shape)
+    indices = ops.reshape(ops.stack([rows, columns, ruled_out], axis=-1), (-1, 3))
+    penalties = ops.full((ops.shape(indices)[0],), _IMPOSSIBLE)
+    return log_probabilities + ops.scatter(indices, penalties, ops.shape(log_probabilities))
 
 
 def _only_padding_after_end(log_probabilities: Tensor, ended: Tensor) -> Tensor:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
 from model import Decoding, load_captioner, load_image, pad_batch
+from model.captioner import Captioner
 from model.vocabulary import END, PAD, START, UNKNOWN
 
 METHODS = [
@@ -56,6 +59,29 @@ def test_no_caption_is_empty_or_holds_a_special_word(decoding: Decoding, tiny_bu
             assert len(caption.text.split()) == 1
 
 
+@pytest.fixture(scope="module")
+def tiny(tiny_bundle) -> Captioner:
+    return load_captioner(tiny_bundle)
+
+
+def test_a_network_in_love_with_one_word_does_not_say_it_twice_in_a_row(tiny: Captioner) -> None:
+    bias = np.zeros(len(tiny.vocabulary), np.float32)
+    bias[5], bias[END] = 50, -50  # "dog", on and on
+    tiny.decoder.to_vocabulary.bias.assign(bias)
+    for [caption] in tiny.caption(np.zeros((2, 64, 64, 3), np.uint8)):
+        words = caption.text.split()
+        pairs = [*itertools.pairwise(words)]
+        assert words.count("dog") == 3
+        assert all(word != following for word, following in pairs)
+        assert len(set(pairs)) == len(pairs) == 4
+
+
+def test_a_network_without_numbers_gives_scores_without_numbers(tiny: Captioner) -> None:
+    tiny.decoder.to_vocabulary.bias.assign(np.full(len(tiny.vocabulary), np.nan, np.float32))
+    for [caption] in tiny.caption(np.zeros((3, 64, 64, 3), np.uint8)):
+        assert not np.isfinite(caption.score)
+
+
 def test_beam_search_offers_different_captions(images: np.ndarray) -> None:
     captioner = load_captioner(decoding=Decoding(num_captions=4))
     for captions in captioner.caption(images):
@@ -95,6 +121,7 @@ def test_refuses_other_arrays(images: np.ndarray) -> None:
         pytest.param({"method": "greedy", "num_captions": 2}, "greedy decoding gives one caption", id="greedy twice"),
         pytest.param({"temperature": 0.0}, "temperature must be above 0", id="temperature"),
         pytest.param({"length_penalty": -1.0}, "length_penalty must be at least 0", id="length penalty"),
+        pytest.param({"no_repeat_ngram": -1}, "no_repeat_ngram must be at least 0, not -1", id="repetition"),
         pytest.param({"seed": -1}, "seed must be at least 0", id="seed"),
     ],
 )

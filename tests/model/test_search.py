@@ -13,6 +13,7 @@ from model.vocabulary import END, PAD, START
 
 A, B, C = 4, 5, 6
 V = 7
+WORDS = 6  # that the step can remember
 
 
 def step_from(table: dict[tuple[int, ...], dict[int, float]]):
@@ -21,7 +22,7 @@ def step_from(table: dict[tuple[int, ...], dict[int, float]]):
     The state holds the prefix, one word a column, so that a loop that mixes up states of different hypotheses fails.
     """
     probabilities = np.full((len(table), V), 1e-6)
-    prefixes = np.zeros((len(table), 4))
+    prefixes = np.zeros((len(table), WORDS))
     for row, (prefix, words) in enumerate(table.items()):
         prefixes[row, : len(prefix)] = prefix
         for word, probability in words.items():
@@ -31,7 +32,7 @@ def step_from(table: dict[tuple[int, ...], dict[int, float]]):
     def step(last: tf.Tensor, state: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         length = tf.reduce_sum(tf.cast(state > 0, tf.int32), axis=-1, keepdims=True)
         chosen = tf.cast(last, tf.float32)[..., None]
-        grown = tf.where((tf.range(4) == length) & (chosen != START) & (chosen != PAD), chosen, state)
+        grown = tf.where((tf.range(WORDS) == length) & (chosen != START) & (chosen != PAD), chosen, state)
         distance = tf.reduce_sum(tf.abs(grown[:, :, None, :] - tf.constant(prefixes, tf.float32)), axis=-1)
         return tf.gather(logits_of, tf.argmin(distance, axis=-1)), grown
 
@@ -50,7 +51,7 @@ GARDEN_PATH = {
 
 
 def state_of(images: int, captions: int) -> tf.Tensor:
-    return tf.zeros((images, captions, 4))
+    return tf.zeros((images, captions, WORDS))
 
 
 def spelt(found: search.Hypotheses) -> list[list[list[int]]]:
@@ -146,6 +147,108 @@ def test_sampled_scores_are_the_models_own_probabilities() -> None:
     found = search.sample(step_from(GARDEN_PATH), state_of(1, 1), 4, numbers, top_k=2, temperature=0.5)
     # 0.61 is within 0.692, so "b", END: the untempered probability is 0.6 * 0.55.
     np.testing.assert_allclose(total(found), 0.33, rtol=1e-4)
+
+
+# Left to itself it says "a b c a b c".
+ROUND = {
+    (): {A: 0.9, B: 0.1},
+    (A,): {B: 0.9, A: 0.1},
+    (A, B): {C: 0.9, B: 0.1},
+    (A, B, C): {A: 0.8, END: 0.2},
+    (A, B, C, A): {B: 0.9, C: 0.1},
+    (A, B, C, A, B): {C: 0.9, A: 0.1},
+    (A, B, C, A, C): {END: 1.0},
+    (A, B, C, END): {END: 1.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("n", "expected"),
+    [
+        pytest.param(0, [A, B, C, A, B, C], id="no guard"),
+        pytest.param(1, [A, B, C, END], id="no word twice"),
+        pytest.param(2, [A, B, C, A, C, END], id="a b only once"),
+        pytest.param(3, [A, B, C, A, B, A], id="a b c only once"),
+        pytest.param(4, [A, B, C, A, B, C], id="no four words twice"),
+        pytest.param(9, [A, B, C, A, B, C], id="longer than the caption"),
+    ],
+)
+def test_no_phrase_of_n_words_is_said_twice(n: int, expected: list[int]) -> None:
+    step = step_from(ROUND)
+    assert spelt(search.greedy(step, state_of(2, 1), 6, n)) == [[expected]] * 2
+    assert spelt(search.beam(step, state_of(2, 1), 6, 0.0, n)) == [[expected]] * 2
+    likeliest = tf.zeros((2, 1, 6))
+    assert (
+        spelt(search.sample(step, state_of(2, 1), 6, likeliest, top_k=3, temperature=1.0, no_repeat_ngram=n))
+        == [[expected]] * 2
+    )
+
+
+def test_no_word_follows_itself() -> None:
+    step = step_from({(): {A: 1.0}, (A,): {A: 0.9, B: 0.1}, (A, A): {A: 1.0}, (A, B): {B: 0.9, END: 0.1}})
+    found = search.greedy(step, state_of(1, 1), 6, no_repeat_ngram=3)
+    assert spelt(found) == [[[A, B, END]]]
+    # The model's own probabilities of what was said: 1 * 0.1 * 0.1.
+    np.testing.assert_allclose(total(found), 0.01, rtol=1e-3)
+
+
+def test_hypotheses_of_a_beam_are_guarded_each_by_its_own_words() -> None:
+    # "a b a" and "b a a" would both be likelier than what remains: "a b" and "b a" may go on with c alone.
+    table = {
+        (): {A: 0.6, B: 0.4},
+        (A,): {B: 1.0},
+        (B,): {A: 1.0},
+        (A, B): {B: 0.9, C: 0.1},
+        (B, A): {A: 0.8, C: 0.2},
+        (A, B, C): {END: 1.0},
+        (B, A, C): {END: 1.0},
+    }
+    found = search.beam(step_from(table), state_of(1, 2), 6, 0.0, no_repeat_ngram=2)
+    assert spelt(found) == [[[B, A, C, END], [A, B, C, END]]]
+    np.testing.assert_allclose(total(found), [[0.08, 0.06]], rtol=1e-3)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_it_says_what_a_plain_loop_over_words_would_say(n: int) -> None:
+    """A model that knows only the last word, different for each image; against the definition, spelt out."""
+    images, size, length = 5, 11, 13
+    logits = np.random.default_rng(n).normal(0, 2, (images, size, size)).astype(np.float32)
+    logits[:, :, [PAD, START]] = -1e9
+    logits[:, :, END] -= 3
+
+    def by_hand(image: int) -> list[int]:
+        words: list[int] = []
+        while len(words) < length and END not in words:
+            order = np.argsort(-logits[image, words[-1] if words else START])
+            words.append(next(int(word) for word in order if not repeats([*words, int(word)])))
+        return words
+
+    def repeats(words: list[int]) -> bool:
+        phrases = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+        return len(set(phrases)) < len(phrases) or words[-1:] == words[-2:-1]
+
+    def step(last: tf.Tensor, state: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.gather(tf.constant(logits), last, batch_dims=1), state
+
+    compiled = tf.function(lambda state: search.greedy(step, state, length, n))
+    assert spelt(compiled(state_of(images, 1))) == [[by_hand(image)] for image in range(images)]
+
+
+@pytest.mark.parametrize("n", [0, 2])
+def test_an_image_without_numbers_has_no_score_and_leaves_its_neighbour_alone(n: int) -> None:
+    alone = step_from(GARDEN_PATH)
+
+    def step(last: tf.Tensor, state: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        logits, state = alone(last, state)
+        return logits + tf.constant([[[math.nan]], [[0.0]]]), state
+
+    beam = search.beam(step, state_of(2, 3), 6, 0.0, n)
+    greedy = search.greedy(step, state_of(2, 1), 6, n)
+    sampled = search.sample(step, state_of(2, 1), 6, tf.zeros((2, 1, 6)), top_k=2, temperature=1.0, no_repeat_ngram=n)
+    for found in (beam, greedy, sampled):
+        assert not np.isfinite(found.log_probabilities.numpy()[0].sum(axis=-1)).any()
+    assert spelt(beam)[1] == [[A, B, END], [B, END], [B, C, END]]
+    assert spelt(greedy)[1] == spelt(sampled)[1] == [[B, END]]
 
 
 def test_loops_run_inside_a_graph() -> None:
