@@ -40,10 +40,11 @@ def main(arguments: list[str] | None = None) -> int:
         from beam_job.runner import RunnerError
         from beam_job.summary import RowCountError
         from model import BundleError
+        from model.devices import NoGpuError
 
     try:
         summary = run_job(config, beam_arguments)
-    except (BundleError, InputError, LeaseError, RunnerError, StorageError) as error:
+    except (BundleError, InputError, LeaseError, NoGpuError, RunnerError, StorageError) as error:
         return _refuse(error, config.inputs)
     except (JobError, RowCountError) as error:
         print(printable_lines(_without_secrets(traceback.format_exc(), config.inputs)), end="", file=sys.stderr)

@@ -17,6 +17,7 @@ from beam_job.progress import ProgressFile
 from beam_job.run import Run
 from beam_job.sink import publish_failures, read_report
 from model import load_captioner
+from model.devices import open_gpus
 
 NAMESPACE = "caption_images"
 
@@ -96,5 +97,6 @@ def _release_engine(config: JobConfig, run: Run, progress_folder: str | None) ->
 
 
 def _open_engine(config: JobConfig, run: Run, progress_folder: str | None) -> Engine:
+    open_gpus(required=config.require_gpu)
     captioner = load_captioner(config.bundle, config.decoding)
     return Engine(config, run, captioner, captioner.config.input_size, ProgressFile(progress_folder))

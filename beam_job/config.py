@@ -48,6 +48,7 @@ class JobConfig:
       decode_threads: images decoded at the same time.
       max_pixels: of an image, at the size at which it is decoded.
       workers: processes on this machine.
+      require_gpu: refuse to caption on the CPU.
       max_failure_ratio: of the inputs, from 0 to 1; beyond it the job counts as broken.
       verbose: show what Beam and TensorFlow say of themselves.
     """
@@ -74,6 +75,7 @@ class JobConfig:
     decode_threads: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
     max_pixels: int = MAX_PIXELS
     workers: int = 1
+    require_gpu: bool = False
     max_failure_ratio: float = 0.5
     verbose: bool = False
 

@@ -17,33 +17,21 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
+from beam_job.batches import BatchCaptioner, ImageCaptioner
 from beam_job.config import JobConfig
 from beam_job.decode_pool import DecodePool
 from beam_job.images import FetchedImage, decode, fetch
 from beam_job.inputs import allowed_of
 from beam_job.plan import Shard
 from beam_job.progress import ProgressFile
-from beam_job.records import CaptionedImage, DecodedImage, Failure, ImageInput, now
+from beam_job.records import CaptionedImage, DecodedImage, Failure, ImageInput
 from beam_job.run import Run
 from beam_job.sink import ShardReport, caption_table, commit_shard
-from model import Caption, pad_batch
 
 T = TypeVar("T")
 _UNKNOWN_SIZE = 2**20  # bytes that an image from a list counts for until it is fetched
-
-
-class ImageCaptioner(Protocol):
-    """What the engine asks of a model."""
-
-    version: str
-
-    def caption(self, images: npt.NDArray[np.uint8]) -> list[tuple[Caption, ...]]:
-        """uint8[B, S, S, 3] -> for each image its captions, the best first."""
 
 
 @dataclass(frozen=True)
@@ -125,17 +113,17 @@ class Engine:
     Args:
       config: batch size, threads, captions an image.
       run: where the shards' files go.
-      captioner: called from one thread only, always with `config.batch_size` images.
+      captioner: called from one thread only, in batches of one size.
       input_size: side of the captioner's images, in pixels.
-      progress: told of every image that is done.
+      progress: told of every image that is done, and of what people should know.
     """
 
     def __init__(
         self, config: JobConfig, run: Run, captioner: ImageCaptioner, input_size: int, progress: ProgressFile
     ) -> None:
         self._run = run
-        self._captioner = captioner
-        self._batch_size = config.batch_size
+        self._model_version = captioner.version
+        self._batches = BatchCaptioner(captioner, config.batch_size, progress.tell)
         self._several = config.decoding.num_captions > 1
         self._progress = progress
         self._fetch_timeout = config.fetch_timeout
@@ -144,13 +132,15 @@ class Engine:
         self._budget = ByteBudget(config.in_flight_bytes)
         self._pixel_bytes = 3 * input_size**2
         self._in_flight = 0
-        self._in_flight_lock = threading.Lock()
+        self._open: set[_OpenShard] = set()
+        self._broken: BaseException | None = None
+        self._lock = threading.Lock()  # of the three above
         self._arrivals: queue.Queue[tuple[_OpenShard, DecodedImage | Failure] | None] = queue.Queue()
         self._fetchers = ThreadPoolExecutor(config.fetch_threads, "fetch")
         self._decoders = ThreadPoolExecutor(config.decode_threads, "decode")
         self._decode_pool = DecodePool(config.decode_threads, input_size, config.max_pixels)
         self._writer = ThreadPoolExecutor(1, "write")
-        self._model_thread = threading.Thread(target=self._caption_arrivals, name="caption", daemon=True)
+        self._model_thread = threading.Thread(target=self._model_loop, name="caption", daemon=True)
         self._model_thread.start()
 
     def submit(self, number: int, shard: Shard) -> Future[ShardResult]:
@@ -158,19 +148,28 @@ class Engine:
 
         Returns:
           a future that is resolved once the shard's files are written.
+
+        Raises:
+          RuntimeError: the model's thread has broken off.
         """
         opened = _OpenShard(number, shard)
+        with self._lock:
+            if self._broken:
+                raise _broken_off(self._broken)
+            self._open.add(opened)
         for image in shard.images:
             taken = _UNKNOWN_SIZE if image.size is None else image.size
             self._budget.acquire(taken + self._pixel_bytes)
-            with self._in_flight_lock:
+            with self._lock:
+                if self._broken:
+                    break  # the shard's future has been told
                 self._in_flight += 1
             self._fetchers.submit(self._fetch, opened, image, taken)
         return opened.done
 
     def close(self) -> None:
         """Finishes what was submitted and ends all threads."""
-        self._fetchers.shutdown()
+        self._fetchers.shutdown(cancel_futures=self._broken is not None)
         self._decoders.shutdown()
         self._decode_pool.close()
         self._arrivals.put(None)
@@ -193,53 +192,60 @@ class Engine:
         self._budget.release(len(fetched.data))
         self._arrivals.put((shard, decoded))
 
+    def _model_loop(self) -> None:
+        """The model's thread. It ends with `close` alone: nobody may wait for rows that never come."""
+        try:
+            self._caption_arrivals()
+        except BaseException as error:
+            with self._lock:
+                self._broken = error
+                waiting, self._open = self._open, set()
+            for shard in waiting:
+                shard.done.set_exception(_broken_off(error))
+            while self._arrivals.get() is not None:
+                self._budget.release(self._pixel_bytes)  # a submitter may be waiting for room
+
     def _caption_arrivals(self) -> None:
-        """The model's thread: collects a batch, and runs it when it is full or when nothing more is on its way."""
+        """Collects a batch, and runs it when it is full or when nothing more is on its way."""
         batch: list[tuple[_OpenShard, DecodedImage]] = []
         idle_since = time.monotonic()
         while (arrival := self._arrivals.get()) is not None:
             shard, outcome = arrival
             shard.spent("wait", time.monotonic() - max(idle_since, shard.opened))
             self._budget.release(self._pixel_bytes)
-            with self._in_flight_lock:
+            with self._lock:
                 self._in_flight -= 1
                 last = self._in_flight == 0
             if isinstance(outcome, Failure):
                 self._finish(shard, outcome)
             else:
                 batch.append((shard, outcome))
-            if len(batch) == self._batch_size or (batch and last):
+            if len(batch) >= self._batches.size or (batch and last):
                 self._caption(batch)
                 batch = []
             idle_since = time.monotonic()
 
     def _caption(self, batch: list[tuple[_OpenShard, DecodedImage]]) -> None:
         started = time.monotonic()
-        outcomes = self._caption_or_split([image for _, image in batch])
+        outcomes = self._batches.caption([image for _, image in batch])
         share = (time.monotonic() - started) / len(batch)
         for (shard, _), outcome in zip(batch, outcomes, strict=True):
             shard.spent("caption", share)
             self._finish(shard, outcome)
 
-    def _caption_or_split(self, images: list[DecodedImage]) -> list[CaptionedImage | Failure]:
-        """Captions a batch; where that fails, its halves, down to the image that is to blame."""
-        try:
-            captions = self._captioner.caption(pad_batch([image.pixels for image in images], self._batch_size))
-        except Exception as error:
-            if len(images) == 1:
-                return [Failure.of(images[0].input.uri, "caption", error, images[0].object_version)]
-            half = len(images) // 2
-            return self._caption_or_split(images[:half]) + self._caption_or_split(images[half:])
-        time_of_batch = now()
-        return [
-            CaptionedImage(image.input.uri, found, image.width, image.height, image.object_version, time_of_batch)
-            for image, found in zip(images, captions, strict=False)  # the batch may be padded
-        ]
-
     def _finish(self, shard: _OpenShard, outcome: CaptionedImage | Failure) -> None:
         self._progress.add(failed=isinstance(outcome, Failure))
         if shard.add(outcome):
-            self._writer.submit(shard.commit, self._run, self._captioner.version, self._several)
+            with self._lock:
+                self._open.discard(shard)
+            self._writer.submit(shard.commit, self._run, self._model_version, self._several)
+
+
+def _broken_off(error: BaseException) -> RuntimeError:
+    """A new exception for each that waits; an Exception, which Beam's workers report, whatever `error` is."""
+    broken = RuntimeError(f"the model's thread broke off: {error!r}")
+    broken.__cause__ = error
+    return broken
 
 
 def _timed(shard: _OpenShard, stage: str, image: ImageInput, work: Callable[[], T | Failure]) -> T | Failure:
@@ -247,7 +253,7 @@ def _timed(shard: _OpenShard, stage: str, image: ImageInput, work: Callable[[], 
     started = time.monotonic()
     try:
         return work()
-    except Exception as error:
+    except BaseException as error:  # in a pool's thread nobody else would see it, and the shard would wait for ever
         return Failure.of(image.uri, stage, error, image.object_version)
     finally:
         shard.spent(stage, time.monotonic() - started)

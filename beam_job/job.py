@@ -27,6 +27,7 @@ from beam_job.runner import beam_options, runs_here
 from beam_job.storage import StorageError
 from beam_job.summary import Summary, summarize
 from model import check_bundle
+from model.devices import NoGpuError, open_gpus
 
 
 class JobError(RuntimeError):
@@ -45,13 +46,15 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
       to be done.
 
     Raises:
-      InputError, BundleError, RunnerError, StorageError: wrong usage, before anything was written.
+      InputError, BundleError, RunnerError, NoGpuError, StorageError: wrong usage, before anything was written.
       LeaseError: another run writes into the same output.
       JobError: the pipeline broke; the shards that were committed stand.
     """
     started = time.monotonic()
     options = beam_options(config, beam_arguments)
     model_version = check_bundle(config.bundle)
+    if config.require_gpu and runs_here(options):
+        _require_gpu(config.verbose)
     killed = killed_run(config, model_version)
     begun = killed or list_request(config)  # before the lease: wrong usage writes nothing
     with lease(config.output):
@@ -70,6 +73,18 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
         except StorageError as error:
             raise JobError(f"run {prepared.run.run_id} is not concluded: {error}; the same command goes on") from error
         return summary
+
+
+def _require_gpu(verbose: bool) -> None:
+    """Imports TensorFlow, which says much; of an error inside `quiet_stderr` all of that would be shown."""
+    refused = None
+    with quiet_stderr(verbose):
+        try:
+            open_gpus(required=True)
+        except NoGpuError as error:
+            refused = error
+    if refused:
+        raise refused
 
 
 def _conclude(run: Run, summary: Summary, max_failure_ratio: float) -> None:

@@ -48,6 +48,7 @@ _SAME_NAME = (
     "decode_threads",
     "max_pixels",
     "workers",
+    "require_gpu",
     "max_failure_ratio",
     "verbose",
 )
@@ -231,4 +232,7 @@ def _add_speed(group: argparse._ArgumentGroup) -> None:
     )
     add_number(
         group, "max_pixels", defaults.max_pixels, "larger images fail; a large JPEG counts with its reduced size"
+    )
+    group.add_argument(
+        "--require_gpu", action="store_true", help="refuse to start, with exit code 2, where TensorFlow sees no GPU"
     )

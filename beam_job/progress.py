@@ -1,11 +1,13 @@
 """Progress of a local run: each worker process keeps a small file of counts, the launching process shows their sum.
 
-Beam's in-process runner tells nothing while it runs, and workers may be other processes; files serve both.
+Beam's in-process runner tells nothing while it runs, and workers may be other processes; files serve both. What a
+worker has to say to people takes the same way, for stderr is held back meanwhile (`beam_job.quiet`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import TextIO
 
 _WRITE_EVERY_S = 0.5
+_SAID = ".said"
 
 
 class ProgressFile:
@@ -36,6 +39,14 @@ class ProgressFile:
         self._failed += failed
         if self._clock() - self._written >= _WRITE_EVERY_S:
             self._write()
+
+    def tell(self, line: str) -> None:
+        """Says a line to people: through the launching process, or in the log where nobody looks into the folder."""
+        if self._path is None:
+            logging.getLogger(__name__).warning(line)
+            return
+        with contextlib.suppress(OSError), self._path.with_suffix(_SAID).open("a", encoding="utf-8") as said:
+            said.write(f"{line}\n")
 
     def close(self) -> None:
         """Writes the last counts."""
@@ -61,6 +72,15 @@ def read_progress(folder: str) -> tuple[int, int]:
     return done, failed
 
 
+def read_said(folder: str) -> list[str]:
+    """The lines that workers have told; what several of them say, once."""
+    said: dict[str, None] = {}
+    for path in sorted(Path(folder).glob(f"*{_SAID}")):
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        said |= {line.rstrip("\n"): None for line in lines if line.endswith("\n")}
+    return list(said)
+
+
 def counted(number: int, noun: str) -> str:
     """`1 image`, `2,000 images`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
@@ -77,6 +97,8 @@ def progress_line(done: int, failed: int, total: int, rate: float | None) -> str
 
 class ProgressPrinter:
     """Shows progress while a block runs: one line rewritten on a terminal, a line every few seconds elsewhere.
+
+    Lines that workers tell are shown between, each once.
 
     Args:
       folder: of the workers' progress files.
@@ -102,6 +124,7 @@ class ProgressPrinter:
 
     def _run(self) -> None:
         first: tuple[float, int] | None = None  # time and count when the first images were seen done
+        told: set[str] = set()
         stopping = False
         while not stopping:
             stopping = self._stop.wait(0.5 if self._terminal else 5.0)
@@ -110,6 +133,10 @@ class ProgressPrinter:
             if done and first is None:
                 first = (seen, done)
             rate = (done - first[1]) / (seen - first[0]) if first and seen > first[0] else None
+            for line in read_said(self._folder):
+                if line not in told:
+                    told.add(line)
+                    self._stream.write(f"\r\x1b[K{line}\n" if self._terminal else f"{line}\n")
             self._show(progress_line(done, failed, self._total, rate))
         if self._terminal:
             self._stream.write("\n")

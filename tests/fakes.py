@@ -14,19 +14,34 @@ class FakeCaptioner:
 
     Args:
       poison: an image of this brightness makes its batch fail.
+      error: what such a batch raises.
       gate: when given, each batch waits for it.
       num_captions: captions of an image, all the same.
+      fits: images that the device's memory takes at once; larger batches raise `out_of_memory`.
+      out_of_memory: likewise.
+      unscored: images of these brightnesses have this score.
     """
 
     version = "fake-1"
     config = CaptionerConfig(input_size=8)
 
     def __init__(
-        self, poison: int | None = None, gate: threading.Semaphore | None = None, num_captions: int = 1
+        self,
+        poison: int | None = None,
+        gate: threading.Semaphore | None = None,
+        num_captions: int = 1,
+        error: BaseException | None = None,
+        fits: int | None = None,
+        out_of_memory: BaseException | None = None,
+        unscored: dict[int, float] | None = None,
     ) -> None:
         self.num_captions = num_captions
         self.poison = poison
         self.gate = gate
+        self.error = error or RuntimeError("cannot digest this image")
+        self.fits = fits
+        self.out_of_memory = out_of_memory or MemoryError()
+        self.unscored = unscored or {}
         self.batches: list[list[int]] = []
 
     def caption(self, images: np.ndarray) -> list[tuple[Caption, ...]]:
@@ -34,9 +49,12 @@ class FakeCaptioner:
             assert self.gate.acquire(timeout=60)
         brightness = [round(float(image.mean())) for image in images]
         self.batches.append(brightness)
+        if self.fits is not None and len(images) > self.fits:
+            raise self.out_of_memory
         if self.poison in brightness:
-            raise RuntimeError("cannot digest this image")
+            raise self.error
         return [self._captions(value) for value in brightness]
 
     def _captions(self, brightness: int) -> tuple[Caption, ...]:
-        return tuple(Caption(f"brightness {brightness}", -brightness / 100) for _ in range(self.num_captions))
+        score = self.unscored.get(brightness, -brightness / 100)
+        return tuple(Caption(f"brightness {brightness}", score) for _ in range(self.num_captions))

@@ -12,6 +12,7 @@ from PIL import Image
 
 from beam_job.config import JobConfig
 from beam_job.engine import ByteBudget, Engine, ShardResult
+from beam_job.images import fetch
 from beam_job.plan import Shard
 from beam_job.progress import ProgressFile, read_progress
 from beam_job.records import ImageInput
@@ -163,6 +164,48 @@ def test_an_output_that_cannot_be_written_reaches_the_submitter(tmp_path: Path) 
     engine.close()
     with pytest.raises(Exception, match="out"):
         future.result(timeout=60)
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt()], ids=repr)
+def test_a_model_that_breaks_off_leaves_nobody_waiting(run: Run, tmp_path: Path, error: BaseException) -> None:
+    """Neither those whose images it had, nor the one that waits for room, nor those that come later, nor `close`."""
+    gate = threading.Semaphore(0)
+    engine = engine_for(run, FakeCaptioner(poison=13, error=error, gate=gate), in_flight_bytes=10 * 3 * SIZE**2)
+    sized = [ImageInput(image.uri, size=1) for image in (grey(tmp_path, brightness) for brightness in range(10, 60))]
+    futures: list = []
+    submitter = threading.Thread(target=lambda: futures.append(engine.submit(0, shard_of(*sized))))
+    submitter.start()
+    gate.release(100)
+    submitter.join(timeout=60)
+    with pytest.raises(RuntimeError, match=f"the model's thread broke off: {type(error).__name__}"):
+        futures[0].result(timeout=60)
+    with pytest.raises(RuntimeError, match="the model's thread broke off"):
+        engine.submit(1, shard_of(grey(tmp_path, 10)))
+    engine.close()
+    assert not Path(run.captions(0)).exists()
+
+
+def test_a_shard_that_was_complete_stands_when_the_model_breaks_off(run: Run, tmp_path: Path) -> None:
+    engine = engine_for(run, FakeCaptioner(poison=30, error=SystemExit(1)))
+    assert engine.submit(0, shard_of(grey(tmp_path, 10))).result(timeout=60).report.captions == 1
+    with pytest.raises(RuntimeError, match="broke off"):
+        engine.submit(1, shard_of(grey(tmp_path, 30))).result(timeout=60)
+    engine.close()
+    assert [row["caption"] for row in rows(run, 0)] == ["brightness 10"]
+
+
+def test_a_library_that_exits_in_a_thread_costs_one_image(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch_or_exit(image: ImageInput, timeout: float) -> object:
+        if image.uri.endswith("11.png"):
+            raise SystemExit(3)
+        return fetch(image, timeout)
+
+    monkeypatch.setattr("beam_job.engine.fetch", fetch_or_exit)
+    [result] = run_shards(run, FakeCaptioner(), [grey(tmp_path, brightness) for brightness in range(10, 14)])
+    assert result.report.captions == 3
+    assert [(failure.stage, failure.error_type) for failure in result.report.failures] == [("fetch", "SystemExit")]
 
 
 def test_progress_and_times_are_counted(run: Run, tmp_path: Path) -> None:

@@ -228,6 +228,34 @@ def test_wrong_usage_is_one_line_and_code_2_before_anything_is_written(
     assert list(work.iterdir()) == []
 
 
+def test_without_a_gpu_a_run_that_requires_one_is_refused_before_anything_is_written(
+    folder: Path, tmp_path: Path, tiny_bundle: Path
+) -> None:
+    """In a process that has not imported TensorFlow yet, whose own messages would come between."""
+    arguments = [f"--input={folder}", f"--output={tmp_path}/out", f"--model={tiny_bundle}", "--require_gpu"]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1"}
+    command = [sys.executable, "-m", "beam_job", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("caption-images: --require_gpu: TensorFlow sees no GPU on this machine; ")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_worker_without_the_gpu_that_is_required_refuses_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tensorflow as tf
+
+    from beam_job.caption_shards import CaptionShards
+    from beam_job.config import JobConfig
+    from beam_job.run import Run
+    from model.devices import NoGpuError
+
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    config = JobConfig(("photos",), str(tmp_path), require_gpu=True)
+    with pytest.raises(NoGpuError, match="--require_gpu"):
+        CaptionShards(config, Run(str(tmp_path), "r1")).setup()
+
+
 def test_an_output_that_is_a_file_is_wrong_usage(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

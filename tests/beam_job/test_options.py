@@ -50,6 +50,8 @@ def test_every_option_has_its_place() -> None:
         "--top_k": ("decoding.top_k", 23),
         "--temperature": ("decoding.temperature", 0.5),
         "--seed": ("decoding.seed", 29),
+        "--no_repeat_ngram": ("decoding.no_repeat_ngram", 43),
+        "--require_gpu": ("require_gpu", True),
     }
     given = [name if value is True else f"{name}={value}" for name, (_, value) in arguments.items()]
     config, _ = parse([*REQUIRED, *given])

@@ -1,0 +1,104 @@
+"""Batches through the model: what fails in one costs no more than the images that are to blame."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from beam_job.records import CaptionedImage, DecodedImage, Failure, now
+from model import Caption, pad_batch
+from model.devices import is_device_error, is_out_of_memory
+
+
+class ImageCaptioner(Protocol):
+    """What the engine asks of a model."""
+
+    version: str
+
+    def caption(self, images: npt.NDArray[np.uint8]) -> list[tuple[Caption, ...]]:
+        """uint8[B, S, S, 3] -> for each image its captions, the best first."""
+
+
+class NonFiniteScoreError(ArithmeticError):
+    """The network came to no number for this image, so its words mean nothing."""
+
+
+class BatchCaptioner:
+    """Captions images in batches of one size, for one thread.
+
+    Args:
+      captioner: called with `size` images always, for its graph is fastest where all batches have one shape.
+      batch_size: images at once, to begin with.
+      tell: takes a line for people.
+
+    Attributes:
+      size: images at once; halved for good where the device's memory does not suffice.
+    """
+
+    def __init__(self, captioner: ImageCaptioner, batch_size: int, tell: Callable[[str], None]) -> None:
+        self.size = batch_size
+        self._captioner = captioner
+        self._tell = tell
+
+    def caption(self, images: list[DecodedImage]) -> list[CaptionedImage | Failure]:
+        """A row for each image, in their order.
+
+        Where a batch fails, its halves are tried, down to the image that is to blame; where the memory does not
+        suffice, smaller batches, now and from now on.
+        """
+        if len(images) > self.size:
+            cut = self.size  # which may be smaller after the first of the two
+            return self.caption(images[:cut]) + self.caption(images[cut:])
+        try:
+            captions = self._captioner.caption(pad_batch([image.pixels for image in images], self.size))
+            return _rows(images, captions)
+        except Exception as error:
+            too_large = self.size > 1 and is_out_of_memory(error)
+            failure = _failure(images[0], error)
+        # Tried again down here, where the exception is gone, and with its traceback the tensors of the batch.
+        if too_large:
+            self._shrink()
+            return self.caption(images)
+        if len(images) == 1:
+            return [failure]
+        half = len(images) // 2
+        return self.caption(images[:half]) + self.caption(images[half:])
+
+    def _shrink(self) -> None:
+        smaller = self.size // 2
+        self._tell(
+            f"the device ran out of memory with {self.size} images at once; going on with {smaller} "
+            f"(--batch_size={smaller} begins there)"
+        )
+        self.size = smaller
+
+
+def _rows(images: list[DecodedImage], captions: list[tuple[Caption, ...]]) -> list[CaptionedImage | Failure]:
+    time_of_batch = now()
+    return [_row(image, found, time_of_batch) for image, found in zip(images, captions, strict=False)]  # may be padded
+
+
+def _row(
+    image: DecodedImage, captions: tuple[Caption, ...], captioned_at: datetime.datetime
+) -> CaptionedImage | Failure:
+    for caption in captions:
+        if not math.isfinite(caption.score):
+            message = f"the score of its caption is {caption.score}, so the caption means nothing"
+            return _failure(image, NonFiniteScoreError(message))
+    return CaptionedImage(image.input.uri, captions, image.width, image.height, image.object_version, captioned_at)
+
+
+def _failure(image: DecodedImage, error: Exception) -> Failure:
+    """The failure of this image alone; for good, unless the device is to blame: that may be a better one tomorrow.
+
+    So it is too where one image alone is too much for the memory: all images are of one size here, so it is not the
+    image that is too large, but the rest of what the device holds.
+    """
+    failure = Failure.of(image.input.uri, "caption", error, image.object_version)
+    return dataclasses.replace(failure, transient=is_device_error(error))
