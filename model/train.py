@@ -71,7 +71,9 @@ def train(args: argparse.Namespace) -> list[Epoch]:
     key = f"{args.backbone} {args.backbone_weights} {config.input_size} {options.seed}"
     features = cached_features(encoder, config.input_size, training, folder / "train", key, flips=True)
     held_out = cached_features(encoder, config.input_size, validation, folder / "validation", key, flips=False)
-    captioner = Captioner(config, vocabulary, encoder, decoder, decoding=Decoding(method="greedy"))
+    # Epochs are compared by the network's own words: the guard against repetition would flatter one that stutters.
+    decoding = Decoding(method="greedy", no_repeat_ngram=0)
+    captioner = Captioner(config, vocabulary, encoder, decoder, decoding=decoding)
     validate = Validation(captioner, validation, held_out)
 
     def keep(epoch: Epoch) -> None:

@@ -65,3 +65,22 @@ def test_a_terminal_keeps_one_line_and_a_log_gets_plain_ones(stream: io.StringIO
     assert stream.getvalue().startswith(start)
     assert "4 of 4 images (100 %), 0 failed" in stream.getvalue()
     assert ("\r" in stream.getvalue()) == stream.isatty()
+
+
+@pytest.mark.parametrize("stream", [Terminal(), io.StringIO()], ids=["terminal", "log"])
+def test_what_workers_tell_stands_on_a_line_of_its_own_once(stream: io.StringIO, tmp_path: Path) -> None:
+    with ProgressPrinter(str(tmp_path), 4, stream):
+        for _ in range(2):
+            worker = ProgressFile(str(tmp_path))
+            worker.tell("short of memory")
+            worker.tell("shorter still")
+            worker.add(False)
+            worker.close()
+    lines = [line.removeprefix("\r\x1b[K") for line in stream.getvalue().split("\n")]
+    assert [line for line in lines if line.startswith("short")] == ["short of memory", "shorter still"]
+    assert read_progress(str(tmp_path)) == (2, 0)
+
+
+def test_where_nobody_looks_into_the_folder_the_log_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    ProgressFile(None).tell("short of memory")
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [("WARNING", "short of memory")]

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model import DEFAULT_BUNDLE, check_bundle, load_captioner, load_image
+from model import DEFAULT_BUNDLE, Decoding, check_bundle, load_captioner, load_image
 from model.train import main
 from model.trainer import masked_cross_entropy
 
@@ -58,7 +58,7 @@ def test_it_learns_what_it_is_shown(parquet: str, photographs, tmp_path: Path) -
     assert len(log) == 40
     assert log[-1]["loss"] < log[0]["loss"] - 1
     assert max(epoch["validation_cider"] for epoch in log) > 50
-    captioner = load_captioner(bundle)
+    captioner = load_captioner(bundle, Decoding("greedy"))  # as its epochs were compared
     cat = load_image(photographs["chelsea.png"].read_bytes(), 64).pixels
     assert "cat" in captioner.caption(cat[None])[0][0].text
 
