@@ -68,5 +68,5 @@ setup(
     package_data={"model": ["default/*", "py.typed"], "beam_job": ["py.typed"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["caption-images = beam_job.__main__:main"]},
+    entry_points={"console_scripts": ["caption-images = beam_job.__main__:command"]},
 )

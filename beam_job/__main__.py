@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from beam_job.options import UsageError, parse
 from beam_job.printable import printable, printable_lines
 from beam_job.progress import counted
 from beam_job.quiet import quiet_stderr
+from beam_job.signals import Stopped, end_process, stop_on_signals
 from beam_job.storage import StorageError, without_secrets
 
 if TYPE_CHECKING:
@@ -21,9 +23,30 @@ if TYPE_CHECKING:
 _HINTS = {"list: NotAllowed": " (error_message says which option would let it be read)"}
 
 
+def command() -> None:
+    """`main` with the process's end; where the job broke, threads may hang in a read and are not waited for."""
+    code = main()
+    if code == 1:
+        end_process(code)
+    sys.exit(code)
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit code: 0 done, 1 broken or too many failures, 2 wrong usage."""
+    """The command; returns its exit code: 0 done, 1 broken or too many failures, 2 wrong usage.
+
+    Where a signal stops it, the process ends here, with 130 (Ctrl-C) or 143 (SIGTERM).
+    """
     given = sys.argv[1:] if arguments is None else arguments
+    again = shlex.join(["caption-images", *given])
+    with stop_on_signals(f"caption-images: stopped in haste; to go on: {again}") as terminal:
+        try:
+            return _run(given)
+        except Stopped as stopped:
+            terminal.say(f"caption-images: stopped; {stopped.standing}; to go on: {again}")
+            end_process(stopped.exit_code)
+
+
+def _run(given: list[str]) -> int:
     if given and given[0] in ("snapshot", "status"):
         return _subcommand(given[0], given[1:])
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported, here and in worker processes
@@ -35,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Only now: --help and wrong usage answer without waiting for Beam.
     with quiet_stderr(config.verbose):
         from beam_job.inputs import InputError
-        from beam_job.job import JobError, run_job
+        from beam_job.job import BrokenOffError, JobError, run_job
         from beam_job.lease import LeaseError
         from beam_job.runner import RunnerError
         from beam_job.summary import RowCountError
@@ -47,7 +70,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (BundleError, InputError, LeaseError, NoGpuError, RunnerError, StorageError) as error:
         return _refuse(error, config.inputs)
     except (JobError, RowCountError) as error:
-        print(printable_lines(_without_secrets(traceback.format_exc(), config.inputs)), end="", file=sys.stderr)
+        if config.verbose or not isinstance(error, BrokenOffError):
+            print(printable_lines(_without_secrets(traceback.format_exc(), config.inputs)), end="", file=sys.stderr)
         print(f"caption-images: {printable(_without_secrets(str(error), config.inputs))}", file=sys.stderr)
         return 1
     return 0 if summary is None else _report(summary, config)
@@ -97,4 +121,4 @@ def _without_secrets(text: str, inputs: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -10,11 +10,13 @@ from concurrent.futures import Future
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
+from beam_job.budget import FailureBudget
 from beam_job.config import JobConfig
-from beam_job.engine import Engine, ShardResult
+from beam_job.engine import Engine
+from beam_job.open_shard import ShardResult
 from beam_job.plan import PlanReader
 from beam_job.progress import ProgressFile
-from beam_job.run import Run
+from beam_job.run import Run, read_note
 from beam_job.sink import publish_failures, read_report
 from model import load_captioner
 from model.devices import open_gpus
@@ -40,8 +42,8 @@ class CaptionShards(beam.DoFn):
         self._progress_folder = progress_folder
 
     def setup(self) -> None:
-        self._engine = _acquire_engine(self._config, self._run, self._progress_folder)
         self._plan = PlanReader(self._run)
+        self._engine = _acquire_engine(self._config, self._run, self._progress_folder, read_note(self._run).inputs)
 
     def start_bundle(self) -> None:
         self._under_way: collections.deque[Future[ShardResult]] = collections.deque()
@@ -79,11 +81,18 @@ _users: collections.Counter[Hashable] = collections.Counter()
 _lock = threading.Lock()
 
 
-def _acquire_engine(config: JobConfig, run: Run, progress_folder: str | None) -> Engine:
+def stop_engines(timeout: float) -> None:
+    """Ends the work of this process; shards that have all their rows are written, within `timeout` seconds each."""
+    for engine in list(_engines.values()):  # without the lock, which is held while a model is loaded
+        engine.fail(RuntimeError("the job was stopped"))
+        engine.settle(timeout)
+
+
+def _acquire_engine(config: JobConfig, run: Run, progress_folder: str | None, inputs: int) -> Engine:
     key = (config, run, progress_folder)
     with _lock:
         if key not in _engines:
-            _engines[key] = _open_engine(config, run, progress_folder)
+            _engines[key] = _open_engine(config, run, progress_folder, inputs)
         _users[key] += 1
         return _engines[key]
 
@@ -96,7 +105,8 @@ def _release_engine(config: JobConfig, run: Run, progress_folder: str | None) ->
             _engines.pop(key).close()
 
 
-def _open_engine(config: JobConfig, run: Run, progress_folder: str | None) -> Engine:
+def _open_engine(config: JobConfig, run: Run, progress_folder: str | None, inputs: int) -> Engine:
     open_gpus(required=config.require_gpu)
     captioner = load_captioner(config.bundle, config.decoding)
-    return Engine(config, run, captioner, captioner.config.input_size, ProgressFile(progress_folder))
+    failures = FailureBudget(config.max_failure_ratio, inputs)
+    return Engine(config, run, captioner, captioner.config.input_size, ProgressFile(progress_folder), failures)

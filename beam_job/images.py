@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from beam_job.decode_pool import DecodePool, DecoderStartError
 from beam_job.filters import Filters
 from beam_job.records import DecodedImage, Failure, ImageInput
-from beam_job.storage import Allowed, NotAllowedError, StorageError, UnknownSchemeError, storage_for
+from beam_job.storage import Allowed, CredentialsError, NotAllowedError, StorageError, UnknownSchemeError, storage_for
 from beam_job.tars import check_is_no_tar, container_of, read_member
 from model import ImageError
 
@@ -29,6 +29,9 @@ def fetch(image: ImageInput, timeout: float, allowed: Allowed, filters: Filters)
       timeout: seconds for the image, retries included.
       allowed: what may be read; anything else is a failure.
       filters: whose sizes an image from a list meets here for the first time.
+
+    Raises:
+      CredentialsError: nobody is logged in, or no more; that is no failure of this image.
     """
     try:
         data, version = _read(image, timeout, allowed)
@@ -36,6 +39,8 @@ def fetch(image: ImageInput, timeout: float, allowed: Allowed, filters: Filters)
         return Failure.of(image.uri, "list", error, image.object_version)
     except NotAllowedError as error:
         return Failure(image.uri, "list", error.cause, str(error), False, image.object_version)
+    except CredentialsError:
+        raise
     except StorageError as error:
         return Failure(image.uri, "fetch", error.cause, str(error), error.transient, image.object_version)
     size = len(data)

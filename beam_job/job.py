@@ -4,34 +4,48 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
+from typing import TypeVar
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
-from beam_job.caption_shards import NAMESPACE
+from beam_job.budget import FailureBudgetError
+from beam_job.caption_shards import NAMESPACE, stop_engines
 from beam_job.config import JobConfig
 from beam_job.lease import lease
 from beam_job.pipeline import build_pipeline
-from beam_job.plan import Plan
 from beam_job.prepare import Prepared, killed_run, list_request, plan_run
 from beam_job.printable import printable
-from beam_job.progress import ProgressPrinter, counted
+from beam_job.progress import NOTHING, Counts, ProgressPrinter, counted
 from beam_job.quiet import quiet_stderr
 from beam_job.run import Run
 from beam_job.runner import beam_options, runs_here
-from beam_job.storage import StorageError
+from beam_job.signals import Stopped, end_workers
+from beam_job.sink import committed_shards, read_counts
+from beam_job.storage import CredentialsError, StorageError
 from beam_job.summary import Summary, summarize
-from model import check_bundle
+from model import BundleError, check_bundle
 from model.devices import NoGpuError, open_gpus
+
+T = TypeVar("T")
+_LAST_BATCH_S = 5.0  # for the batch under way when a signal comes
+_TOLD_IN_FULL = (FailureBudgetError, CredentialsError, StorageError, BundleError)
 
 
 class JobError(RuntimeError):
-    """The job broke after it had begun; the message says where its traces lie."""
+    """The job broke after it had begun; the message says why as far as it is known."""
+
+
+class BrokenOffError(JobError):
+    """The job broke for a reason that the message tells in full: no space, no credentials, too many failures."""
 
 
 def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | None:
@@ -49,6 +63,7 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
       InputError, BundleError, RunnerError, NoGpuError, StorageError: wrong usage, before anything was written.
       LeaseError: another run writes into the same output.
       JobError: the pipeline broke; the shards that were committed stand.
+      Stopped: a signal came; the shards that were committed stand.
     """
     started = time.monotonic()
     options = beam_options(config, beam_arguments)
@@ -66,12 +81,14 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
         _announce(prepared, model_version)
         if not prepared.plan.inputs:
             return None
-        seconds_by_stage = _run_pipeline(config, options, prepared.run, prepared.plan)
+        with _stopped_halfway(options, prepared):
+            seconds_by_stage = _run_pipeline(config, options, prepared)
         try:
             summary = summarize(config, prepared, time.monotonic() - started, seconds_by_stage, model_version)
             _conclude(prepared.run, summary, config.max_failure_ratio)
         except StorageError as error:
-            raise JobError(f"run {prepared.run.run_id} is not concluded: {error}; the same command goes on") from error
+            reason = f"run {prepared.run.run_id} is not concluded: {error}; the same command goes on"
+            raise BrokenOffError(reason) from error
         return summary
 
 
@@ -116,31 +133,75 @@ def _plan_in(config: JobConfig, options: PipelineOptions, build: Callable[[beam.
     return _counters(result)
 
 
-def _run_pipeline(config: JobConfig, options: PipelineOptions, run: Run, plan: Plan) -> Mapping[str, float]:
+def _run_pipeline(config: JobConfig, options: PipelineOptions, prepared: Prepared) -> Mapping[str, float]:
     """Runs the graph to its end; the seconds by stage."""
-    try:
-        with _progress(config, plan, here=runs_here(options)) as progress_folder:
-            pipeline = beam.Pipeline(options=options)
-            build_pipeline(pipeline, config, run, plan, progress_folder)
-            result = pipeline.run()
-            result.wait_until_finish()
-    except Exception as error:
-        raise JobError(f"run {run.run_id} broke: {_root_cause(error)}") from error
+
+    def run_to_its_end(progress_folder: str | None) -> PipelineResult:
+        pipeline = beam.Pipeline(options=options)
+        build_pipeline(pipeline, config, prepared.run, prepared.plan, progress_folder)
+        result = pipeline.run()
+        result.wait_until_finish()
+        return result
+
+    with _progress(config, prepared, here=runs_here(options)) as progress_folder:
+        try:
+            result = _in_thread(lambda: run_to_its_end(progress_folder))
+        except Exception as error:
+            kind, reason = _root_cause(error)
+            raise kind(f"run {prepared.run.run_id} broke: {reason}; the same command goes on") from error
     return _seconds_by_stage(result)
 
 
+def _in_thread(work: Callable[[], T]) -> T:
+    """Does `work` in a thread of its own, so that a signal is answered whatever Beam waits for."""
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="beam", daemon=True).start()
+    while not done.done():
+        wait([done], timeout=0.2)  # the system may hand a signal to any thread, and only this one can answer it
+    return done.result()
+
+
 @contextlib.contextmanager
-def _progress(config: JobConfig, plan: Plan, here: bool) -> Iterator[str | None]:
+def _stopped_halfway(options: PipelineOptions, prepared: Prepared) -> Iterator[None]:
+    """Where a signal ends this block: ends the work, and tells what stands."""
+    try:
+        yield
+    except Stopped as stopped:
+        stop_engines(_LAST_BATCH_S)
+        end_workers()
+        written = len(committed_shards(prepared.run))
+        stopped.standing = f"{written:,} of {counted(prepared.plan.shards, 'shard')} are written"
+        if not runs_here(options):
+            stopped.standing += ", and the workers elsewhere may go on"
+        raise
+
+
+@contextlib.contextmanager
+def _progress(config: JobConfig, prepared: Prepared, here: bool) -> Iterator[str | None]:
     """Yields a folder for the workers' progress files while their sum is shown; None for workers elsewhere."""
     if not here:
         yield None
         return
+    before = _done_before(prepared.run) if prepared.continued else NOTHING
     with (
-        tempfile.TemporaryDirectory(prefix="caption-images-") as folder,
-        quiet_stderr(config.verbose) as terminal,
-        ProgressPrinter(folder, plan.inputs, terminal),
+        tempfile.TemporaryDirectory(prefix="caption-images-", ignore_cleanup_errors=True) as folder,
+        quiet_stderr(config.verbose, plain=(BrokenOffError,)) as terminal,
+        ProgressPrinter(folder, prepared.plan.inputs, terminal, before),
     ):
         yield folder
+
+
+def _done_before(run: Run) -> Counts:
+    counts = [(captions, reasons.total()) for captions, reasons in read_counts(run, committed_shards(run))]
+    failed = sum(failures for _, failures in counts)
+    return Counts(failed + sum(captions for captions, _ in counts), failed)
 
 
 def _seconds_by_stage(result: PipelineResult) -> dict[str, float]:
@@ -158,7 +219,16 @@ def _counters(result: PipelineResult) -> dict[str, int]:
     }
 
 
-def _root_cause(error: BaseException) -> str:
-    """The last line of Beam's message: with workers in other processes it holds their whole traceback."""
+def _root_cause(error: BaseException) -> tuple[type[JobError], str]:
+    """What kind of end it is, and why, in a line.
+
+    Beam adds the step's name to the message; with workers in other processes it is their whole traceback, of which the
+    last line names the error's class.
+    """
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else repr(error)
+    last = re.sub(r" \[while running .*\]$", "", lines[-1].strip()) if lines else repr(error)
+    for known in _TOLD_IN_FULL:
+        name = f"{known.__module__}.{known.__qualname__}: "
+        if isinstance(error, known) or last.startswith(name):
+            return BrokenOffError, last.removeprefix(name)
+    return JobError, last

@@ -24,7 +24,7 @@ commands:
   caption-images status --output=captions                  the runs, what stands, what a new run would do
   caption-images snapshot --output=captions --to=DIR       one row a URI, the newest, as compact Parquet
 
-exit codes: 0 done, 1 the job broke or too many images failed, 2 wrong usage
+exit codes: 0 done, 1 the job broke or too many images failed, 2 wrong usage, 130 and 143 stopped by Ctrl-C and SIGTERM
 """
 
 
@@ -131,7 +131,9 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
         type=float,
         default=JobConfig.max_failure_ratio,
         metavar="R",
-        help="exit with 1 where more than this share of the images failed (default: %(default)s)",
+        help="exit with 1 where more than this share of the images failed (default: %(default)s); a worker that has "
+        "seen 200 failures or more stops the run where no image has succeeded, where the last 200 failed for reasons "
+        "that may pass, and where more than this share of all images failed; 1 never stops",
     )
 
 

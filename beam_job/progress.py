@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
@@ -95,6 +96,17 @@ def progress_line(done: int, failed: int, total: int, rate: float | None) -> str
     return line
 
 
+@dataclass(frozen=True)
+class Counts:
+    """Images done, whatever came of them, and those of them that failed."""
+
+    done: int = 0
+    failed: int = 0
+
+
+NOTHING = Counts()
+
+
 class ProgressPrinter:
     """Shows progress while a block runs: one line rewritten on a terminal, a line every few seconds elsewhere.
 
@@ -104,10 +116,12 @@ class ProgressPrinter:
       folder: of the workers' progress files.
       total: images of the run.
       stream: where to print.
+      before: what an earlier attempt at the run has written.
     """
 
-    def __init__(self, folder: str, total: int, stream: TextIO) -> None:
+    def __init__(self, folder: str, total: int, stream: TextIO, before: Counts = NOTHING) -> None:
         self._folder = folder
+        self._before = before
         self._total = total
         self._stream = stream
         self._terminal = self._stream.isatty()
@@ -137,7 +151,8 @@ class ProgressPrinter:
                 if line not in told:
                     told.add(line)
                     self._stream.write(f"\r\x1b[K{line}\n" if self._terminal else f"{line}\n")
-            self._show(progress_line(done, failed, self._total, rate))
+            all_done, all_failed = self._before.done + done, self._before.failed + failed
+            self._show(progress_line(all_done, all_failed, self._total, rate))
         if self._terminal:
             self._stream.write("\n")
 

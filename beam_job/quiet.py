@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from beam_job.printable import printable_lines
+from beam_job.signals import Stopped
 
 
 @contextlib.contextmanager
-def quiet_stderr(verbose: bool = False) -> Iterator[TextIO]:
+def quiet_stderr(verbose: bool = False, plain: tuple[type[BaseException], ...] = ()) -> Iterator[TextIO]:
     """Holds back what this process and its children write to stderr in this block; shows it only if the block fails.
 
     Log levels do not suffice: TensorFlow's C++ code writes to file descriptor 2 before they apply, and Beam's worker
@@ -21,6 +22,7 @@ def quiet_stderr(verbose: bool = False) -> Iterator[TextIO]:
 
     Args:
       verbose: hold nothing back.
+      plain: errors that say it all in their message: nothing is shown for them.
 
     Yields:
       the real stderr, for what people should see meanwhile.
@@ -36,11 +38,20 @@ def quiet_stderr(verbose: bool = False) -> Iterator[TextIO]:
         os.dup2(held_back.fileno(), 2)
         try:
             yield terminal
-        except BaseException:
-            held_back.seek(0)
-            terminal.write(printable_lines(held_back.read().decode("utf-8", "replace")))
-            raise
-        finally:
-            sys.stderr.flush()
+        except Stopped:
             terminal.flush()
-            os.dup2(terminal.fileno(), 2)
+            raise  # the process ends; what its threads say of that stays held back
+        except BaseException as error:
+            if not isinstance(error, plain):
+                held_back.seek(0)
+                terminal.write(printable_lines(held_back.read().decode("utf-8", "replace")))
+            _turn_back(terminal)
+            raise
+        else:
+            _turn_back(terminal)
+
+
+def _turn_back(terminal: TextIO) -> None:
+    sys.stderr.flush()
+    terminal.flush()
+    os.dup2(terminal.fileno(), 2)

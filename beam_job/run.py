@@ -66,6 +66,11 @@ class Run:
         """An empty file, the last to be written."""
         return join(self.folder, "_SUCCESS")
 
+    @property
+    def captions_folder(self) -> str:
+        """All captions of the run."""
+        return join(self.output, "captions", f"run={self.run_id}")
+
     def captions(self, shard: int) -> str:
         """The captions of a shard; the file stands for the whole shard's being done."""
         return self._part("captions", shard)
@@ -121,10 +126,15 @@ def read_runs(output: str) -> dict[Run, RunNote]:
     storage = storage_for(output)
     notes = [stored.uri for stored in storage.list(join(output, "runs")) if stored.uri.endswith("/run.json")]
     runs = [Run(output, uri.split("/")[-2]) for uri in sorted(notes)]
-    return {run: _read_note(run) for run in runs}
+    return {run: read_note(run) for run in runs}
 
 
-def _read_note(run: Run) -> RunNote:
+def read_note(run: Run) -> RunNote:
+    """What the run noted of itself.
+
+    Raises:
+      StorageError: it cannot be read.
+    """
     content, _ = run.storage.read(run.note)
     try:
         return RunNote.from_json(content)

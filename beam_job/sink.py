@@ -10,7 +10,11 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
-from collections.abc import Sequence
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +27,8 @@ from beam_job.run import Run
 
 _TIME = pa.timestamp("ms", tz="UTC")
 _REPORT = b"caption_images.shard"
+_PART = re.compile(r"part-(\d+)\.parquet")
+_THREADS = 16
 
 FAILURE_SCHEMA = pa.schema(
     [
@@ -102,6 +108,24 @@ def read_report(run: Run, shard: int) -> ShardReport:
     """The report of a committed shard, from the footer of its captions file."""
     footer = read_parquet(run.captions(shard)).metadata
     return _from_json(footer.num_rows, (footer.metadata or {})[_REPORT])
+
+
+def committed_shards(run: Run) -> list[int]:
+    """The numbers of the shards that stand."""
+    files = run.storage.list(run.captions_folder)
+    names = (posixpath.basename(stored.uri) for stored in files)
+    return sorted(int(match.group(1)) for match in map(_PART.fullmatch, names) if match)
+
+
+def read_counts(run: Run, shards: Iterable[int]) -> Iterator[tuple[int, Counter[str]]]:
+    """For each of these committed shards its captions, and its failures by "stage: error type"."""
+
+    def counts(shard: int) -> tuple[int, Counter[str]]:
+        report = read_report(run, shard)
+        return report.captions, Counter(f"{failure.stage}: {failure.error_type}" for failure in report.failures)
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        yield from threads.map(counts, shards)
 
 
 def caption_table(

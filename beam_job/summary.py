@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from beam_job.config import JobConfig
 from beam_job.prepare import Prepared
-from beam_job.sink import read_report
+from beam_job.sink import read_counts
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,17 @@ def summarize(
       RowCountError: captions and failures do not add up to the inputs.
     """
     run, plan = prepared.run, prepared.plan
-    with ThreadPoolExecutor(16) as threads:
-        reports = list(threads.map(lambda shard: read_report(run, shard), range(plan.shards)))
-    reasons: dict[str, int] = {}
-    for failure in (failure for report in reports for failure in report.failures):
-        reason = f"{failure.stage}: {failure.error_type}"
-        reasons[reason] = reasons.get(reason, 0) + 1
+    captions, reasons = 0, Counter[str]()
+    for captioned, failed in read_counts(run, range(plan.shards)):
+        captions += captioned
+        reasons.update(failed)
     return Summary(
         run_id=run.run_id,
         inputs=plan.inputs,
         skipped=prepared.skipped,
-        captions=sum(report.captions for report in reports),
-        failures=sum(len(report.failures) for report in reports),
-        failures_by_reason=reasons,
+        captions=captions,
+        failures=reasons.total(),
+        failures_by_reason=dict(reasons),
         seconds=round(seconds, 3),
         images_per_second=round(plan.inputs / seconds, 2),
         seconds_by_stage={stage: round(spent, 3) for stage, spent in sorted(seconds_by_stage.items())},

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from collections import deque
+from pathlib import Path
 
 import numpy as np
 
@@ -42,7 +45,7 @@ class FakeCaptioner:
         self.fits = fits
         self.out_of_memory = out_of_memory or MemoryError()
         self.unscored = unscored or {}
-        self.batches: list[list[int]] = []
+        self.batches: list[list[int]] | deque[list[int]] = []
 
     def caption(self, images: np.ndarray) -> list[tuple[Caption, ...]]:
         if self.gate:
@@ -58,3 +61,13 @@ class FakeCaptioner:
     def _captions(self, brightness: int) -> tuple[Caption, ...]:
         score = self.unscored.get(brightness, -brightness / 100)
         return tuple(Caption(f"brightness {brightness}", score) for _ in range(self.num_captions))
+
+
+def with_fake_model(**variables: str) -> dict[str, str]:
+    """An environment in which the job and its worker processes caption with a `FakeCaptioner`; see `tests/fake_model`.
+
+    `variables` come on top.
+    """
+    tests = Path(__file__).parent
+    path = os.pathsep.join([str(tests / "fake_model"), str(tests.parent), os.environ.get("PYTHONPATH", "")])
+    return os.environ | {"PYTHONPATH": path} | variables

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import http.client
 import socket
 import struct
 import threading
@@ -26,12 +27,14 @@ class FaultServer:
       asked: method, path with query, and headers in lower case, of each request.
       connections: how many were accepted.
       stopping: set at the end; ends what drips and stalls.
+      otherwise: what requests without a script get.
     """
 
     address: str
     asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     connections: int = 0
     stopping: threading.Event = field(default_factory=threading.Event)
+    otherwise: Step | None = None
     _scripts: dict[str, list[Step]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -40,10 +43,10 @@ class FaultServer:
         self._scripts[name] = list(steps)
 
     def step(self, path: str) -> Step:
-        """The next answer for a path; 404 without a script."""
+        """The next answer for a path; without a script `otherwise`, or else 404."""
         name = urllib.parse.unquote(urllib.parse.urlsplit(path).path.rpartition("/")[2])
         with self._lock:
-            steps = self._scripts.get(name, [status(404)])
+            steps = self._scripts.get(name, [self.otherwise or status(404)])
             return steps.pop(0) if len(steps) > 1 else steps[0]
 
 
@@ -53,6 +56,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # headers and body are two writes
     faults: FaultServer
+    sent: bytes
 
     def setup(self) -> None:
         self.faults.connections += 1
@@ -61,10 +65,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.faults.asked.append((self.command, self.path, headers))
+        self.sent = self.rfile.read(int(headers.get("content-length", 0)))
         with contextlib.suppress(ConnectionError):
             self.faults.step(self.path)(self)
 
-    do_HEAD = do_GET
+    do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
 
     def handle(self) -> None:
         with contextlib.suppress(ConnectionError):
@@ -188,6 +193,33 @@ def stall(handler: Handler) -> None:
     """No answer at all."""
     handler.faults.stopping.wait(30)
     handler.close_connection = True
+
+
+def pass_on(address: str) -> Step:
+    """What the server at `address` answers."""
+
+    def step(handler: Handler) -> None:
+        kept = {k: v for k, v in handler.headers.items() if k.lower() not in ("host", "connection")}
+        with contextlib.closing(http.client.HTTPConnection(address.removeprefix("http://"))) as connection:
+            connection.request(handler.command, handler.path, handler.sent or None, kept)
+            answer = connection.getresponse()
+            data = answer.read()
+        dropped = ("transfer-encoding", "content-length", "connection")
+        headers = {name: value for name, value in answer.getheaders() if name.lower() not in dropped}
+        handler.head(answer.status, headers | {"Content-Length": str(len(data))})
+        handler.body(data)
+
+    return step
+
+
+def held(until: threading.Event, answer: Step) -> Step:
+    """`answer`, but not before `until` is set."""
+
+    def step(handler: Handler) -> None:
+        until.wait(60)
+        answer(handler)
+
+    return step
 
 
 def _drip(handler: Handler, data: bytes, every_s: float) -> None:

@@ -1,10 +1,11 @@
 """The kill drill: a run is killed at a random moment, ten times over, then left to end.
 
-    python -m tests.kill_drill [--images=1500] [--kills=10] [--workers=1] [--seed=0]
+    python -m tests.kill_drill [--images=1500] [--kills=10] [--workers=1] [--seed=0] [--earliest=5] [--latest=14]
 
 Photographs are copied until there are enough, the job is started on them again and again with the same command, and
-each time it is killed with SIGKILL, its workers too. Afterwards every URI must stand once, under one run, and no part
-that was seen after a kill may have changed. Prints what it saw; exits with 1 where it saw otherwise.
+each time it is killed with SIGKILL, its workers too, between `earliest` and `latest` seconds after its start. In the
+end every URI must stand once, under one run, and no part that was seen after a kill may have changed. Prints what it
+saw; exits with 1 where it saw otherwise.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from beam_job.demo import sample_photographs
 def main() -> int:
     """The drill; returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.kill_drill", description=__doc__)
-    for name, default in (("images", 1500), ("kills", 10), ("workers", 1), ("seed", 0)):
+    defaults = {"images": 1500, "kills": 10, "workers": 1, "seed": 0, "earliest": 5, "latest": 14}
+    for name, default in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kill-drill-") as folder:
@@ -46,7 +48,7 @@ def drill(root: Path, args: argparse.Namespace) -> int:
     seen: dict[Path, int] = {}
     moments = random.Random(args.seed)
     for kill in range(args.kills):
-        after = moments.uniform(5.0, 14.0)
+        after = moments.uniform(args.earliest, args.latest)
         ended = run_for(after, command)
         parts = {path: path.stat().st_mtime_ns for path in output.rglob("part-*.parquet")}
         changed = [path for path, written in seen.items() if parts.get(path) != written]

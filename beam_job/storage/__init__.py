@@ -8,6 +8,7 @@ from collections.abc import Callable
 from beam_job.storage.allow import Allowed as Allowed
 from beam_job.storage.allow import NotAllowedError as NotAllowedError
 from beam_job.storage.allow import bucket_of as bucket_of
+from beam_job.storage.base import CredentialsError as CredentialsError
 from beam_job.storage.base import Storage as Storage
 from beam_job.storage.base import StorageError as StorageError
 from beam_job.storage.base import StoredObject as StoredObject

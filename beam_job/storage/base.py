@@ -33,6 +33,10 @@ class UnknownSchemeError(StorageError):
     """A URI of a scheme that this version does not read."""
 
 
+class CredentialsError(StorageError):
+    """Nobody is logged in, or no more: every object of this storage would fail like this one."""
+
+
 @dataclass(frozen=True)
 class StoredObject:
     """A file or object as listed.

@@ -8,7 +8,7 @@ import urllib.parse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from beam_job.storage.base import StorageError, StoredObject, is_glob
+from beam_job.storage.base import CredentialsError, StorageError, StoredObject, is_glob
 from beam_job.storage.checksum import check, crc32c_in
 from beam_job.storage.connections import keep_deadline, pooled
 from beam_job.storage.download import Downloaded, Part, decoded, download
@@ -41,7 +41,7 @@ class GoogleCloudStorage:
                 try:
                     client = gcs.Client()
                 except OSError as error:  # no project to be found; its text says where it may be set
-                    raise StorageError(f"gs://: {error}; {_LOG_IN}", type(error).__name__) from error
+                    raise CredentialsError(f"gs://: {error}; {_LOG_IN}", type(error).__name__) from error
                 pooled(client._http)
                 self._made = client
             return self._made
@@ -157,6 +157,8 @@ class GoogleCloudStorage:
             except DownloadError as error:
                 gone = f"generation {version} was replaced or deleted" if version and error.status == 404 else ""
                 error.args = (": ".join(filter(None, (str(error), error.detail, gone))),)
+                if error.status == 401:
+                    raise CredentialsError(f"{error}; {_LOG_IN}", error.cause) from error
                 raise
 
     def _generation_of(self, uri: str, data: bytes | None, deadline: Deadline) -> str:
@@ -204,7 +206,9 @@ def _gcs_errors(uri: str) -> Iterator[None]:
     except GoogleAPIError as error:  # the client's own retries ran out of time
         raise StorageError(f"{uri}: {error}", type(error).__name__, transient=True) from error
     except GoogleAuthError as error:
-        transient = error.retryable or isinstance(error, TransportError)
-        raise StorageError(f"{uri}: {error}; {_LOG_IN}", type(error).__name__, transient) from error
+        reason = " ".join(str(error.args[0] if error.args else error).split())[:300]  # it may hold a page of HTML
+        if error.retryable or isinstance(error, TransportError):
+            raise StorageError(f"{uri}: {reason}", type(error).__name__, transient=True) from error
+        raise CredentialsError(f"{uri}: {reason}; {_LOG_IN}", type(error).__name__) from error
     except (OSError, EOFError) as error:  # the connection: requests' errors are OSErrors
         raise StorageError(f"{uri}: {error}", type(error).__name__, transient=True) from error

@@ -10,9 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from beam_job.budget import ByteBudget, FailureBudget
 from beam_job.config import JobConfig
-from beam_job.engine import ByteBudget, Engine, ShardResult
+from beam_job.engine import Engine
 from beam_job.images import fetch
+from beam_job.open_shard import ShardResult
 from beam_job.plan import Shard
 from beam_job.progress import ProgressFile, read_progress
 from beam_job.records import ImageInput
@@ -52,7 +54,8 @@ def engine_for(
         decode_threads=2,
         in_flight_bytes=in_flight_bytes,
     )
-    return Engine(config, run, captioner, SIZE, ProgressFile(str(progress_folder) if progress_folder else None))
+    progress = ProgressFile(str(progress_folder) if progress_folder else None)
+    return Engine(config, run, captioner, SIZE, progress, FailureBudget(config.max_failure_ratio, 1000))
 
 
 def run_shards(run: Run, captioner: FakeCaptioner, *shards: list[ImageInput]) -> list[ShardResult]:

@@ -198,7 +198,7 @@ def test_a_broken_job_shows_neither(
     def broken(*_: object) -> None:
         raise RuntimeError(f"\x1b[2J cannot commit {uri}")
 
-    monkeypatch.setattr("beam_job.engine.commit_shard", broken)
+    monkeypatch.setattr("beam_job.open_shard.commit_shard", broken)
     assert job(uri, "--allow_private_addresses") == 1
     error = capfd.readouterr().err
     assert f"cannot commit {server.address}/good.jpg" in error

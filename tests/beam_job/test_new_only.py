@@ -137,9 +137,9 @@ def test_transient_failures_are_tried_again(nights: Nights, tmp_path: Path) -> N
 
 KILL_AFTER_TWO_SHARDS = """
 import os, sys
-from beam_job import engine, sink
+from beam_job import open_shard
 commits = []
-commit_shard = engine.commit_shard
+commit_shard = open_shard.commit_shard
 
 def commit_and_die(*arguments):
     report = commit_shard(*arguments)
@@ -148,7 +148,7 @@ def commit_and_die(*arguments):
         os.kill(os.getpid(), 9)
     return report
 
-engine.commit_shard = commit_and_die
+open_shard.commit_shard = commit_and_die
 from beam_job.__main__ import main
 main(sys.argv[1:])
 """

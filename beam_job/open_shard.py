@@ -1,0 +1,64 @@
+"""A shard under way: its rows as they come, the time they took, and its commit."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from beam_job.plan import Shard
+from beam_job.records import CaptionedImage, Failure
+from beam_job.run import Run
+from beam_job.sink import ShardReport, caption_table, commit_shard
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """A committed shard and the seconds spent on it by stage, summed over threads.
+
+    The stages are "fetch", "decode", "caption" and "write"; "wait" is the model's time without an image to work on.
+    """
+
+    report: ShardReport
+    seconds: Mapping[str, float]
+
+
+class OpenShard:
+    """A shard under way: rows as they come, and the future that its submitter waits for."""
+
+    def __init__(self, number: int, shard: Shard) -> None:
+        self.number = number
+        self.shard = shard
+        self.captioned: list[CaptionedImage] = []
+        self.failures: list[Failure] = []
+        self.done: Future[ShardResult] = Future()
+        self.opened = time.monotonic()
+        self._seconds: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def spent(self, stage: str, seconds: float) -> None:
+        """Adds to a stage's time; any thread may call it."""
+        with self._lock:
+            self._seconds[stage] += seconds  # type: ignore[assignment]
+
+    def add(self, outcome: CaptionedImage | Failure) -> bool:
+        """Takes an image's row; True with the last one."""
+        if isinstance(outcome, Failure):
+            self.failures.append(outcome)
+        else:
+            self.captioned.append(outcome)
+        return len(self.captioned) + len(self.failures) == len(self.shard.images)
+
+    def commit(self, run: Run, model_version: str, several: bool) -> None:
+        """Writes the shard's files, rows in the plan's order, and resolves `done`."""
+        started = time.monotonic()
+        for rows in (self.captioned, self.failures):
+            rows.sort(key=lambda row: self.shard.place[row.uri])
+        carried = self.shard.carried_by(row.uri for row in self.captioned)
+        captions = caption_table(self.captioned, model_version, several, carried)
+        report = commit_shard(run, self.number, captions, self.failures, self.shard)
+        self.spent("write", time.monotonic() - started)
+        self.done.set_result(ShardResult(report, dict(self._seconds)))

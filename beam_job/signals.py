@@ -1,0 +1,159 @@
+"""SIGTERM and Ctrl-C: the first ends the job in good order within seconds, the second at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+GRACE_S = 8.0  # what service managers allow before they kill is 10 s and more
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asks the job to end; not an Exception, so that nothing takes it for the failure of what it interrupts.
+
+    Attributes:
+      exit_code: 128 and the signal's number, as shells have it.
+      standing: what has been written so far, for people.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
+        self.standing = "nothing is written yet"
+
+
+class Terminal:
+    """The stderr of the command's start: what is said last must reach people wherever stderr has been turned since."""
+
+    def __init__(self) -> None:
+        self._descriptor = os.dup(2)
+
+    def say(self, line: str) -> None:
+        """Writes a line."""
+        with contextlib.suppress(OSError):  # it may be closed by now
+            os.write(self._descriptor, f"{line}\n".encode("utf-8", "replace"))
+
+    def close(self) -> None:
+        """Lets go of the descriptor."""
+        os.close(self._descriptor)
+
+
+@contextlib.contextmanager
+def stop_on_signals(last_words: str) -> Iterator[Terminal]:
+    """In this block SIGTERM and Ctrl-C raise `Stopped` in the main thread; elsewhere it does nothing.
+
+    Where the process still lives `GRACE_S` seconds later, or at a second signal, it ends as it is, its workers too.
+
+    Args:
+      last_words: for that case.
+
+    Yields:
+      where to tell people of the end.
+    """
+    with contextlib.closing(Terminal()) as terminal:
+        if threading.current_thread() is threading.main_thread():
+            with _watched(terminal, last_words), _raising():
+                yield terminal
+        else:
+            yield terminal
+
+
+@contextlib.contextmanager
+def _raising() -> Iterator[None]:
+    asked = False
+
+    def handle(number: int, _: FrameType | None) -> None:
+        nonlocal asked
+        if not asked:
+            asked = True
+            raise Stopped(number)
+
+    # A shell starts background jobs with Ctrl-C ignored, and means it.
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _watched(terminal: Terminal, last_words: str) -> Iterator[None]:
+    """Sees to it that the process ends, whatever the main thread waits for: it may not even have noticed the signal."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+
+    def watch() -> None:
+        first = os.read(reading, 1)[0]
+        in_time = bool(first) and bool(select.select([reading], [], [], GRACE_S)[0])
+        second = os.read(reading, 1)[0] if in_time else 0
+        if second or (first and not in_time):
+            if not second:
+                terminal.say(last_words)
+            end_process(128 + (second or first))
+
+    watcher = threading.Thread(target=watch, name="signals", daemon=True)
+    watcher.start()
+    before = signal.set_wakeup_fd(writing)  # gets each signal's number, at once
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.write(writing, b"\0")
+        watcher.join()
+        os.close(reading)
+        os.close(writing)
+
+
+def end_process(exit_code: int) -> NoReturn:
+    """Ends this process and its workers now: Python's own way out waits for threads that may hang in a read."""
+    end_workers()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(exit_code)
+
+
+def end_workers() -> None:
+    """Kills all processes below this one; what they have committed stands, and what they have not is done again."""
+    for _ in range(20):  # a worker may be starting another
+        below = _processes_below(os.getpid())
+        for process in below:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        if not below:
+            return
+        time.sleep(0.05)
+
+
+def _processes_below(ancestor: int) -> list[int]:
+    parents = _parents()
+    below = [ancestor]
+    for process in below:  # grows on the way
+        below += [child for child, parent in parents.items() if parent == process]
+    return below[1:]
+
+
+def _parents() -> dict[int, int]:
+    """The parent of each process that lives; zombies are left out."""
+    if sys.platform == "linux":
+        rows: list[tuple[str, str, str]] = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):  # it has just ended
+                state, parent = stat.read_text(errors="replace").rpartition(")")[2].split()[:2]
+                rows.append((stat.parent.name, parent, state))
+    else:
+        listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, text=True, check=False)
+        rows = [(process, parent, state) for process, parent, state, *_ in map(str.split, listed.stdout.splitlines())]
+    return {int(process): int(parent) for process, parent, state in rows if not state.startswith("Z")}
