@@ -45,7 +45,8 @@ class FailureBudget:
     """Counts what becomes of a process's images and breaks off where going on is in vain.
 
     With at least `EVIDENCE` failures seen, that is where
-      - not one image has succeeded so far (a wrong path, a bucket that has gone, no permission, a model that fails), or
+      - not one image could be fetched so far (a bucket that has gone, no permission), or captioned (a model that
+        fails); images that cannot be decoded are no sign of that, or
       - the last `EVIDENCE` images all failed for reasons that may pass (a server that went down), or
       - the failures are more than `max_ratio` of all inputs, which no success can mend.
     It counts one process, and what this attempt at the run sees: a run that goes on after a stop starts afresh.
@@ -58,7 +59,14 @@ class FailureBudget:
     def __init__(self, max_ratio: float, inputs: int) -> None:
         self._max_ratio = max_ratio
         self._inputs = inputs
-        self._succeeded = self._failed = self._in_a_row = 0
+        self._fetched = self._succeeded = self._failed = self._in_a_row = 0
+        self._lock = threading.Lock()
+
+    def fetched(self) -> None:
+        """Counts an image that has been fetched; it may be decoded long after others have failed."""
+        with self._lock:
+            self._fetched += 1
+            self._in_a_row = 0
 
     def add(self, failure: Failure | None) -> None:
         """Counts an image; None for one that waits for its caption.
@@ -66,10 +74,12 @@ class FailureBudget:
         Raises:
           FailureBudgetError: it is time to stop.
         """
-        self._succeeded += failure is None
-        self._failed += failure is not None
-        self._in_a_row = self._in_a_row + 1 if failure and failure.transient else 0
-        if failure and self._max_ratio < 1 and self._failed >= EVIDENCE and (why := self._why_stop()):
+        with self._lock:
+            self._succeeded += failure is None
+            self._failed += failure is not None
+            self._in_a_row = self._in_a_row + 1 if failure and failure.transient else 0
+            why = self._why_stop(failure.stage) if failure else None
+        if failure and why:
             raise FailureBudgetError(
                 f"{why}, at last {failure.stage}: {failure.error_message}; "
                 f"see to that, or go on regardless with --max_failure_ratio=1"
@@ -80,8 +90,10 @@ class FailureBudget:
         self._succeeded -= 1
         self.add(failure)
 
-    def _why_stop(self) -> str | None:
-        if not self._succeeded:
+    def _why_stop(self, stage: str) -> str | None:
+        if self._max_ratio == 1 or self._failed < EVIDENCE:
+            return None
+        if not self._succeeded and (stage == "caption" or (stage != "decode" and not self._fetched)):
             return f"all of the first {self._failed:,} images failed"
         if self._in_a_row >= EVIDENCE:
             return f"{self._in_a_row:,} images in a row failed"

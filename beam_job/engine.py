@@ -154,6 +154,7 @@ class Engine:
             self._budget.release(taken)
             self._arrivals.put((shard, fetched))
         else:
+            self._failures.fetched()
             self._budget.release(taken - len(fetched.data))
             self._decoders.submit(self._decode, shard, fetched)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -183,7 +184,7 @@ def test_a_model_that_breaks_off_leaves_nobody_waiting(run: Run, tmp_path: Path,
     with pytest.raises(RuntimeError, match=f"the model's thread broke off: {type(error).__name__}"):
         futures[0].result(timeout=60)
     with pytest.raises(RuntimeError, match="the model's thread broke off"):
-        engine.submit(1, shard_of(grey(tmp_path, 10)))
+        engine.submit(1, shard_of(grey(tmp_path, 10))).result(timeout=60)
     engine.close()
     assert not Path(run.captions(0)).exists()
 
@@ -200,10 +201,10 @@ def test_a_shard_that_was_complete_stands_when_the_model_breaks_off(run: Run, tm
 def test_a_library_that_exits_in_a_thread_costs_one_image(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fetch_or_exit(image: ImageInput, timeout: float) -> object:
+    def fetch_or_exit(image: ImageInput, *limits: Any) -> object:
         if image.uri.endswith("11.png"):
             raise SystemExit(3)
-        return fetch(image, timeout)
+        return fetch(image, *limits)
 
     monkeypatch.setattr("beam_job.engine.fetch", fetch_or_exit)
     [result] = run_shards(run, FakeCaptioner(), [grey(tmp_path, brightness) for brightness in range(10, 14)])

@@ -69,7 +69,9 @@ def test_every_file_of_a_hostile_folder_becomes_one_row(tmp_path: Path, tiny_bun
     with (hostile / "manifest.tsv").open(encoding="utf-8") as lines:
         manifest = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
     (tmp_path / "uris.txt").write_text("".join(f"{hostile / row['file']}\n" for row in manifest))
-    captions, failures = caption_images(tmp_path, tiny_bundle, f"--input={tmp_path}/uris.txt")
+    captions, failures = caption_images(
+        tmp_path, tiny_bundle, f"--input={tmp_path}/uris.txt", f"--allow_root={hostile}"
+    )
     assert len(manifest) > 200
     assert captions.keys() | failures.keys() == {row["file"] for row in manifest}
     assert_told_plainly(failures)
@@ -142,10 +144,12 @@ def test_a_list_s_image_that_is_too_small_fails_when_it_is_fetched(tmp_path: Pat
     from beam_job.filters import Filters
     from beam_job.images import fetch
     from beam_job.records import Failure, ImageInput
+    from beam_job.storage import Allowed
 
     (tmp_path / "x.jpg").write_bytes(b"x" * 9)
-    outcome = fetch(ImageInput(str(tmp_path / "x.jpg")), 60, Filters(min_bytes=10))
+    image, allowed = ImageInput(str(tmp_path / "x.jpg")), Allowed(schemes=("file",), roots=("/",))
+    outcome = fetch(image, 60, allowed, Filters(min_bytes=10))
     assert isinstance(outcome, Failure)
     assert (outcome.stage, outcome.error_type) == ("fetch", "TooSmall")
     assert outcome.error_message == "9 bytes are fewer than --min_bytes=10"
-    assert not isinstance(fetch(ImageInput(str(tmp_path / "x.jpg")), 60, Filters(min_bytes=9, max_bytes=9)), Failure)
+    assert not isinstance(fetch(image, 60, allowed, Filters(min_bytes=9, max_bytes=9)), Failure)

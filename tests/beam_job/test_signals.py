@@ -49,6 +49,7 @@ def arguments(server: FaultServer, tmp_path: Path, tiny_bundle: Path, monkeypatc
     (tmp_path / "a list.txt").write_text("\n".join(uris))
     output = tmp_path / "out"
     given = [f"--input={tmp_path}/a list.txt", f"--output={output}", f"--model={tiny_bundle}"]
+    given += ["--allow_schemes=http", "--allow_private_addresses"]
     return [*given, f"--shard_size={LOCAL}", f"--batch_size={LOCAL}"]
 
 
