@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
+from typing import BinaryIO
 
 import google_crc32c
 
 from beam_job.storage.base import StorageError
 
+_CHUNK = 1 << 20
+
 
 def crc32c_of(data: bytes) -> str:
     """The CRC-32C of `data`, four bytes big-endian in base64."""
-    return base64.b64encode(google_crc32c.value(data).to_bytes(4, "big")).decode("ascii")
+    return _as_text(google_crc32c.value(data))
 
 
 def crc32c_in(header: str | None) -> str | None:
@@ -29,9 +33,28 @@ def check(data: bytes, size: int | None, *checksums: str | None, name: str) -> N
     Raises:
       StorageError: it has not; transient, since what was damaged on the way may come whole the next time.
     """
-    if size is not None and len(data) != size:
-        raise StorageError(f"{name}: {len(data)} bytes came instead of {size}", "SizeMismatch", transient=True)
+    _compare(len(data), lambda: crc32c_of(data), size, checksums, name)
+
+
+def check_file(file: BinaryIO, size: int | None, *checksums: str | None, name: str) -> None:
+    """`check` for what a file holds, which is read from its start to its end."""
+    file.seek(0)
+    crc, length = 0, 0
+    while chunk := file.read(_CHUNK):
+        crc, length = google_crc32c.extend(crc, chunk), length + len(chunk)
+    _compare(length, lambda: _as_text(crc), size, checksums, name)
+
+
+def _as_text(crc: int) -> str:
+    return base64.b64encode(crc.to_bytes(4, "big")).decode("ascii")
+
+
+def _compare(
+    length: int, crc32c: Callable[[], str], size: int | None, checksums: tuple[str | None, ...], name: str
+) -> None:
+    if size is not None and length != size:
+        raise StorageError(f"{name}: {length} bytes came instead of {size}", "SizeMismatch", transient=True)
     wanted = {checksum for checksum in checksums if checksum is not None}
-    if wanted and wanted != {found := crc32c_of(data)}:
+    if wanted and wanted != {found := crc32c()}:
         listed = ", ".join(sorted(wanted))
         raise StorageError(f"{name}: crc32c {found} instead of {listed}", "ChecksumMismatch", transient=True)

@@ -18,6 +18,7 @@ import urllib.parse
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import requests
 import urllib3
@@ -100,10 +101,26 @@ def download(
     name = name or public_name(url)
     headers = headers if part is None else {**headers, "Range": part.header}
     with keep_deadline(deadline), _opened(session, "GET", url, headers, deadline, redirects, allowed, name) as response:
-        data = _body(response, deadline, max_bytes, name)
+        data = b"".join(_chunks(response, deadline, max_bytes, name))
         if part is not None:
             data = part.of(data, response, name)
         return Downloaded(data, response.headers)
+
+
+def download_to(
+    file: BinaryIO,
+    session: requests.Session,
+    url: str,
+    headers: Mapping[str, str],
+    deadline: Deadline,
+    *,
+    name: str,
+) -> Mapping[str, str]:
+    """Writes the body of a GET to `file`, as `download` reads it, and returns the response's headers."""
+    with keep_deadline(deadline), _opened(session, "GET", url, headers, deadline, 0, None, name) as response:
+        for chunk in _chunks(response, deadline, None, name):
+            file.write(chunk)
+        return response.headers
 
 
 def head(
@@ -194,24 +211,22 @@ def _sent(
     )
 
 
-def _body(response: requests.Response, deadline: Deadline, max_bytes: int | None, name: str) -> bytes:
+def _chunks(response: requests.Response, deadline: Deadline, max_bytes: int | None, name: str) -> Iterator[bytes]:
     announced = response.headers.get("Content-Length", "")
     expected = int(announced) if announced.isdecimal() else None
     limit = float("inf") if max_bytes is None else max_bytes
     if expected is not None and expected > limit:
         raise _too_large(name, max_bytes)
-    chunks: list[bytes] = []
     received = 0
     while chunk := response.raw.read1(_CHUNK, decode_content=False):
-        chunks.append(chunk)
         received += len(chunk)
         if received > limit:
             raise _too_large(name, max_bytes)
+        yield chunk
         if deadline.expired and received != expected:
             raise DownloadError(f"{name}: {received} bytes had come when its time was over", "TimeoutError", True)
     if expected is not None and received != expected:
         raise DownloadError(f"{name}: {received} of {expected} bytes came", "IncompleteRead", True)
-    return b"".join(chunks)
 
 
 def _too_large(name: str, max_bytes: int | None) -> DownloadError:
