@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import gzip
+import re
+import shutil
+import tempfile
 import threading
 import urllib.parse
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from beam_job.storage.base import CredentialsError, StorageError, StoredObject, is_glob
-from beam_job.storage.checksum import check, crc32c_in
+from beam_job.storage.checksum import check, check_file, crc32c_in
 from beam_job.storage.connections import keep_deadline, pooled
-from beam_job.storage.download import Downloaded, Part, decoded, download
+from beam_job.storage.download import Downloaded, Part, decoded, download, download_to
+from beam_job.storage.gcs_listing import NameOrderListing
 from beam_job.storage.responses import DownloadError, is_transient
 from beam_job.storage.retry import Deadline, Retrying, retrying
 
@@ -19,7 +26,11 @@ if TYPE_CHECKING:
     from google.cloud import storage as gcs
 
 MAX_BYTES = 1 << 30
-_FIELDS = "name,generation,size,crc32c"
+# For a copy on the disk, which may be of gigabytes: seconds, and at least so many bytes in each of the others.
+_OPEN_S = 120.0
+_OPEN_BYTES_A_SECOND = 1 << 20
+_AS_STORED = {"Accept-Encoding": "gzip"}  # without it, Google undoes the gzip of objects stored so
+_WILDCARD = re.compile(r"[*?\[{\\]")  # what means more than itself in a glob of Google's
 _LOG_IN = "log in with `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
 
 
@@ -47,20 +58,17 @@ class GoogleCloudStorage:
             return self._made
 
     def list(self, uri: str) -> Iterator[StoredObject]:
+        """See `Storage.list`: in the order of the names' code points, which is that of Google's own listing."""
         bucket, name = _split(uri)
+        pages = functools.partial(self._pages, uri, bucket)
         if is_glob(name):
-            select = {"match_glob": name}
+            yield from NameOrderListing(pages, bucket, _WILDCARD.split(name)[0], name)
         elif not name or name.endswith("/"):
-            select = {"prefix": name}
+            yield from NameOrderListing(pages, bucket, name)
+        elif self.exists(uri):
+            yield self.stat(uri)
         else:
-            blob = self._blob(uri)
-            with _gcs_errors(uri):
-                found = blob.exists()
-            select = {"match_glob": name} if found else {"prefix": name + "/"}
-        with _gcs_errors(uri):
-            for blob in self._client.list_blobs(bucket, fields=f"items({_FIELDS}),nextPageToken", **select):
-                if not blob.name.endswith("/"):  # a folder's placeholder
-                    yield _stored(bucket, blob)
+            yield from NameOrderListing(pages, bucket, name + "/")
 
     def stat(self, uri: str) -> StoredObject:
         bucket, _ = _split(uri)
@@ -93,8 +101,15 @@ class GoogleCloudStorage:
         return self._retrying(lambda deadline: self._read(uri, version, deadline, size, crc32c, part), timeout)
 
     def open(self, uri: str) -> BinaryIO:
-        with _gcs_errors(uri):
-            return self._blob(uri).open("rb")
+        """A copy of the object on the disk, whole and checked: the client's own reader was seen to return wrong bytes.
+
+        Raises:
+          StorageError: not all of it came.
+        """
+        stored = self.stat(uri)
+        timeout = _OPEN_S + stored.size / _OPEN_BYTES_A_SECOND
+        file, packed = self._retrying(lambda deadline: self._copy(stored, deadline), timeout)
+        return _unpacked(file, uri) if packed else file
 
     def exists(self, uri: str) -> bool:
         with _gcs_errors(uri):
@@ -146,14 +161,28 @@ class GoogleCloudStorage:
             generation = self._generation_of(uri, got.data if part is None else None, deadline)
         return decoded(got, MAX_BYTES, uri), generation
 
+    def _pages(self, uri: str, bucket: str, **select: str | None) -> Iterator[Mapping[str, Any]]:
+        with _gcs_errors(uri):
+            for page in self._client.list_blobs(bucket, **select).pages:
+                yield page.raw_page  # plain dictionaries: a client's object for each would cost more than the listing
+
+    def _copy(self, stored: StoredObject, deadline: Deadline) -> tuple[BinaryIO, bool]:
+        """A temporary file with the object's bytes as stored, and whether they are gzip's."""
+        url = _media_url(self._client.api_endpoint, stored.uri, stored.version)
+        with contextlib.ExitStack() as undo, _gcs_errors(stored.uri):
+            file: BinaryIO = undo.enter_context(tempfile.TemporaryFile())
+            headers = download_to(file, self._client._http, url, _AS_STORED, deadline, name=stored.uri)
+            check_file(file, stored.size, stored.crc32c, name=stored.uri)
+            file.seek(0)
+            undo.pop_all()
+        return file, headers.get("Content-Encoding") == "gzip"
+
     def _download(self, uri: str, version: str | None, deadline: Deadline, part: Part | None) -> Downloaded:
         with _gcs_errors(uri):
             client = self._client
             url = _media_url(client.api_endpoint, uri, version)
             try:
-                return download(
-                    client._http, url, {"Accept-Encoding": "gzip"}, deadline, MAX_BYTES, part=part, name=uri
-                )
+                return download(client._http, url, _AS_STORED, deadline, MAX_BYTES, part=part, name=uri)
             except DownloadError as error:
                 gone = f"generation {version} was replaced or deleted" if version and error.status == 404 else ""
                 error.args = (": ".join(filter(None, (str(error), error.detail, gone))),)
@@ -177,6 +206,19 @@ class GoogleCloudStorage:
 
 def _stored(bucket: str, blob: gcs.Blob) -> StoredObject:
     return StoredObject(f"gs://{bucket}/{blob.name}", str(blob.generation), blob.size, blob.crc32c)
+
+
+def _unpacked(packed: BinaryIO, uri: str) -> BinaryIO:
+    """A temporary file with what the gzip file holds, which is closed."""
+    with contextlib.ExitStack() as undo, packed, gzip.GzipFile(fileobj=packed) as plain:
+        file = undo.enter_context(tempfile.TemporaryFile())
+        try:
+            shutil.copyfileobj(plain, file)
+        except (OSError, EOFError, zlib.error) as error:
+            raise StorageError(f"{uri}: its gzip encoding is damaged: {error}", type(error).__name__) from error
+        file.seek(0)
+        undo.pop_all()
+    return file
 
 
 def _media_url(endpoint: str, uri: str, version: str | None) -> str:
