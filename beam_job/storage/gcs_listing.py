@@ -139,11 +139,15 @@ class NameOrderListing:
         """The first range of which no other thread fetches a page, once a page may be held; None when all is done."""
         with self._changed:
             while not self._stopped:
-                idle = next((found for found in self._ranges if not (found.busy or found.done)), None)
+                place, idle = next(
+                    ((at, found) for at, found in enumerate(self._ranges) if not (found.busy or found.done)), (0, None)
+                )
                 if idle is None and not any(found.busy for found in self._ranges):
                     return None
-                # What the consumer waits for may come in any case, or nobody could go on.
-                if idle is not None and (self._held < PAGES_HELD or (idle is self._ranges[0] and not idle.ready)):
+                # What lies far ahead may fill a part of the room only: the rest is for what is cut off nearer by. And
+                # what the consumer waits for may come in any case, or nobody could go on.
+                room = PAGES_HELD // (1 + place // THREADS)
+                if idle is not None and (self._held < room or (place == 0 and not idle.ready)):
                     idle.busy = True
                     self._held += 1
                     return idle
@@ -267,7 +271,8 @@ def guessed_points(first: str, last: str, names: Sequence[str], folder_length: i
       folder_length: characters that all names of the folder share.
     """
     at = len(os.path.commonprefix([first, last]))  # noqa: RUF071  # characters are what is meant
+    # Three characters, since of the first that varies a page may have two values only, when it runs from 01ff to 0200.
     varies = len(os.path.commonprefix([names[0], names[-1]])) if names else 0  # noqa: RUF071
-    alphabet = sorted({character for name in names for character in name[varies : varies + 2]})
+    alphabet = sorted({character for name in names for character in name[varies : varies + 3]})
     places = itertools.takewhile(lambda place: last[place : place + 1] in alphabet, range(at, folder_length - 1, -1))
     return [last[:place] + character for place in places for character in alphabet if character > last[place]]

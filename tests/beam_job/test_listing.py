@@ -12,7 +12,7 @@ import pytest
 
 from beam_job.inputs import list_images
 from beam_job.storage import GoogleCloudStorage, StorageError, storage_for
-from beam_job.storage.gcs_listing import PAGES_HELD
+from beam_job.storage.gcs_listing import PAGES_HELD, THREADS, guessed_points
 from tests.paging_server import PagingServer, serve_pages
 
 # A page each, so that what is asked for can be counted against what is consumed.
@@ -91,6 +91,18 @@ def test_every_name_once_and_in_order_whatever_the_folders(layout: str, listing)
     assert len(server.asked) + len(server.asked_for_folders) <= 2.5 * len(names) / 100 + 60
 
 
+def test_where_names_without_folders_are_cut() -> None:
+    numbered = [f"p/img_{number:05}.jpg" for number in range(6990, 7990)]
+    assert guessed_points("p/img_00000.jpg", numbered[-1], numbered, 2) == [
+        *("p/img_08", "p/img_09"),
+        *(f"p/img_{digit}" for digit in range(1, 10)),
+    ]
+    hashes = [f"{number:05x}.jpg" for number in range(0x01E00, 0x02200)]
+    guessed = guessed_points("00000.jpg", hashes[-1], hashes, 0)
+    assert guessed == [*(f"0{digit}" for digit in "3456789abcdef"), *"123456789abcdef"]
+    assert guessed_points("a", "a", [], 0) == []
+
+
 @pytest.mark.parametrize("layout", ["one folder, numbered", "few large folders", "many small folders", "dates"])
 def test_several_requests_are_under_way_at_the_same_time(layout: str, listing) -> None:
     server, storage = listing(LAYOUTS[layout], 40)
@@ -105,7 +117,7 @@ def test_a_slow_consumer_is_waited_for(listing) -> None:
     found = storage.list("gs://bucket/")
     for step, consumed in itertools.pairwise((0, 1, 50, 150)):
         assert len(list(itertools.islice(found, 10 * (consumed - step)))) == 10 * (consumed - step)
-        assert server.wait_for_pages(consumed + PAGES_HELD - 1) >= consumed + PAGES_HELD - 1
+        assert server.wait_for_pages(consumed + THREADS) >= consumed + THREADS
         server.wait_for_pages(1_000_000, timeout=0.3)  # were there no bound, it would go on
         # Each folder is a page; what is asked for with a token ran beyond its range and was dropped.
         assert sum("pageToken" not in query for query in server.asked) <= consumed + PAGES_HELD
