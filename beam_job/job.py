@@ -70,14 +70,9 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
     model_version = check_bundle(config.bundle)
     if config.require_gpu and runs_here(options):
         _require_gpu(config.verbose)
-    killed = killed_run(config, model_version)
-    begun = killed or list_request(config)  # before the lease: wrong usage writes nothing
+    prepare = _listed(config, options, model_version)  # before the lease: wrong usage writes nothing
     with lease(config.output):
-        prepared = (
-            begun
-            if isinstance(begun, Prepared)
-            else plan_run(config, model_version, begun, functools.partial(_plan_in, config, options))
-        )
+        prepared = prepare()
         _announce(prepared, model_version)
         if not prepared.plan.inputs:
             return None
@@ -120,36 +115,46 @@ def _announce(prepared: Prepared, model_version: str) -> None:
     print(", ".join(filter(None, [*words, f"model {printable(model_version)}"])), file=sys.stderr)
 
 
-def _plan_in(config: JobConfig, options: PipelineOptions, build: Callable[[beam.Pipeline], None]) -> Mapping[str, int]:
+def _listed(config: JobConfig, options: PipelineOptions, model_version: str) -> Callable[[], Prepared]:
+    """Looks for a killed run, or lists the images; what it returns makes the plan, with the lease in hand."""
+    if killed := killed_run(config, model_version):
+        return lambda: killed
+    listing = list_request(config)
+    return lambda: plan_run(config, model_version, listing, functools.partial(_run_planning, config, options))
+
+
+def _run_planning(
+    config: JobConfig, options: PipelineOptions, build: Callable[[beam.Pipeline], None]
+) -> Mapping[str, int]:
     """Runs a planning graph; its counters."""
-    pipeline = beam.Pipeline(options=options)
-    build(pipeline)
-    try:
-        with quiet_stderr(config.verbose):
-            result = pipeline.run()
-            result.wait_until_finish()
-    except Exception as error:
-        raise JobError(f"planning broke: {_root_cause(error)}; the same command starts again") from error
-    return _counters(result)
+    with quiet_stderr(config.verbose):
+        try:
+            return _counters(_run_graph(options, build))
+        except Exception as error:
+            kind, reason = _root_cause(error)
+            raise kind(f"planning broke: {reason}; the same command starts again") from error
 
 
 def _run_pipeline(config: JobConfig, options: PipelineOptions, prepared: Prepared) -> Mapping[str, float]:
     """Runs the graph to its end; the seconds by stage."""
-
-    def run_to_its_end(progress_folder: str | None) -> PipelineResult:
-        pipeline = beam.Pipeline(options=options)
-        build_pipeline(pipeline, config, prepared.run, prepared.plan, progress_folder)
-        result = pipeline.run()
-        result.wait_until_finish()
-        return result
-
-    with _progress(config, prepared, here=runs_here(options)) as progress_folder:
+    with _progress(config, prepared, here=runs_here(options)) as folder:
         try:
-            result = _in_thread(lambda: run_to_its_end(progress_folder))
+            result = _run_graph(options, lambda p: build_pipeline(p, config, prepared.run, prepared.plan, folder))
         except Exception as error:
             kind, reason = _root_cause(error)
             raise kind(f"run {prepared.run.run_id} broke: {reason}; the same command goes on") from error
     return _seconds_by_stage(result)
+
+
+def _run_graph(options: PipelineOptions, build: Callable[[beam.Pipeline], None]) -> PipelineResult:
+    def run_to_its_end() -> PipelineResult:
+        pipeline = beam.Pipeline(options=options)
+        build(pipeline)
+        result = pipeline.run()
+        result.wait_until_finish()
+        return result
+
+    return _in_thread(run_to_its_end)
 
 
 def _in_thread(work: Callable[[], T]) -> T:

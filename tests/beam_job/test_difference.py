@@ -16,7 +16,7 @@ from beam_job import difference
 from beam_job.config import JobConfig
 from beam_job.filters import Filters
 from beam_job.inputs import InputError
-from beam_job.job import _plan_in
+from beam_job.job import _run_planning
 from beam_job.plan import PlanReader, Shard, write_plan
 from beam_job.prepare import Prepared, list_request, plan_run
 from beam_job.records import CaptionedImage, Failure, ImageInput
@@ -52,7 +52,7 @@ def report(path: Path, uris: list[str], version: int) -> Path:
 
 def planned(config: JobConfig) -> tuple[Prepared, list[dict[str, Any]]]:
     """The plan as stored: each image, its shard, and what it carries."""
-    run_graph = functools.partial(_plan_in, config, beam_options(config, []))
+    run_graph = functools.partial(_run_planning, config, beam_options(config, []))
     prepared = plan_run(config, "model-1", list_request(config), run_graph)
     reader = PlanReader(prepared.run)
     shards = [reader.shard(number) for number in range(prepared.plan.shards)]
