@@ -37,13 +37,19 @@ def main(arguments: list[str] | None = None) -> int:
     Where a signal stops it, the process ends here, with 130 (Ctrl-C) or 143 (SIGTERM).
     """
     given = sys.argv[1:] if arguments is None else arguments
-    again = shlex.join(["caption-images", *given])
+    again = _same_command(given)
     with stop_on_signals(f"caption-images: stopped in haste; to go on: {again}") as terminal:
         try:
             return _run(given)
         except Stopped as stopped:
             terminal.say(f"caption-images: stopped; {stopped.standing}; to go on: {again}")
             end_process(stopped.exit_code)
+
+
+def _same_command(given: Sequence[str]) -> str:
+    """The command for people to give again, as a shell takes it; a signature in an input they must add themselves."""
+    values = [argument.partition("=")[2] if argument.startswith("--") else argument for argument in given]
+    return printable(_without_secrets(shlex.join(["caption-images", *given]), values))
 
 
 def _run(given: list[str]) -> int:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from beam_job.__main__ import main
+from beam_job.__main__ import _same_command, main
 from beam_job.config import JobConfig
 from beam_job.demo import print_captions
 from beam_job.printable import printable, printable_lines
@@ -243,3 +243,8 @@ def test_what_was_held_back_is_shown_inert() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.stderr == "said\\x1b[2J\nmore\n"
+
+
+def test_the_command_that_goes_on_shows_no_signature() -> None:
+    given = ["--input=https://host/x.jpg?X-Signature=0123456789abcdef", "--output=two words"]
+    assert _same_command(given) == "caption-images '--input=https://host/x.jpg' '--output=two words'"
