@@ -17,7 +17,7 @@ from model.preprocessing import MAX_PIXELS
 
 # Which failures of earlier runs are tried again; one of another version of the file never stands in the way.
 RETRY = ("transient", "all", "none")
-_BYTES_A_ROW = 600  # of the planning process at its peak, by tests/benchmarks/plan_million.py
+_BYTES_A_ROW = 400  # of the planning process at its peak, by tests/benchmarks/plan_million.py
 
 
 @dataclass(frozen=True)

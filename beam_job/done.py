@@ -17,6 +17,7 @@ from beam_job.tars import container_of
 KEY_SCHEMA = pa.schema([("uri", pa.string()), ("object_version", pa.string())])
 _THREADS = 16
 _SLICE = 200_000
+_SLICES = 8
 # Elsewhere (the web) a question for each image of each night would cost more than it tells: there, done is done.
 _LOOKED_UP = ("file", "gs")
 # A failure that says nothing of the image: another night's options may allow it, and to ask costs nothing.
@@ -82,8 +83,10 @@ def without_done(listing: pa.Table, done: pa.Table, allowed: Allowed) -> pa.Tabl
         return listing
     listing = _with_versions(listing, done, allowed)
     keys = _keys(done).combine_chunks()
-    # Slice by slice, so that the keys of a long listing are never in memory as a whole.
-    slices = [listing.slice(start, _SLICE) for start in range(0, listing.num_rows, _SLICE)]
+    # Slice by slice, so that the keys of a long listing are never in memory as a whole; in few slices, since each makes
+    # a hash table of all that is done.
+    size = max(_SLICE, listing.num_rows // _SLICES)
+    slices = [listing.slice(start, size) for start in range(0, listing.num_rows, size)]
     return pa.concat_tables(rows.filter(pc.invert(pc.is_in(_keys(rows), keys))) for rows in slices)
 
 
