@@ -1,6 +1,6 @@
 """Planning a large nightly run: an inventory of N objects of which half have a caption.
 
-    python -m tests.benchmarks.plan_million [--images=1000000]
+    python -m tests.benchmarks.plan_million [--images=1000000] [--in_pipeline]
 
 Makes an inventory report in Parquet and the output of an earlier run, then plans in a process of its own, and prints
 seconds by step and the process's peak memory. The machine is stated.
@@ -9,7 +9,9 @@ seconds by step and the process's peak memory. The machine is stated.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
+import functools
 import os
 import platform
 import subprocess
@@ -25,9 +27,10 @@ from beam_job.config import JobConfig
 from beam_job.done import done_files, read_done, without_done
 from beam_job.inputs import allowed_of
 from beam_job.plan import Shard, write_plan
-from beam_job.prepare import list_request
+from beam_job.prepare import list_request, plan_run
 from beam_job.run import Run, RunNote, read_runs
 from beam_job.sink import caption_schema, commit_shard
+from model import Decoding
 
 _SHARD = 512
 
@@ -36,15 +39,17 @@ def main() -> int:
     """The benchmark; with --plan the part that is measured."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.plan_million", description=__doc__)
     parser.add_argument("--images", type=int, default=1_000_000)
+    parser.add_argument("--in_pipeline", action="store_true", help="as for more images than fit into memory")
     parser.add_argument("--plan", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.plan:
-        measure(args.plan)
+        (measure_pipeline if args.in_pipeline else measure)(args.plan)
         return 0
     with tempfile.TemporaryDirectory(prefix="plan-million-") as folder:
         make(Path(folder), args.images)
         print(f"{args.images:,} images, half of them done; {os.cpu_count()} cores, {platform.machine()}", flush=True)
-        return subprocess.call([sys.executable, "-m", "tests.benchmarks.plan_million", f"--plan={folder}"])
+        options = [f"--plan={folder}", *(["--in_pipeline"] if args.in_pipeline else [])]
+        return subprocess.call([sys.executable, "-m", "tests.benchmarks.plan_million", *options])
 
 
 def config_of(root: Path) -> JobConfig:
@@ -69,7 +74,9 @@ def make(root: Path, images: int) -> None:
     half = list_request(config_of(root)).table().slice(0, images // 2)
     run = Run.new(str(root / "out"))
     plan = write_plan(run, [half], _SHARD)
-    run.storage.write(run.note, RunNote("model-1", {}, {}, plan.inputs, plan.shards, 0).to_json())
+    run.storage.write(
+        run.note, RunNote("model-1", dataclasses.asdict(Decoding()), {}, plan.inputs, plan.shards, 0).to_json()
+    )
     now = datetime.datetime.now(datetime.timezone.utc)
     schema = caption_schema(several=False)
     for shard in range(plan.shards):
@@ -102,6 +109,23 @@ def measure(root: Path) -> None:
     write_plan(Run(config.output, "planned"), [todo], config.shard_size)
     tell(f"write plan of {todo.num_rows:,}")
     print(f"{'in all':28} {time.monotonic() - started:6.1f} s   peak {peak_mb():6.0f} MB (imports {base:.0f} MB)")
+
+
+def measure_pipeline(root: Path) -> None:
+    """Plans inside the pipeline, on Beam's runner in this process."""
+    from beam_job.job import _run_planning
+    from beam_job.runner import beam_options
+
+    config = dataclasses.replace(config_of(root), rows_in_memory=10_000)
+    base = peak_mb()
+    started = time.monotonic()
+    run_graph = functools.partial(_run_planning, config, beam_options(config, []))
+    prepared = plan_run(config, "model-1", list_request(config), run_graph)
+    print(
+        f"plan of {prepared.plan.inputs:,}, {prepared.skipped:,} done before: {time.monotonic() - started:.1f} s",
+        end="",
+    )
+    print(f"   peak {peak_mb():.0f} MB (imports {base:.0f} MB)")
 
 
 def peak_mb() -> float:
