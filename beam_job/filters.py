@@ -6,9 +6,10 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.compute as pc
+if TYPE_CHECKING:
+    import pyarrow as pa  # elsewhere where it is needed: --help and wrong usage answer without waiting for Arrow
 
 # `**/` as a whole segment stands for any number of folders, none among them.
 _TOKENS = re.compile(r"(?P<folders>(?<![^/])\*\*+/)|(?P<any>\*\*+)|(?P<part>\*)|(?P<one>\?)|\[(?P<set>[!^]?.[^\]]*)\]")
@@ -74,6 +75,9 @@ class Filters:
                 return
 
     def _passed(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
         if self.include:
             batch = batch.filter(_matches(batch, self.include))
         if self.exclude:
@@ -95,6 +99,8 @@ def _hash(uri: str) -> int:
 
 
 def _matches(batch: pa.RecordBatch, patterns: tuple[str, ...]) -> pa.Array:
+    import pyarrow.compute as pc
+
     return pc.match_substring_regex(batch.column("uri"), "|".join(_regex(pattern) for pattern in patterns))
 
 
@@ -102,6 +108,9 @@ def _check_patterns(option: str, patterns: tuple[str, ...]) -> None:
     for pattern in patterns:
         if not pattern:
             raise ValueError(f"{option} must not be an empty pattern; leave the option out to take all")
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
         try:
             pc.match_substring_regex(pa.array([""]), _regex(pattern))
         except pa.ArrowInvalid as error:
