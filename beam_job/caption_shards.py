@@ -13,6 +13,7 @@ from apache_beam.metrics import Metrics
 from beam_job.budget import FailureBudget
 from beam_job.config import JobConfig
 from beam_job.engine import Engine
+from beam_job.model_time import WAITED_FOR
 from beam_job.open_shard import ShardResult
 from beam_job.plan import PlanReader
 from beam_job.progress import ProgressFile
@@ -71,7 +72,8 @@ def _count(result: ShardResult) -> None:
     """Beam's counters: what runners show while they work, and where the summary's times come from."""
     Metrics.counter(NAMESPACE, "captions").inc(result.report.captions)
     Metrics.counter(NAMESPACE, "failures").inc(len(result.report.failures))
-    for stage, seconds in result.seconds.items():
+    waited = {f"wait_{stage}": result.model_seconds[stage] for stage in WAITED_FOR}
+    for stage, seconds in {**result.seconds, **waited}.items():
         Metrics.counter(NAMESPACE, f"{stage}_milliseconds").inc(round(1000 * seconds))
 
 

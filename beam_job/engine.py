@@ -26,6 +26,7 @@ from beam_job.config import JobConfig
 from beam_job.decode_pool import DecodePool
 from beam_job.images import FetchedImage, decode, fetch
 from beam_job.inputs import allowed_of
+from beam_job.model_time import ModelTime
 from beam_job.open_shard import OpenShard, ShardResult
 from beam_job.plan import Shard
 from beam_job.progress import ProgressFile
@@ -64,6 +65,7 @@ class Engine:
         self._several = config.decoding.num_captions > 1
         self._progress = progress
         self._failures = failures
+        self._model_time = ModelTime(config.decode_threads)
         self._fetch_limits = (config.fetch_timeout, allowed_of(config), config.filters)
         self._budget = ByteBudget(config.in_flight_bytes)
         self._pixel_bytes = 3 * input_size**2
@@ -102,6 +104,7 @@ class Engine:
             self._budget.acquire(taken + self._pixel_bytes)
             with self._lock:
                 self._in_flight += 1
+            self._model_time.move(enters="fetch")
             self._to_fetch.put((opened, image, taken))
         return opened.done
 
@@ -151,15 +154,18 @@ class Engine:
     def _fetch(self, shard: OpenShard, image: ImageInput, taken: int) -> None:
         fetched = _timed(shard, "fetch", image, lambda: fetch(image, *self._fetch_limits))
         if isinstance(fetched, Failure):
+            self._model_time.move(leaves="fetch")
             self._budget.release(taken)
             self._arrivals.put((shard, fetched))
         else:
+            self._model_time.move(leaves="fetch", enters="decode")
             self._failures.fetched()
             self._budget.release(taken - len(fetched.data))
             self._decoders.submit(self._decode, shard, fetched)
 
     def _decode(self, shard: OpenShard, fetched: FetchedImage) -> None:
         decoded = _timed(shard, "decode", fetched.input, lambda: decode(fetched, self._decode_pool))
+        self._model_time.move(leaves="decode")
         self._budget.release(len(fetched.data))
         self._arrivals.put((shard, decoded))
 
@@ -174,10 +180,8 @@ class Engine:
     def _caption_arrivals(self) -> None:
         """The model's thread: collects a batch, and runs it when it is full or when nothing more is on its way."""
         batch: list[tuple[OpenShard, DecodedImage]] = []
-        idle_since = time.monotonic()
         while (arrival := self._arrivals.get()) is not None and not self._broken:
             shard, outcome = arrival
-            shard.spent("wait", time.monotonic() - max(idle_since, shard.opened))
             self._budget.release(self._pixel_bytes)
             with self._lock:
                 self._in_flight -= 1
@@ -191,11 +195,12 @@ class Engine:
             if len(batch) >= self._batches.size or (batch and last):
                 self._caption(batch)
                 batch = []
-            idle_since = time.monotonic()
 
     def _caption(self, batch: list[tuple[OpenShard, DecodedImage]]) -> None:
         started = time.monotonic()
+        self._model_time.move(enters="model")
         outcomes = self._batches.caption([image for _, image in batch])
+        self._model_time.move(leaves="model")
         share = (time.monotonic() - started) / len(batch)
         for (shard, _), outcome in zip(batch, outcomes, strict=True):
             shard.spent("caption", share)
@@ -204,8 +209,9 @@ class Engine:
             self._finish(shard, outcome)
 
     def _finish(self, shard: OpenShard, outcome: CaptionedImage | Failure) -> None:
-        self._progress.add(failed=isinstance(outcome, Failure))
+        self._progress.add(isinstance(outcome, Failure), self._model_time.seconds)
         if shard.add(outcome):
+            self._model_time.move(enters="write")
             with self._lock:
                 if self._broken:
                     return
@@ -214,7 +220,9 @@ class Engine:
 
     def _commit(self, shard: OpenShard) -> None:
         try:
-            shard.commit(self._run, self._model_version, self._several)
+            report = shard.commit(self._run, self._model_version, self._several)
+            self._model_time.move(leaves="write")
+            shard.done.set_result(ShardResult(report, shard.seconds, self._model_time.take()))
         except BaseException as error:
             self.fail(error)
             shard.done.set_exception(error)

@@ -17,13 +17,17 @@ from beam_job.sink import ShardReport, caption_table, commit_shard
 
 @dataclass(frozen=True)
 class ShardResult:
-    """A committed shard and the seconds spent on it by stage, summed over threads.
+    """A committed shard, and what it took.
 
-    The stages are "fetch", "decode", "caption" and "write"; "wait" is the model's time without an image to work on.
+    Attributes:
+      report: what it came to.
+      seconds: spent on it by stage ("fetch", "decode", "caption" and "write"), summed over threads.
+      model_seconds: of the model's thread since an earlier shard's result, as `ModelTime.take` gives them.
     """
 
     report: ShardReport
     seconds: Mapping[str, float]
+    model_seconds: Mapping[str, float]
 
 
 class OpenShard:
@@ -35,7 +39,6 @@ class OpenShard:
         self.captioned: list[CaptionedImage] = []
         self.failures: list[Failure] = []
         self.done: Future[ShardResult] = Future()
-        self.opened = time.monotonic()
         self._seconds: Counter[str] = Counter()
         self._lock = threading.Lock()
 
@@ -43,6 +46,12 @@ class OpenShard:
         """Adds to a stage's time; any thread may call it."""
         with self._lock:
             self._seconds[stage] += seconds  # type: ignore[assignment]
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """By stage, until now."""
+        with self._lock:
+            return dict(self._seconds)
 
     def add(self, outcome: CaptionedImage | Failure) -> bool:
         """Takes an image's row; True with the last one."""
@@ -52,8 +61,8 @@ class OpenShard:
             self.captioned.append(outcome)
         return len(self.captioned) + len(self.failures) == len(self.shard.images)
 
-    def commit(self, run: Run, model_version: str, several: bool) -> None:
-        """Writes the shard's files, rows in the plan's order, and resolves `done`."""
+    def commit(self, run: Run, model_version: str, several: bool) -> ShardReport:
+        """Writes the shard's files, rows in the plan's order."""
         started = time.monotonic()
         for rows in (self.captioned, self.failures):
             rows.sort(key=lambda row: self.shard.place[row.uri])
@@ -61,4 +70,4 @@ class OpenShard:
         captions = caption_table(self.captioned, model_version, several, carried)
         report = commit_shard(run, self.number, captions, self.failures, self.shard)
         self.spent("write", time.monotonic() - started)
-        self.done.set_result(ShardResult(report, dict(self._seconds)))
+        return report

@@ -7,14 +7,18 @@ worker has to say to people takes the same way, for stderr is held back meanwhil
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
+
+from beam_job.model_time import told_model_time
 
 _WRITE_EVERY_S = 0.5
 _SAID = ".said"
@@ -32,12 +36,14 @@ class ProgressFile:
         self._path = Path(folder, f"{os.getpid()}-{id(self):x}") if folder else None
         self._clock = clock
         self._done = self._failed = 0
+        self._model_seconds: Callable[[], Mapping[str, float]] = dict
         self._written = -_WRITE_EVERY_S
 
-    def add(self, failed: bool) -> None:
-        """Counts an image."""
+    def add(self, failed: bool, model_seconds: Callable[[], Mapping[str, float]] = dict) -> None:
+        """Counts an image; `model_seconds` tells where the model's time has gone so far."""
         self._done += 1
         self._failed += failed
+        self._model_seconds = model_seconds
         if self._clock() - self._written >= _WRITE_EVERY_S:
             self._write()
 
@@ -58,7 +64,7 @@ class ProgressFile:
         if self._path:
             with contextlib.suppress(OSError):  # no progress line is worth a failed run
                 partial = self._path.with_suffix(".partial")
-                partial.write_text(f"{self._done} {self._failed}")
+                partial.write_text(f"{self._done} {self._failed} {json.dumps(self._model_seconds())}")
                 partial.replace(self._path)
 
 
@@ -71,6 +77,16 @@ def read_progress(folder: str) -> tuple[int, int]:
                 counts = path.read_text().split()
                 done, failed = done + int(counts[0]), failed + int(counts[1])
     return done, failed
+
+
+def read_model_seconds(folder: str) -> Mapping[str, float]:
+    """Where the models' time has gone, over all workers."""
+    total: Counter[str] = Counter()
+    for path in Path(folder).iterdir():
+        if not path.suffix:
+            with contextlib.suppress(OSError, ValueError):
+                total.update(json.loads(path.read_text().split(maxsplit=2)[2]))
+    return total
 
 
 def read_said(folder: str) -> list[str]:
@@ -87,12 +103,16 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def progress_line(done: int, failed: int, total: int, rate: float | None) -> str:
-    """`1,024 of 3,000 images (34 %), 2 failed, 61.2 images/s, 0:00:32 left`; without `rate`, only the counts."""
+def progress_line(done: int, failed: int, total: int, rate: float | None, model: str = "") -> str:
+    """`1,024 of 3,000 images (34 %), 2 failed, 61.2 images/s, 0:00:32 left, model busy 97 %`.
+
+    Without `rate`, only the counts; `model` stands as it is given, behind the rate.
+    """
     line = f"{done:,} of {counted(total, 'image')} ({100 * done // max(total, 1)} %), {failed:,} failed"
     if rate:
         left = round((total - done) / rate)
         line += f", {rate:.1f} images/s, {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
+        line += f", {model}" if model else ""
     return line
 
 
@@ -152,7 +172,8 @@ class ProgressPrinter:
                     told.add(line)
                     self._stream.write(f"\r\x1b[K{line}\n" if self._terminal else f"{line}\n")
             all_done, all_failed = self._before.done + done, self._before.failed + failed
-            self._show(progress_line(all_done, all_failed, self._total, rate))
+            model = told_model_time(read_model_seconds(self._folder))
+            self._show(progress_line(all_done, all_failed, self._total, rate, model))
         if self._terminal:
             self._stream.write("\n")
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from beam_job.config import JobConfig
+from beam_job.model_time import WAITED_FOR
 from beam_job.prepare import Prepared
 from beam_job.sink import read_counts
 
@@ -27,8 +28,11 @@ class Summary:
       failures_by_reason: rows by "stage: error type".
       seconds: wall time, from the listing to the last shard; of a continued run, of its last attempt.
       images_per_second: captions and failures, by `seconds`.
-      seconds_by_stage: "fetch", "decode", "caption", "write", summed over threads and workers, and "wait", the
-        model's time without an image to work on.
+      seconds_by_stage: "fetch", "decode", "caption", "write", summed over threads and workers.
+      wait_seconds: of the model's threads by what they waited for, "fetch", "decode" or "write", as `ModelTime` tells
+        them apart; summed over workers.
+      model_share: of the time from the first image to the last file, which waiting and captioning fill together, the
+        share that was captioning; None where no image came to the model. Start-up is no part of it.
       model: version of the model.
       options: of the job.
     """
@@ -42,6 +46,8 @@ class Summary:
     seconds: float
     images_per_second: float
     seconds_by_stage: Mapping[str, float]
+    wait_seconds: Mapping[str, float]
+    model_share: float | None
     model: str
     options: Mapping[str, Any]
 
@@ -75,6 +81,13 @@ def summarize(
 ) -> Summary:
     """Counts the rows of all committed shards.
 
+    Args:
+      config: the job.
+      prepared: its run.
+      seconds: wall time.
+      seconds_by_stage: summed up, with the model's waiting as "wait_fetch" and so on.
+      model_version: of the captioner.
+
     Raises:
       RowCountError: captions and failures do not add up to the inputs.
     """
@@ -83,6 +96,9 @@ def summarize(
     for captioned, failed in read_counts(run, range(plan.shards)):
         captions += captioned
         reasons.update(failed)
+    waited = {stage: seconds_by_stage.get(f"wait_{stage}", 0.0) for stage in WAITED_FOR}
+    captioning = seconds_by_stage.get("caption", 0.0)
+    total = captioning + sum(waited.values())
     return Summary(
         run_id=run.run_id,
         inputs=plan.inputs,
@@ -92,7 +108,11 @@ def summarize(
         failures_by_reason=dict(reasons),
         seconds=round(seconds, 3),
         images_per_second=round(plan.inputs / seconds, 2),
-        seconds_by_stage={stage: round(spent, 3) for stage, spent in sorted(seconds_by_stage.items())},
+        seconds_by_stage={
+            stage: round(spent, 3) for stage, spent in sorted(seconds_by_stage.items()) if not stage.startswith("wait_")
+        },
+        wait_seconds={stage: round(spent, 3) for stage, spent in waited.items()},
+        model_share=round(captioning / total, 3) if total else None,
         model=model_version,
         options=config.options,
     )

@@ -97,8 +97,13 @@ def test_the_summary_tells_what_happened(finished: Path) -> None:
     assert (summary["inputs"], summary["captions"], summary["failures"]) == (7, 6, 1)
     assert summary["failures_by_reason"] == {"fetch: FileNotFoundError": 1}
     assert summary["images_per_second"] == pytest.approx(7 / summary["seconds"], rel=0.01)
-    assert set(summary["seconds_by_stage"]) == {"fetch", "decode", "caption", "write", "wait"}
-    assert summary["seconds_by_stage"]["caption"] > 0
+    captioning = summary["seconds_by_stage"]["caption"]
+    assert set(summary["seconds_by_stage"]) == {"fetch", "decode", "caption", "write"}
+    assert set(summary["wait_seconds"]) == {"fetch", "decode", "write"}
+    assert summary["wait_seconds"]["write"] > 0  # of the last shard, with which nothing else is left to do
+    working = captioning + sum(summary["wait_seconds"].values())
+    assert summary["model_share"] == pytest.approx(captioning / working, abs=0.01)
+    assert 0 < captioning < working < summary["seconds"]
     assert summary["model"] == check_bundle(DEFAULT_BUNDLE)
     assert summary["options"]["decoding"]["num_captions"] == 2
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from pathlib import Path
 
 import pytest
 
-from beam_job.progress import ProgressFile, ProgressPrinter, progress_line, read_progress
+from beam_job.progress import ProgressFile, ProgressPrinter, progress_line, read_model_seconds, read_progress
 
 
 class Terminal(io.StringIO):
@@ -29,6 +30,11 @@ class Terminal(io.StringIO):
             "1 of 1,000,000 images (0 %), 0 failed, 10.0 images/s, 27:46:40 left",
             id="more than a day",
         ),
+        pytest.param(
+            (1500, 2, 3000, 50.0, "model busy 97 %"),
+            "1,500 of 3,000 images (50 %), 2 failed, 50.0 images/s, 0:00:30 left, model busy 97 %",
+            id="with the model's time",
+        ),
     ],
 )
 def test_line(counts: tuple, line: str) -> None:
@@ -43,6 +49,18 @@ def test_counts_of_several_workers_are_added(tmp_path: Path) -> None:
     first.close()
     second.close()
     assert read_progress(str(tmp_path)) == (4, 2)
+
+
+def test_where_the_models_time_goes_is_added_over_workers(tmp_path: Path) -> None:
+    for model, fetch in ((10.0, 20.0), (50.0, 20.0)):
+        worker = ProgressFile(str(tmp_path))
+        worker.add(False, functools.partial(dict, model=model, fetch=fetch, decode=0.0, write=0.0))
+        worker.close()
+    stream = io.StringIO()
+    with ProgressPrinter(str(tmp_path), 2, stream):
+        pass
+    assert stream.getvalue() == "2 of 2 images (100 %), 0 failed\n"
+    assert read_model_seconds(str(tmp_path)) == {"model": 60, "fetch": 40, "decode": 0, "write": 0}
 
 
 def test_the_file_is_written_twice_a_second(tmp_path: Path) -> None:
