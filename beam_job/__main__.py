@@ -70,10 +70,11 @@ def _run(given: list[str]) -> int:
         from beam_job.summary import RowCountError
         from model import BundleError
         from model.devices import NoGpuError
+        from model.engine_choice import EngineError
 
     try:
         summary = run_job(config, beam_arguments)
-    except (BundleError, InputError, LeaseError, NoGpuError, RunnerError, StorageError) as error:
+    except (BundleError, EngineError, InputError, LeaseError, NoGpuError, RunnerError, StorageError) as error:
         return _refuse(error, config.inputs)
     except (JobError, RowCountError) as error:
         if config.verbose or not isinstance(error, BrokenOffError):

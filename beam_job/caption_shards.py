@@ -109,6 +109,7 @@ def _release_engine(config: JobConfig, run: Run, progress_folder: str | None) ->
 
 def _open_engine(config: JobConfig, run: Run, progress_folder: str | None, inputs: int) -> Engine:
     open_gpus(required=config.require_gpu)
-    captioner = load_captioner(config.bundle, config.decoding)
+    progress = ProgressFile(progress_folder)
+    captioner = load_captioner(config.bundle, config.decoding, config.engine, progress.tell)
     failures = FailureBudget(config.max_failure_ratio, inputs)
-    return Engine(config, run, captioner, captioner.config.input_size, ProgressFile(progress_folder), failures)
+    return Engine(config, run, captioner, captioner.config.input_size, progress, failures)

@@ -13,6 +13,7 @@ from typing import Any
 from beam_job.filters import Filters
 from beam_job.storage import SCHEMES, bucket_of, public_name, scheme_of
 from model import DEFAULT_BUNDLE, Decoding
+from model.engine_choice import ENGINES
 from model.preprocessing import MAX_PIXELS
 
 # Which failures of earlier runs are tried again; one of another version of the file never stands in the way.
@@ -48,6 +49,8 @@ class JobConfig:
       decode_threads: images decoded at the same time.
       max_pixels: of an image, at the size at which it is decoded.
       workers: processes on this machine.
+      engine: what runs the encoder, one of `model.engine_choice.ENGINES`. The captions are the same but for rounding, so
+        it is no part of what tells whether an image is done.
       require_gpu: refuse to caption on the CPU.
       max_failure_ratio: of the inputs, from 0 to 1; beyond it the job counts as broken.
       verbose: show what Beam and TensorFlow say of themselves.
@@ -75,6 +78,7 @@ class JobConfig:
     decode_threads: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
     max_pixels: int = MAX_PIXELS
     workers: int = 1
+    engine: str = "auto"
     require_gpu: bool = False
     max_failure_ratio: float = 0.5
     verbose: bool = False
@@ -85,6 +89,10 @@ class JobConfig:
                 raise ValueError(f"--{name} must be a whole number from 1, not {getattr(self, name)}")
         if self.retry not in RETRY:
             raise ValueError(f"--retry must be one of {', '.join(RETRY)}, not {self.retry!r}")
+        if self.engine not in ENGINES:
+            raise ValueError(f"--engine must be one of {', '.join(ENGINES)}, not {self.engine!r}")
+        if self.engine == "litert" and self.require_gpu:
+            raise ValueError("--engine=litert is for the CPU, and --require_gpu refuses it; leave one of them out")
         if self.fetch_timeout <= 0:
             raise ValueError(f"--fetch_timeout must be above 0 seconds, not {self.fetch_timeout}")
         if not 0 <= self.max_failure_ratio <= 1:

@@ -34,10 +34,11 @@ from beam_job.storage import CredentialsError, StorageError
 from beam_job.summary import Summary, summarize
 from model import BundleError, check_bundle
 from model.devices import NoGpuError, open_gpus
+from model.engine_choice import EngineError, check_engine
 
 T = TypeVar("T")
 _LAST_BATCH_S = 5.0  # for the batch under way when a signal comes
-_TOLD_IN_FULL = (FailureBudgetError, CredentialsError, StorageError, BundleError)
+_TOLD_IN_FULL = (FailureBudgetError, CredentialsError, StorageError, BundleError, EngineError)
 
 
 class JobError(RuntimeError):
@@ -60,7 +61,8 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
       to be done.
 
     Raises:
-      InputError, BundleError, RunnerError, NoGpuError, StorageError: wrong usage, before anything was written.
+      InputError, BundleError, RunnerError, NoGpuError, EngineError, StorageError: wrong usage, before anything was
+        written.
       LeaseError: another run writes into the same output.
       JobError: the pipeline broke; the shards that were committed stand.
       Stopped: a signal came; the shards that were committed stand.
@@ -68,8 +70,10 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
     started = time.monotonic()
     options = beam_options(config, beam_arguments)
     model_version = check_bundle(config.bundle)
-    if config.require_gpu and runs_here(options):
-        _require_gpu(config.verbose)
+    if runs_here(options):
+        check_engine(config.engine)
+        if config.require_gpu:
+            _require_gpu(config.verbose)
     prepare = _listed(config, options, model_version)  # before the lease: wrong usage writes nothing
     with lease(config.output):
         prepared = prepare()

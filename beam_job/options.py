@@ -10,6 +10,7 @@ from beam_job import __version__
 from beam_job.config import RETRY, JobConfig
 from beam_job.filters import Filters
 from model.decoding_options import add_decoding_options, add_number, decoding_from
+from model.engine_choice import add_engine_option
 
 _DESCRIPTION = "Captions for all images of a folder or bucket, in Parquet."
 _EPILOG = """\
@@ -48,6 +49,7 @@ _SAME_NAME = (
     "decode_threads",
     "max_pixels",
     "workers",
+    "engine",
     "require_gpu",
     "max_failure_ratio",
     "verbose",
@@ -235,6 +237,7 @@ def _add_speed(group: argparse._ArgumentGroup) -> None:
     add_number(
         group, "max_pixels", defaults.max_pixels, "larger images fail; a large JPEG counts with its reduced size"
     )
+    add_engine_option(group)
     group.add_argument(
         "--require_gpu", action="store_true", help="refuse to start, with exit code 2, where TensorFlow sees no GPU"
     )

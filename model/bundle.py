@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,17 +115,27 @@ def load_config(folder: Path) -> CaptionerConfig:
         raise BundleError(f"the model at {folder} has a bad {CONFIG}: {_line(error)}") from error
 
 
-def load_captioner(folder: Path = DEFAULT_BUNDLE, decoding: Decoding | None = None) -> Captioner:
+def load_captioner(
+    folder: Path = DEFAULT_BUNDLE,
+    decoding: Decoding | None = None,
+    engine: str = "tensorflow",
+    tell: Callable[[str], None] = print,
+) -> Captioner:
     """The captioner in a bundle, after its checksums.
 
     Args:
       folder: the bundle; by default the one that ships with the project.
       decoding: how to choose words.
+      engine: what runs the encoder, one of `model.engine_choice.ENGINES`; litert is the fastest on a CPU, and keeps
+        what it has converted in the user's cache folder.
+      tell: takes a line for people, about the engine.
 
     Raises:
       BundleError: the bundle is not whole, or its arrays do not fit its configuration.
+      EngineError: the engine cannot serve.
     """
     from model.captioner import Captioner
+    from model.engine_choice import open_engine
     from model.network import build_network
 
     version = check_bundle(folder)
@@ -139,7 +149,8 @@ def load_captioner(folder: Path = DEFAULT_BUNDLE, decoding: Decoding | None = No
         raise
     except Exception as error:  # Whatever Keras or safetensors say of a bundle that was made to deceive.
         raise BundleError(f"the model at {folder} cannot be built: {_line(error)}") from error
-    return Captioner(config, vocabulary, encoder, decoder, version, decoding)
+    encode = open_engine(engine, encoder, config.input_size, _sha256(folder / CHECKSUMS), tell)
+    return Captioner(config, vocabulary, encoder, decoder, version, decoding, encode)
 
 
 def _check_shapes(path: Path, config: CaptionerConfig, words: int) -> None:

@@ -17,6 +17,7 @@ from model.network import Decoder, Encoder
 from model.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
 
 Tensor = Any
+Encode = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 _NEVER_WRITTEN = (PAD, UNKNOWN, START)  # and a caption has a word at least
 
 
@@ -30,6 +31,7 @@ class Captioner:
       decoder: its `step` is one word.
       version: what `model_version` columns hold; the bundle's content names it.
       decoding: how words are chosen.
+      encode: does the encoder's work instead, outside TensorFlow: uint8[B, S, S, 3] -> float32[B, L, U].
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Captioner:
         decoder: Decoder,
         version: str = "unsaved",
         decoding: Decoding | None = None,
+        encode: Encode | None = None,
     ) -> None:
         self.config = config
         self.vocabulary = vocabulary
@@ -48,12 +51,21 @@ class Captioner:
         self.version = version
         self.decoding = decoding or Decoding()
         self._decode_from = _search_of(self.decoding, config.max_words)
+        self._encode = encode
         size = config.input_size
+        _, height, width, _ = encoder.backbone.output_shape
         signature = [
-            tf.TensorSpec((None, size, size, 3), tf.uint8),
+            tf.TensorSpec((None, height * width, config.units), tf.float32)
+            if encode
+            else tf.TensorSpec((None, size, size, 3), tf.uint8),
             tf.TensorSpec((None, self.decoding.num_captions, config.max_words), tf.float32),
         ]
         self._compiled = tf.function(self._caption, input_signature=signature, autograph=False)
+
+    @property
+    def engine(self) -> str:
+        """What runs the encoder: "tensorflow" or "litert". Captions are the same but for rounding."""
+        return "litert" if self._encode else "tensorflow"
 
     def caption(self, images: npt.NDArray[np.uint8]) -> list[tuple[Caption, ...]]:
         """Captions for each image, the best first.
@@ -72,7 +84,8 @@ class Captioner:
         size = self.config.input_size
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
             raise ValueError(f"expected uint8[B, {size}, {size}, 3], got {images.dtype}{list(images.shape)}")
-        words, log_probabilities = self._compiled(images, self._uniforms(images))
+        given = self._encode(images) if self._encode else images
+        words, log_probabilities = self._compiled(given, self._uniforms(images))
         return [self._captions(*found) for found in zip(words.numpy(), log_probabilities.numpy(), strict=True)]
 
     def caption_features(self, features: Tensor, uniforms: Tensor = None) -> search.Hypotheses:
@@ -87,8 +100,9 @@ class Captioner:
         state = self.decoder.initial_state(features, _hypotheses(self.decoding))
         return self._decode_from(step, state, uniforms)
 
-    def _caption(self, images: Tensor, uniforms: Tensor) -> search.Hypotheses:
-        found = self.caption_features(self.encoder(images), uniforms)
+    def _caption(self, given: Tensor, uniforms: Tensor) -> search.Hypotheses:
+        """In the graph, from images or, where they are encoded outside of it, from features."""
+        found = self.caption_features(given if self._encode else self.encoder(given), uniforms)
         kept = self.decoding.num_captions
         return search.Hypotheses(found.words[:, :kept], found.log_probabilities[:, :kept])
 

@@ -53,7 +53,7 @@ class Nights:
         ]
 
 
-def _fake_captioner(bundle: Path, decoding: Decoding) -> FakeCaptioner:
+def _fake_captioner(bundle: Path, decoding: Decoding, *_: object) -> FakeCaptioner:
     return FakeCaptioner(num_captions=decoding.num_captions)
 
 

@@ -1,0 +1,75 @@
+"""Which engine runs the encoder: TensorFlow's graph, or LiteRT on the CPU. The captions are the same but for rounding.
+
+TensorFlow is imported where a function needs it, not with this module.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from model.devices import open_gpus
+
+if TYPE_CHECKING:
+    from model.litert_encoder import LiteRtEncoder
+    from model.network import Encoder
+
+ENGINES = ("auto", "tensorflow", "litert")
+_PACKAGE = "ai_edge_litert"
+
+
+class EngineError(RuntimeError):
+    """The engine that was asked for cannot serve; the message says why, and what to do."""
+
+
+def add_engine_option(group: argparse._ArgumentGroup) -> None:
+    """Adds `--engine`."""
+    group.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="auto",
+        help="what runs the encoder: litert, on the CPU in about half the time; tensorflow; or auto, which is litert "
+        "where it can be had and there is no GPU (default: %(default)s)",
+    )
+
+
+def check_engine(engine: str) -> None:
+    """Raises EngineError where `engine` is litert and the package is missing; imports no TensorFlow."""
+    if engine == "litert" and importlib.util.find_spec(_PACKAGE) is None:
+        raise EngineError(
+            "--engine=litert: LiteRT is not installed; pip install ai-edge-litert, or --engine=tensorflow"
+        )
+
+
+def open_engine(
+    engine: str, encoder: Encoder, size: int, checksum: str, tell: Callable[[str], None]
+) -> LiteRtEncoder | None:
+    """The encoder of the engine that `engine` means on this machine; None for TensorFlow's own graph.
+
+    Args:
+      engine: one of `ENGINES`; auto does without LiteRT where it cannot serve, and says so.
+      encoder: the Keras layer.
+      size: S, side of its images in pixels.
+      checksum: of the bundle.
+      tell: takes a line for people.
+
+    Raises:
+      EngineError: LiteRT was asked for and cannot serve.
+      ValueError: no such engine.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, not {engine!r}")
+    if engine == "tensorflow" or (engine == "auto" and open_gpus()):
+        return None
+    try:
+        check_engine("litert")
+        from model.litert_encoder import open_litert_encoder
+
+        return open_litert_encoder(encoder, size, checksum, tell)
+    except EngineError as error:
+        if engine == "litert":
+            raise
+        tell(f"TensorFlow runs the encoder, which takes about twice the CPU time: {error}")
+        return None
