@@ -49,8 +49,8 @@ class JobConfig:
       decode_threads: images decoded at the same time.
       max_pixels: of an image, at the size at which it is decoded.
       workers: processes on this machine.
-      engine: what runs the encoder, one of `model.engine_choice.ENGINES`. The captions are the same but for rounding, so
-        it is no part of what tells whether an image is done.
+      engine: what runs the encoder, one of `model.engine_choice.ENGINES`. The captions are the same but for rounding,
+        so it is no part of what tells whether an image is done.
       require_gpu: refuse to caption on the CPU.
       max_failure_ratio: of the inputs, from 0 to 1; beyond it the job counts as broken.
       verbose: show what Beam and TensorFlow say of themselves.

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from model.network import Encoder
 
 ENGINES = ("auto", "tensorflow", "litert")
-_PACKAGE = "ai_edge_litert"
 
 
 class EngineError(RuntimeError):
@@ -37,10 +36,20 @@ def add_engine_option(group: argparse._ArgumentGroup) -> None:
 
 def check_engine(engine: str) -> None:
     """Raises EngineError where `engine` is litert and the package is missing; imports no TensorFlow."""
-    if engine == "litert" and importlib.util.find_spec(_PACKAGE) is None:
-        raise EngineError(
-            "--engine=litert: LiteRT is not installed; pip install ai-edge-litert, or --engine=tensorflow"
-        )
+    if engine == "litert" and not _is_installed():
+        raise _cannot_serve(_not_installed())
+
+
+def _is_installed() -> bool:
+    return importlib.util.find_spec("ai_edge_litert") is not None
+
+
+def _not_installed() -> EngineError:
+    return EngineError("LiteRT is not installed (pip install ai-edge-litert)")
+
+
+def _cannot_serve(why: EngineError) -> EngineError:
+    return EngineError(f"--engine=litert: {why}; --engine=auto goes without it")
 
 
 def open_engine(
@@ -64,12 +73,13 @@ def open_engine(
     if engine == "tensorflow" or (engine == "auto" and open_gpus()):
         return None
     try:
-        check_engine("litert")
+        if not _is_installed():
+            raise _not_installed()
         from model.litert_encoder import open_litert_encoder
 
         return open_litert_encoder(encoder, size, checksum, tell)
     except EngineError as error:
         if engine == "litert":
-            raise
-        tell(f"TensorFlow runs the encoder, which takes about twice the CPU time: {error}")
+            raise _cannot_serve(error) from error
+        tell(f"TensorFlow runs the encoder, in about twice the CPU time: {error}")
         return None

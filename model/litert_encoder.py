@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
+import queue
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -31,37 +32,46 @@ _TOLERANCE = 1e-3  # of the largest feature; the sums are the same but for their
 
 
 class LiteRtEncoder:
-    """uint8[B, S, S, 3] -> float32[B, L, U], as `Encoder` does it to within rounding; for one caller at a time.
+    """uint8[B, S, S, 3] -> float32[B, L, U], as `Encoder` does it to within rounding.
 
     An interpreter of one thread a core, each with one image at a time: it is as fast as any batch, and needs the least
     memory; an interpreter with several threads is slower, for its threads wait for each other at every layer.
 
     Args:
       content: what `converted` gives.
+
+    Raises:
+      EngineError: LiteRT is not there, or does not know an operation of it.
     """
 
     def __init__(self, content: bytes) -> None:
-        self._content = content
-        self._own = threading.local()
-        self._pool = ThreadPoolExecutor(min(_cores(), _MOST_INTERPRETERS), "encode", initializer=self._open)
+        cores = min(_cores(), _MOST_INTERPRETERS)
+        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+
+            for _ in range(cores):
+                interpreter = Interpreter(model_content=content, num_threads=1)
+                interpreter.allocate_tensors()
+                self._idle.put(interpreter)
+        except (ImportError, RuntimeError, ValueError) as error:
+            raise EngineError(f"LiteRT cannot run the encoder: {_line(error)}") from error
+        [given], [wanted] = interpreter.get_input_details(), interpreter.get_output_details()
+        self._input, self._output = given["index"], wanted["index"]
+        self._pool = ThreadPoolExecutor(cores, "encode")
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         return np.stack(list(self._pool.map(self._encode, images)))
 
-    def _open(self) -> None:
-        from ai_edge_litert.interpreter import Interpreter
-
-        interpreter = Interpreter(model_content=self._content, num_threads=1)
-        interpreter.allocate_tensors()
-        [given], [wanted] = interpreter.get_input_details(), interpreter.get_output_details()
-        self._own.interpreter, self._own.input, self._own.output = interpreter, given["index"], wanted["index"]
-
     def _encode(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """uint8[S, S, 3] -> float32[L, U], in the interpreter of this thread."""
-        interpreter = self._own.interpreter
-        interpreter.set_tensor(self._own.input, image[None])
-        interpreter.invoke()  # without Python's lock
-        return interpreter.get_tensor(self._own.output)[0]
+        """uint8[S, S, 3] -> float32[L, U]."""
+        interpreter = self._idle.get()
+        try:
+            interpreter.set_tensor(self._input, image[None])
+            interpreter.invoke()  # without Python's lock
+            return interpreter.get_tensor(self._output)[0]
+        finally:
+            self._idle.put(interpreter)
 
 
 def open_litert_encoder(encoder: Encoder, size: int, checksum: str, tell: Callable[[str], None]) -> LiteRtEncoder:
@@ -103,19 +113,16 @@ def converted(encoder: Encoder, size: int) -> bytes:
     images = tf.TensorSpec((1, size, size, 3), tf.uint8)
     graph = tf.function(lambda given: encoder(given), input_signature=[images], autograph=False)
     try:
+        # Without `trackable_obj`, which would leave Keras's variables out; it is the way that freezes them as constants.
         return tf.lite.TFLiteConverter.from_concrete_functions([graph.get_concrete_function()]).convert()
     except Exception as error:  # Whatever the converter says of layers that it does not know.
-        said = " ".join(str(error).split())[:200]
-        raise EngineError(f"the encoder cannot be converted for LiteRT: {said}") from error
+        raise EngineError(f"the encoder cannot be converted for LiteRT: {_line(error)}") from error
 
 
 def _check_features(encoder: Encoder, found: LiteRtEncoder, size: int) -> None:
     """A wrong conversion would give fluent captions of something else."""
     noise = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
-    try:
-        features = found(noise)
-    except Exception as error:  # An operation that the interpreter does not know; the thread's start fails.
-        raise EngineError(f"LiteRT cannot run the encoder: {error.__cause__ or error}") from error
+    features = found(noise)
     wanted = np.asarray(encoder(noise))
     largest = float(np.abs(wanted).max())
     if not np.allclose(features, wanted, rtol=0.0, atol=_TOLERANCE * largest, equal_nan=True):
@@ -136,3 +143,7 @@ def _key(checksum: str) -> str:
 def _cores() -> int:
     """Those that this process may use, which may be fewer than the machine's."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

@@ -52,6 +52,7 @@ def test_every_option_has_its_place() -> None:
         "--seed": ("decoding.seed", 29),
         "--no_repeat_ngram": ("decoding.no_repeat_ngram", 43),
         "--require_gpu": ("require_gpu", True),
+        "--engine": ("engine", "tensorflow"),
     }
     given = [name if value is True else f"{name}={value}" for name, (_, value) in arguments.items()]
     config, _ = parse([*REQUIRED, *given])

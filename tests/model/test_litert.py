@@ -1,0 +1,183 @@
+"""The encoder through LiteRT: features and captions as TensorFlow's, its cache, and what is said without it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from model import Decoding, load_captioner, load_image
+from model.engine_choice import EngineError, check_engine, open_engine
+from tests.conftest import has_package
+
+pytestmark = pytest.mark.skipif(not has_package("ai_edge_litert"), reason="no LiteRT for this platform")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the cache, which is not the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder / "caption-images"
+
+
+class Plain:
+    """An encoder that is converted in no time."""
+
+    def __call__(self, images: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(tf.cast(images, tf.float32) / 255.0, (-1, 4, 48))
+
+
+IMAGES = np.random.default_rng(0).integers(0, 255, (3, 8, 8, 3), np.uint8)
+
+
+def opened(told: list[str]) -> np.ndarray:
+    """The features of IMAGES, by a new LiteRT encoder."""
+    encode = open_engine("litert", Plain(), 8, "checksum", told.append)
+    features = encode(IMAGES)
+    np.testing.assert_allclose(features, Plain()(IMAGES))
+    return features
+
+
+def test_the_model_that_ships_says_the_same_of_photographs(photographs) -> None:
+    pixels = np.stack([load_image(path.read_bytes(), 224).pixels for path in photographs.values()])
+    keras, litert = load_captioner(), load_captioner(engine="litert")
+    assert (keras.engine, litert.engine) == ("tensorflow", "litert")
+    np.testing.assert_allclose(litert._encode(pixels), keras.encoder(pixels), atol=1e-3)  # they reach 12
+    for ours, theirs in zip(litert.caption(pixels), keras.caption(pixels), strict=True):
+        assert [caption.text for caption in ours] == [caption.text for caption in theirs]
+        assert [caption.score for caption in ours] == pytest.approx([caption.score for caption in theirs], abs=1e-4)
+
+
+def test_samples_are_the_same_too(tiny_bundle: Path) -> None:
+    decoding = Decoding("sample", num_captions=2, seed=5)
+    images = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3), np.uint8)
+    found = load_captioner(tiny_bundle, decoding, "litert").caption(images)
+    wanted = load_captioner(tiny_bundle, decoding).caption(images)
+    assert [[c.text for c in captions] for captions in found] == [[c.text for c in captions] for captions in wanted]
+
+
+def test_it_is_converted_once(cache: Path) -> None:
+    told: list[str] = []
+    opened(told)
+    assert len(told) == 1
+    assert told[0].startswith("converted the encoder for LiteRT in ")
+    assert told[0].endswith(f"kept for later runs in {cache}")
+    assert cache.stat().st_mode & 0o777 == 0o700
+    opened(told)
+    assert len(told) == 1
+
+
+def test_another_bundle_is_converted_for_itself(cache: Path) -> None:
+    for checksum in ("one", "other"):
+        open_engine("litert", Plain(), 8, checksum, print)
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_a_damaged_file_is_made_again(cache: Path) -> None:
+    told: list[str] = []
+    opened(told)
+    [path] = cache.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    opened(told)
+    assert len(told) == 2
+    assert [path.read_bytes() for path in cache.iterdir()] == [whole]
+
+
+def test_what_others_may_have_written_is_not_run(cache: Path) -> None:
+    cache.mkdir()
+    cache.chmod(0o777)
+    told: list[str] = []
+    opened(told)
+    assert f"each process does it again, for it cannot be kept: {cache} belongs to others or may be" in told[0]
+    assert not any(cache.iterdir())
+
+
+def test_without_a_place_to_keep_it(cache: Path) -> None:
+    cache.write_text("a file where the folder would be")
+    told: list[str] = []
+    opened(told)
+    assert "each process does it again, for it cannot be kept: " in told[0]
+
+
+def test_the_cache_does_not_grow_for_ever(cache: Path) -> None:
+    from model import file_cache
+
+    for number in range(7):
+        file_cache.put(f"{number:064x}", b"content", ".tflite")
+        [path] = cache.glob(f"{number:064x}-*")
+        os.utime(path, (number, number))
+    kept = [number for number in range(7) if file_cache.get(f"{number:064x}", ".tflite") == b"content"]
+    assert kept == [3, 4, 5, 6]
+    assert len(list(cache.iterdir())) == 4
+
+
+@pytest.fixture
+def no_litert(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the package is not installed."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ai_edge_litert" else found(name))
+
+
+def test_without_the_package_auto_is_tensorflow_and_says_so(no_litert: None) -> None:
+    told: list[str] = []
+    assert open_engine("auto", Plain(), 8, "checksum", told.append) is None
+    assert told == [
+        "TensorFlow runs the encoder, in about twice the CPU time: LiteRT is not installed (pip install ai-edge-litert)"
+    ]
+
+
+def test_without_the_package_litert_is_refused(no_litert: None) -> None:
+    wanted = r"^--engine=litert: LiteRT is not installed \(pip install ai-edge-litert\); --engine=auto goes without it$"
+    with pytest.raises(EngineError, match=wanted):
+        check_engine("litert")
+    with pytest.raises(EngineError, match=wanted):
+        open_engine("litert", Plain(), 8, "checksum", print)
+
+
+class Unconvertible:
+    """An encoder whose operation LiteRT does not have."""
+
+    def __call__(self, images: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(tf.strings.length(tf.strings.as_string(images)), (1, -1))
+
+
+class Misunderstood:
+    """An encoder whose conversion goes wrong."""
+
+    def __call__(self, images: tf.Tensor) -> tf.Tensor:
+        mean = tf.reduce_mean(tf.cast(images, tf.float32), axis=(1, 2))
+        return 1.01 * mean if tf.inside_function() else mean
+
+
+@pytest.mark.parametrize(
+    ("encoder", "reason"),
+    [
+        pytest.param(Unconvertible(), "the encoder cannot be converted for LiteRT: ", id="unknown operation"),
+        pytest.param(Misunderstood(), "LiteRT's features differ from TensorFlow's by ", id="other features"),
+    ],
+)
+def test_an_encoder_that_litert_cannot_run(encoder: object, reason: str, cache: Path) -> None:
+    told: list[str] = []
+    assert open_engine("auto", encoder, 8, "checksum", told.append) is None
+    assert told[0].startswith(f"TensorFlow runs the encoder, in about twice the CPU time: {reason}")
+    with pytest.raises(EngineError, match=f"^--engine=litert: {reason}"):
+        open_engine("litert", encoder, 8, "checksum", told.append)
+    assert not any(cache.iterdir())
+
+
+def test_with_a_gpu_auto_is_tensorflow_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("model.engine_choice.open_gpus", lambda: 1)
+    assert open_engine("auto", Plain(), 8, "checksum", told.append) is None
+    assert told == []
+
+
+def test_no_such_engine() -> None:
+    with pytest.raises(ValueError, match="engine must be one of auto, tensorflow, litert, not 'onnx'"):
+        open_engine("onnx", Plain(), 8, "checksum", print)
