@@ -113,7 +113,7 @@ def converted(encoder: Encoder, size: int) -> bytes:
     images = tf.TensorSpec((1, size, size, 3), tf.uint8)
     graph = tf.function(lambda given: encoder(given), input_signature=[images], autograph=False)
     try:
-        # Without `trackable_obj`, which would leave Keras's variables out; it is the way that freezes them as constants.
+        # Without `trackable_obj`: with it the converter leaves Keras's variables out instead of freezing them.
         return tf.lite.TFLiteConverter.from_concrete_functions([graph.get_concrete_function()]).convert()
     except Exception as error:  # Whatever the converter says of layers that it does not know.
         raise EngineError(f"the encoder cannot be converted for LiteRT: {_line(error)}") from error

@@ -33,6 +33,14 @@ def shared(name: str) -> Path:
     return SHARED / name
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing is written into the home of whoever runs the tests, by commands they start neither."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def photographs() -> dict[str, Path]:
     """Photographs of scikit-image and scikit-learn by name, found as the demo finds them."""
