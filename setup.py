@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 # Ranges in which this version was tested; Beam 2.77 itself wants pyarrow < 26, pillow < 13, google-cloud-storage < 4.
 REQUIREMENTS = [
     # The encoder on the CPU; where there are no wheels of it, TensorFlow's graph serves.
-    "ai-edge-litert>=2.1,<3; sys_platform == 'linux' or (sys_platform == 'darwin' and platform_machine == 'arm64')",
+    "ai-edge-litert>=2.3,<3; sys_platform == 'linux' or (sys_platform == 'darwin' and platform_machine == 'arm64')",
     "apache-beam>=2.77,<2.78",
     "google-cloud-storage>=3.4,<4",
     "google-crc32c>=1.5,<2",
