@@ -5,6 +5,7 @@
     beam       R: what a Beam user would write first, with the stock RunInference
     machine    no captions; what TensorFlow runs on
 
+N and R run the encoder as TensorFlow does; C, like the job, has the fastest engine.
 All take their images from `--input` (a folder, or `gs://bucket/photos/`) and write rows of `uri`, `caption` and
 `captioned_at` as Parquet below `--output`.
 """
@@ -69,7 +70,7 @@ def write(rows: Iterable[Row], output: Path) -> None:
 
 def ceiling(source: str, bundle: Path, batch_size: int) -> Iterator[Row]:
     """Threads read and decode ahead while the main thread runs batches."""
-    captioner = load_captioner(bundle)
+    captioner = load_captioner(bundle, engine="auto")
     names, read = reader(source)
     with ThreadPoolExecutor(_FETCH_THREADS) as fetchers, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as decoders:
 
