@@ -55,7 +55,9 @@ def test_first_state_is_zero_or_from_the_mean_feature() -> None:
     assert not np.any(zeros)
     of_mean = Decoder(dataclasses.replace(CONFIG, initial_state="mean_feature"), V)
     turned = tf.reverse(features, axis=[1])  # another order of the positions has the same mean
-    np.testing.assert_allclose(of_mean.initial_state(features, K), of_mean.initial_state(turned, K), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        of_mean.initial_state(features, K), of_mean.initial_state(turned, K), rtol=1e-4, atol=1e-5
+    )
     assert np.any(of_mean.initial_state(features, K))
 
 
