@@ -1,10 +1,11 @@
-"""The backbone's features of a whole data set, computed once and kept on disk."""
+"""The pictures of a whole data set and the backbone's features of them, made once and kept on disk."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from model.network import Encoder
 from model.preprocessing import load_image, pad_batch
 
 Features = npt.NDArray[np.float16]
+Images = npt.NDArray[np.uint8]
 _BATCH = 32
 
 
@@ -34,27 +36,50 @@ def cached_features(
     Returns:
       float16[N, F, L, C], F 2 with flips, else 1; mapped, not read.
     """
+    _, height, width, channels = encoder.backbone.output_shape
+    views = 2 if flips else 1
+    grid = tf.function(encoder.grid, autograph=False)
+
+    def compute(chunk: Sequence[Example]) -> npt.NDArray[Any]:
+        images = pad_batch(_pixels(chunk, size), _BATCH)
+        seen = [images, images[:, :, ::-1]][:views]
+        return np.stack([grid(tf.constant(view)).numpy()[: len(chunk)] for view in seen], axis=1)
+
+    shape = (views, height * width, channels)
+    return _cached(examples, path, f"features {key} {flips}", np.float16, shape, compute)
+
+
+def cached_images(size: int, examples: Sequence[Example], path: Path) -> Images:
+    """All photographs made square: uint8[N, S, S, 3]; mapped, not read. Arguments as of `cached_features`."""
+    return _cached(
+        examples, path, f"images {size}", np.uint8, (size, size, 3), lambda chunk: np.stack(_pixels(chunk, size))
+    )
+
+
+def _pixels(chunk: Sequence[Example], size: int) -> list[Images]:
+    return [load_image(example.read(), size).pixels for example in chunk]
+
+
+def _cached(
+    examples: Sequence[Example],
+    path: Path,
+    key: str,
+    dtype: npt.DTypeLike,
+    shape: tuple[int, ...],
+    compute: Callable[[Sequence[Example]], npt.NDArray[Any]],
+) -> npt.NDArray[Any]:
+    """An array of N rows at `path`, computed unless what is there has the same key and photographs."""
     names = "\n".join(example.image_id for example in examples)
-    key = hashlib.sha256(f"{key} {flips}\n{names}".encode()).hexdigest()
-    array, stamp = path.with_suffix(".npy"), path.with_suffix(".key")
+    key = hashlib.sha256(f"{key}\n{names}".encode()).hexdigest()
+    file, stamp = path.with_suffix(".npy"), path.with_suffix(".key")
     if not (stamp.exists() and stamp.read_text() == key):
         stamp.unlink(missing_ok=True)
-        _compute(encoder, size, examples, array, 2 if flips else 1)
+        array = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=(len(examples), *shape))
+        for start in range(0, len(examples), _BATCH):
+            chunk = examples[start : start + _BATCH]
+            array[start : start + len(chunk)] = compute(chunk)
+            if start // _BATCH % 20 == 0:
+                print(f"{file.name}: {start:,} of {len(examples):,} photographs", flush=True)
+        array.flush()
         stamp.write_text(key)
-    return np.load(array, mmap_mode="r")
-
-
-def _compute(encoder: Encoder, size: int, examples: Sequence[Example], array: Path, views: int) -> None:
-    _, height, width, channels = encoder.backbone.output_shape
-    shape = (len(examples), views, height * width, channels)
-    features = np.lib.format.open_memmap(array, mode="w+", dtype=np.float16, shape=shape)
-    grid = tf.function(encoder.grid, autograph=False)
-    for start in range(0, len(examples), _BATCH):
-        chunk = examples[start : start + _BATCH]
-        images = pad_batch([load_image(example.read(), size).pixels for example in chunk], _BATCH)
-        for view in range(views):
-            seen = images[:, :, ::-1] if view else images
-            features[start : start + len(chunk), view] = grid(tf.constant(seen)).numpy()[: len(chunk)]
-        if start // _BATCH % 20 == 0:
-            print(f"features for {array.name}: {start:,} of {len(examples):,} photographs", flush=True)
-    features.flush()
+    return np.load(file, mmap_mode="r")

@@ -1,17 +1,22 @@
-"""Trains a captioner: the encoder's features are computed once, the decoder learns from them by teacher forcing.
+"""Trains a captioner in one of three ways, each of which can go on from the bundle of another (`--init`).
 
     python -m model.train --data=TRAIN.parquet --validation=DEV.parquet --output=BUNDLE
 
-writes the bundle of the epoch with the best validation CIDEr. `BUNDLE.training/` keeps the features, a checkpoint
-and the log; the same command, given again after an interruption, goes on after the last whole epoch.
+frozen          the backbone stays as it is; its features are computed once, the decoder learns from people's captions
+finetune        the upper part of the backbone learns too, from photographs that are cropped, mirrored and relit
+self_critical   captions drawn from the decoder are rewarded by their CIDEr-D; the backbone stays as it is
+
+The bundle of the epoch with the best validation CIDEr is written. `BUNDLE.training/` keeps what was computed once, a
+checkpoint, the log and, where TensorBoard is installed, its events; the same command, given again after an
+interruption, goes on after the last whole epoch.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +26,22 @@ import tensorflow as tf
 from safetensors.numpy import load_file
 
 from model.backbones import BACKBONES, BackboneError, backbone_named
-from model.bundle import save_bundle
+from model.bundle import BundleError, check_bundle, load_captioner, save_bundle
 from model.captioner import Captioner
 from model.config import INITIAL_STATES, CaptionerConfig, Decoding
 from model.data import DataError, Example, read_examples
-from model.features import Features, cached_features
+from model.features import Features, Images, cached_features, cached_images
+from model.learners import Draw, FineTuning, FrozenBackbone, Learner, SelfCritical, Words
 from model.metrics import MetricsError, quick_cider
-from model.network import BACKBONE_PREFIX, Encoder, build_network, named_backbone_variables
+from model.network import BACKBONE_PREFIX, Encoder, build_network, named_backbone_variables, named_variables
 from model.preprocessing import ImageError
-from model.trainer import Epoch, Trainer, TrainingOptions, Words
+from model.trainer import Epoch, Trainer, TrainingOptions
 from model.vocabulary import PAD, Vocabulary
 
 Tensor = Any
+METHODS = ("frozen", "finetune", "self_critical")
 _VALIDATION_BATCH = 100
+_DRAWN_FROM = 100  # likeliest words: the others together have hardly any probability, and would be drawn for nothing
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         train(args)
-    except (BackboneError, DataError, ImageError, MetricsError, ValueError, OSError) as error:
+    except (BackboneError, BundleError, DataError, ImageError, MetricsError, ValueError, OSError) as error:
         print(f"model.train: {error}", file=sys.stderr)
         return 2
     return 0
@@ -49,42 +57,98 @@ def main(argv: list[str] | None = None) -> int:
 
 def train(args: argparse.Namespace) -> list[Epoch]:
     """Trains as the options say and leaves a bundle at `args.output`; returns the log."""
-    config = CaptionerConfig(
-        backbone=args.backbone,
-        input_size=args.input_size or backbone_named(args.backbone).input_size,
-        units=args.units,
-        embedding_units=args.units,
-        max_words=args.max_words,
-        initial_state=args.initial_state,
-        dropout=args.dropout,
-    )
     options = TrainingOptions(**{field.name: getattr(args, field.name) for field in fields(TrainingOptions)})
     training, validation = _examples(args)
-    vocabulary = Vocabulary.build((text for example in training for text in example.captions), args.min_count)
-    print(f"{len(training):,} photographs, {len(validation):,} for validation, {len(vocabulary):,} words", flush=True)
-
     keras.utils.set_random_seed(options.seed)
-    encoder, decoder = build_network(config, len(vocabulary), _keras_weights(args.backbone_weights))
-    load_backbone(encoder, args.backbone_weights)
+    captioner, origin = _begin(args, training)
+    print(
+        f"{len(training):,} photographs, {len(validation):,} for validation, {len(captioner.vocabulary):,} words",
+        flush=True,
+    )
     folder = args.output.parent / f"{args.output.name}.training"
     folder.mkdir(parents=True, exist_ok=True)
-    key = f"{args.backbone} {args.backbone_weights} {config.input_size} {options.seed}"
-    features = cached_features(encoder, config.input_size, training, folder / "train", key, flips=True)
-    held_out = cached_features(encoder, config.input_size, validation, folder / "validation", key, flips=False)
-    # Epochs are compared by the network's own words: the guard against repetition would flatter one that stutters.
-    decoding = Decoding(method="greedy", no_repeat_ngram=0)
-    captioner = Captioner(config, vocabulary, encoder, decoder, decoding=decoding)
-    validate = Validation(captioner, validation, held_out)
+    learner, validate = _learner(args, captioner, training, validation, folder, origin)
 
     def keep(epoch: Epoch) -> None:
-        save_bundle(args.output, captioner, _card(args, config, len(training), epoch))
+        save_bundle(args.output, captioner, _card(args, captioner.config, len(training), epoch))
 
-    log = Trainer(encoder, decoder, options, folder, validate, keep).train(
-        features, _words(training, vocabulary, config)
-    )
+    log = Trainer(learner, options, folder, validate, keep).train()
     best = max(log, key=lambda epoch: epoch.validation_cider)
     print(f"{args.output}: epoch {best.epoch}, validation CIDEr {best.validation_cider:.1f} (greedy)", flush=True)
     return log
+
+
+def _begin(args: argparse.Namespace, training: Sequence[Example]) -> tuple[Captioner, str]:
+    """The captioner before its first step, and what tells its backbone's weights."""
+    if args.init:
+        start = load_captioner(args.init)
+        config = replace(start.config, dropout=args.dropout)
+        encoder, decoder = build_network(config, len(start.vocabulary))
+        given = named_variables(start.encoder, start.decoder)
+        for name, variable in named_variables(encoder, decoder).items():
+            variable.assign(given[name])
+        vocabulary, origin = start.vocabulary, start.version
+    else:
+        config = CaptionerConfig(
+            backbone=args.backbone,
+            input_size=args.input_size or backbone_named(args.backbone).input_size,
+            units=args.units,
+            embedding_units=args.units,
+            max_words=args.max_words,
+            initial_state=args.initial_state,
+            dropout=args.dropout,
+        )
+        vocabulary = Vocabulary.build((text for example in training for text in example.captions), args.min_count)
+        encoder, decoder = build_network(config, len(vocabulary), _keras_weights(args.backbone_weights))
+        load_backbone(encoder, args.backbone_weights)
+        origin = f"{args.backbone} {args.backbone_weights} {config.input_size} {args.seed}"
+    # Epochs are compared by the network's own words: the guard against repetition would flatter one that stutters.
+    decoding = Decoding(method="greedy", no_repeat_ngram=0)
+    return Captioner(config, vocabulary, encoder, decoder, decoding=decoding), origin
+
+
+def _learner(
+    args: argparse.Namespace,
+    captioner: Captioner,
+    training: Sequence[Example],
+    validation: Sequence[Example],
+    folder: Path,
+    origin: str,
+) -> tuple[Learner, Validation]:
+    """What `--method` names, and its validation."""
+    encoder, decoder, config = captioner.encoder, captioner.decoder, captioner.config
+    size, words = config.input_size, _words(training, captioner.vocabulary, config)
+    if args.method == "finetune":
+        images = cached_images(size * 8 // 7, training, folder / "train")
+        learner = FineTuning(encoder, decoder, words, images, args.tuned_share, args.label_smoothing)
+        pictures = cached_images(size, validation, folder / "validation")
+        return learner, Validation(captioner, validation, pictures, encoder)
+    features = cached_features(encoder, size, training, folder / "train", origin, flips=True)
+    held_out = cached_features(encoder, size, validation, folder / "validation", origin, flips=False)[:, 0]
+    validate = Validation(captioner, validation, held_out, _from_grid(captioner))
+    if args.method == "self_critical":
+        draw = _drawing(captioner, args.samples)
+        return SelfCritical(
+            encoder, decoder, words, features, args.label_smoothing, draw, args.forcing, args.samples
+        ), validate
+    return FrozenBackbone(encoder, decoder, words, features, args.label_smoothing), validate
+
+
+def _from_grid(captioner: Captioner) -> Callable[[Tensor], Tensor]:
+    """The backbone's features float16[B, L, C] -> float32[B, L, U]."""
+    return lambda grid: captioner.encoder.projection(tf.cast(grid, tf.float32))
+
+
+def _drawing(captioner: Captioner, captions: int) -> Draw:
+    """Captions drawn from the decoder as it stands: grid float16[B, L, C], float32[B, K, T] -> int32[B, K, T]."""
+    decoding = Decoding("sample", num_captions=captions, top_k=_DRAWN_FROM, no_repeat_ngram=0)
+    drawer = Captioner(captioner.config, captioner.vocabulary, captioner.encoder, captioner.decoder, decoding=decoding)
+    encode = _from_grid(captioner)
+
+    def draw(grid: Tensor, uniforms: Tensor) -> Tensor:
+        return drawer.caption_features(encode(grid), uniforms).words
+
+    return tf.function(draw, autograph=False)
 
 
 def load_backbone(encoder: Encoder, weights: str) -> None:
@@ -104,33 +168,35 @@ def load_backbone(encoder: Encoder, weights: str) -> None:
 
 
 class Validation:
-    """CIDEr of greedy captions, from features: the validation score of an epoch.
+    """CIDEr of greedy captions: the validation score of an epoch.
 
     Args:
       captioner: as it stands when the score is asked for.
       examples: the photographs, N.
-      features: their backbone features, float16[N, 1, L, C].
+      inputs: of each photograph what `encode` takes, an array of N rows.
+      encode: rows of `inputs` -> features float32[B, L, U].
     """
 
-    def __init__(self, captioner: Captioner, examples: Sequence[Example], features: Features) -> None:
+    def __init__(
+        self,
+        captioner: Captioner,
+        examples: Sequence[Example],
+        inputs: Features | Images,
+        encode: Callable[[Tensor], Tensor],
+    ) -> None:
         self._captioner = captioner
         self._references = {example.image_id: example.captions for example in examples}
-        self._features = features
-        self._compiled = tf.function(self._words, autograph=False)
+        self._inputs = inputs
+        self._compiled = tf.function(lambda rows: captioner.caption_features(encode(rows)).words, autograph=False)
 
     def __call__(self) -> float:
         captions: list[str] = []
-        for start in range(0, len(self._features), _VALIDATION_BATCH):
-            words = self._compiled(self._features[start : start + _VALIDATION_BATCH, 0])
+        for start in range(0, len(self._inputs), _VALIDATION_BATCH):
+            words = self._compiled(tf.convert_to_tensor(self._inputs[start : start + _VALIDATION_BATCH]))
             captions.extend(self._captioner.vocabulary.decode(row) for row in words.numpy()[:, 0])
         return quick_cider(
             self._references, {name: [said] for name, said in zip(self._references, captions, strict=True)}
         )
-
-    def _words(self, grid: Tensor) -> Tensor:
-        """The backbone's features float16[B, L, C] -> words int32[B, 1, T]."""
-        features = self._captioner.encoder.projection(tf.cast(grid, tf.float32))
-        return self._captioner.caption_features(features).words
 
 
 def _words(examples: Sequence[Example], vocabulary: Vocabulary, config: CaptionerConfig) -> Words:
@@ -159,7 +225,9 @@ def _keras_weights(weights: str) -> str | None:
 
 def _card(args: argparse.Namespace, config: CaptionerConfig, photographs: int, epoch: Epoch) -> str:
     """A model card of what the command knows; people add what only they know."""
-    options = " ".join(f"--{field.name}={getattr(args, field.name)}" for field in fields(TrainingOptions))
+    names = ["method", "dropout", *(field.name for field in fields(TrainingOptions))]
+    names += {"finetune": ["tuned_share"], "self_critical": ["samples", "forcing"]}.get(args.method, [])
+    options = " ".join(f"--{name}={getattr(args, name)}" for name in names)
     return f"""# Model card
 
 An image captioner: {config.backbone} encoder, GRU decoder with attention.
@@ -167,11 +235,26 @@ An image captioner: {config.backbone} encoder, GRU decoder with attention.
 | | |
 |---|---|
 | trained on | {Path(args.data).name}, {photographs:,} photographs |
-| backbone weights | {args.backbone_weights if args.backbone_weights in ("imagenet", "none") else "from a file"} |
+| started from | {_origin(args)} |
 | epoch | {epoch.epoch} of {args.epochs} |
 | validation CIDEr, greedy decoding, words split at blanks | {epoch.validation_cider:.1f} |
 | command | `python -m model.train {options}` |
 """
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 1, not {text}")
+    return value
+
+
+def _origin(args: argparse.Namespace) -> str:
+    if args.init:
+        return f"the bundle {check_bundle(args.init)}"
+    return "backbone weights: " + (
+        args.backbone_weights if args.backbone_weights in ("imagenet", "none") else "from a file"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -187,7 +270,9 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--validation", help="the same for choosing the epoch (default: every 20th photograph of --data)")
     data.add_argument("--images", help="folder of the image files (default: the folder of --data)")
     data.add_argument("--output", required=True, type=Path, help="folder of the bundle to write")
-    shape = parser.add_argument_group("model")
+    parser.add_argument("--method", default=METHODS[0], choices=METHODS, help=f"see above (default: {METHODS[0]})")
+    shape = parser.add_argument_group("model (all but --dropout come from the bundle where --init names one)")
+    shape.add_argument("--init", type=Path, help="a bundle to go on from")
     shape.add_argument("--backbone", default=model.backbone, choices=BACKBONES, help=f"default: {model.backbone}")
     shape.add_argument(
         "--backbone_weights",
@@ -207,6 +292,21 @@ def _parser() -> argparse.ArgumentParser:
     shape.add_argument("--dropout", type=float, default=model.dropout, help=f"default: {model.dropout}")
     shape.add_argument("--min_count", type=int, default=4, help="a word must be seen this often (default: 4)")
     learning = parser.add_argument_group("training")
+    learning.add_argument(
+        "--tuned_share",
+        type=_share,
+        default=0.6,
+        help="finetune: how many of the backbone's layers learn, from the top, 0 to 1 (default: 0.6)",
+    )
+    learning.add_argument(
+        "--samples", type=int, default=5, help="self_critical: captions drawn for a photograph (default: 5)"
+    )
+    learning.add_argument(
+        "--forcing",
+        type=_share,
+        default=0.2,
+        help="self_critical: weight of people's captions in the loss, 0 to 1 (default: 0.2)",
+    )
     for field in fields(TrainingOptions):
         default = getattr(training, field.name)
         learning.add_argument(f"--{field.name}", type=type(default), default=default, help=f"default: {default}")

@@ -1,26 +1,24 @@
-"""Teacher forcing of the decoder on cached encoder features, with a checkpoint after each epoch."""
+"""The training loop: steps, learning rates, averaged weights, and a checkpoint after each epoch."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-import numpy.typing as npt
-from keras import ops
+import tensorflow as tf
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from model.features import Features
-from model.network import Decoder, Encoder, Tensor
-from model.vocabulary import PAD
+from model.learners import Learner
 
-Words = npt.NDArray[np.int32]
+Tensor = Any
 
 
 @dataclass(frozen=True)
@@ -31,54 +29,37 @@ class TrainingOptions:
       epochs: passes over the training photographs.
       batch_size: photographs a step; all their captions are learnt together.
       learning_rate: the peak of AdamW's rate: linear warm-up over the first half epoch, then a cosine to 0.
+      backbone_rate: the backbone's learning rate as a share of `learning_rate`.
       weight_decay: of AdamW.
       label_smoothing: share of the probability that is spread over all words (Szegedy et al. 2016, section 7).
-      seed: of the weights' start, the order, the flips and dropout.
+      weight_average: momentum of the average of the weights over the steps, which is what is validated and kept; 0
+        keeps the weights of the last step.
+      patience: stop after this many epochs without a better validation score; 0 never stops early.
+      seed: of the weights' start, the order, the changes to the pictures and dropout.
     """
 
     epochs: int = 12
     batch_size: int = 32
     learning_rate: float = 1e-3
+    backbone_rate: float = 0.1
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
+    weight_average: float = 0.0
+    patience: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be a whole number from 1, not {getattr(self, name)!r}")
-        if not 0 < self.learning_rate < 1:
-            raise ValueError(f"learning_rate must be between 0 and 1, not {self.learning_rate!r}")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be at least 0 and below 1, not {self.label_smoothing!r}")
-
-
-class TeacherForcing(keras.Model):
-    """(grid float[B, L, C], words int32[B, K, T]) -> logits float32[B, K, T, V]; the backbone takes no part."""
-
-    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
-        super().__init__()
-        self.projection = encoder.projection
-        self.decoder = decoder
-
-    def call(self, inputs: tuple[Tensor, Tensor], training: bool = False) -> Tensor:
-        grid, words = inputs
-        return self.decoder(words, self.projection(ops.cast(grid, "float32")), training=training)
-
-
-def masked_cross_entropy(label_smoothing: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """A loss (int32[B, K, T], logits float32[B, K, T, V]) -> mean over the words that are not padding."""
-
-    def loss(words: Tensor, logits: Tensor) -> Tensor:
-        words = ops.cast(words, "int32")
-        log_probabilities = ops.log_softmax(logits, axis=-1)
-        said = ops.take_along_axis(log_probabilities, words[..., None], axis=-1)[..., 0]
-        spread = ops.mean(log_probabilities, axis=-1)
-        mask = ops.cast(ops.not_equal(words, PAD), "float32")
-        per_word = (1 - label_smoothing) * said + label_smoothing * spread
-        return -ops.sum(per_word * mask) / ops.maximum(ops.sum(mask), 1.0)
-
-    return loss
+        for name in ("learning_rate", "backbone_rate"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be above 0 and at most 1, not {getattr(self, name)!r}")
+        for name in ("label_smoothing", "weight_average"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, not {getattr(self, name)!r}")
+        if self.patience < 0:
+            raise ValueError(f"patience must be at least 0, not {self.patience!r}")
 
 
 @dataclass(frozen=True)
@@ -92,91 +73,132 @@ class Epoch:
 
 
 class Trainer:
-    """Trains projection and decoder; an interrupted training goes on after its last whole epoch.
+    """Trains as a learner says; an interrupted training goes on after its last whole epoch.
 
     Args:
-      encoder: its backbone made the features and is not changed.
-      decoder: to train.
+      learner: what is trained, on what, and with which loss.
       options: how.
-      folder: for `checkpoint.safetensors` and `log.jsonl`.
+      folder: for `checkpoint.safetensors`, `log.jsonl` and, where TensorBoard is installed, its events.
       validate: the validation score of the present weights.
       keep: called after each epoch that has the best validation score so far.
     """
 
     def __init__(
         self,
-        encoder: Encoder,
-        decoder: Decoder,
+        learner: Learner,
         options: TrainingOptions,
         folder: Path,
         validate: Callable[[], float],
         keep: Callable[[Epoch], None],
     ) -> None:
-        self.model = TeacherForcing(encoder, decoder)
+        self.learner = learner
         self.options = options
         self.folder = folder
         self.validate = validate
         self.keep = keep
         self.log: list[Epoch] = []
 
-    def train(self, features: Features, words: Words) -> list[Epoch]:
-        """Trains to the last epoch.
-
-        Args:
-          features: float16[N, F, L, C]: of each photograph, F views (as it is, flipped).
-          words: int32[N, K, T + 1]: `<start>` ... `<end>`, padded.
-
-        Returns:
-          the log, a record for each epoch.
-        """
-        steps = max(1, len(features) // self.options.batch_size)
-        self._compile(steps)
+    def train(self) -> list[Epoch]:
+        """Trains to the last epoch; returns the log, a record for each epoch."""
+        self._prepare()
         self._resume()
         for number in range(len(self.log), self.options.epochs):
-            started = time.monotonic()
-            loss = self._epoch(number, steps, features, words)
-            epoch = Epoch(number + 1, loss, self.validate(), time.monotonic() - started)
-            self._finish(epoch)
+            if self._stale():
+                print(f"no better epoch in {self.options.patience}: stopped", flush=True)
+                break
+            self._epoch(number)
         return self.log
 
-    def _compile(self, steps: int) -> None:
-        total = steps * self.options.epochs
-        warmup = min(steps // 2 + 1, total - 1)
-        rate = keras.optimizers.schedules.CosineDecay(
-            0.0, max(1, total - warmup), warmup_target=self.options.learning_rate, warmup_steps=warmup
-        )
-        optimizer = keras.optimizers.AdamW(rate, weight_decay=self.options.weight_decay, clipnorm=5.0)
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-        # XLA's CPU code is slower here than the plain graph.
-        self.model.compile(optimizer, loss=masked_cross_entropy(self.options.label_smoothing), jit_compile=False)
-        optimizer.build(self.model.trainable_variables)
+    def _epoch(self, number: int) -> None:
+        started = time.monotonic()
+        loss = self._steps(number)
+        self._exchange()
+        score = self.validate()
+        epoch = Epoch(number + 1, loss, score, time.monotonic() - started)
+        best = all(score > earlier.validation_cider for earlier in self.log)
+        if best:
+            self.keep(epoch)
+        self._exchange()
+        self._finish(epoch, best)
 
-    def _epoch(self, number: int, steps: int, features: Features, words: Words) -> float:
-        """One pass; the mean loss of its steps."""
-        rng = np.random.default_rng((self.options.seed, number))
-        keras.utils.set_random_seed(self.options.seed * 10_007 + number)
-        losses, started = [], time.monotonic()
-        for step, (grid, batch) in enumerate(_batches(features, words, self.options.batch_size, rng)):
-            losses.append(float(self.model.train_on_batch((grid, batch[..., :-1]), batch[..., 1:])))
+    def _stale(self) -> bool:
+        scores = [epoch.validation_cider for epoch in self.log]
+        patience = self.options.patience
+        return bool(patience and scores) and len(scores) - 1 - scores.index(max(scores)) >= patience
+
+    def _prepare(self) -> None:
+        options, steps = self.options, self.learner.steps(self.options.batch_size)
+        total = steps * options.epochs
+        warmup = min(steps // 2 + 1, total - 1)
+        backbone = {id(variable) for variable in self.learner.backbone_variables}
+        own = [v for v in self.learner.trainable_variables if id(v) not in backbone]
+        self._groups = []
+        for variables, factor in ((own, 1.0), (self.learner.backbone_variables, options.backbone_rate)):
+            if variables:
+                peak = factor * options.learning_rate
+                rate = keras.optimizers.schedules.CosineDecay(
+                    0.0, max(1, total - warmup), warmup_target=peak, warmup_steps=warmup
+                )
+                optimizer = keras.optimizers.AdamW(rate, weight_decay=options.weight_decay)
+                optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+                optimizer.build(variables)
+                self._groups.append((optimizer, variables))
+        self._trained = [variable for _, variables in self._groups for variable in variables]
+        momentum = options.weight_average
+        self._averages = [tf.Variable(variable.value) for variable in self._trained] if momentum else []
+        # XLA's CPU code is slower here than the plain graph.
+        self._step = tf.function(self._gradient_step, autograph=False)
+
+    def _gradient_step(self, *batch: Tensor) -> Tensor:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([variable.value for variable in self._trained])
+            loss = self.learner.loss(*batch)
+        gradients = tape.gradient(loss, [variable.value for variable in self._trained])
+        gradients, _ = tf.clip_by_global_norm([tf.convert_to_tensor(gradient) for gradient in gradients], 5.0)
+        start = 0
+        for optimizer, variables in self._groups:
+            optimizer.apply(gradients[start : start + len(variables)], variables)
+            start += len(variables)
+        # The average follows faster at first, as the weights do (Tan and Le 2019 train with the same warm-up).
+        momentum = self.options.weight_average
+        done = tf.cast(self._groups[0][0].iterations, tf.float32)
+        momentum = tf.minimum(momentum, (1.0 + done) / (10.0 + done))
+        for average, variable in zip(self._averages, self._trained, strict=False):
+            average.assign_add((1.0 - momentum) * (variable.value - average))
+        return loss
+
+    def _exchange(self) -> None:
+        """Puts the averaged weights in the place of the trained ones, and back."""
+        for average, variable in zip(self._averages, self._trained, strict=False):
+            trained = tf.identity(variable.value)
+            variable.assign(average)
+            average.assign(trained)
+
+    def _steps(self, number: int) -> float:
+        """One pass over the photographs; the mean loss of its steps."""
+        options = self.options
+        rng = np.random.default_rng((options.seed, number))
+        keras.utils.set_random_seed(options.seed * 10_007 + number)
+        losses, started, steps = [], time.monotonic(), self.learner.steps(options.batch_size)
+        for step, batch in enumerate(self.learner.batches(options.batch_size, rng)):
+            losses.append(float(self._step(*map(tf.convert_to_tensor, batch))))
             if (step + 1) % 50 == 0:
-                rate = (step + 1) * len(grid) / (time.monotonic() - started)
+                rate = (step + 1) * options.batch_size / (time.monotonic() - started)
                 print(
-                    f"epoch {number + 1}/{self.options.epochs}  step {step + 1}/{steps}  loss {losses[-1]:.3f}  "
-                    f"{rate:.0f} photographs/s",
+                    f"epoch {number + 1}/{options.epochs}  step {step + 1}/{steps}  "
+                    f"loss {np.mean(losses[-50:]):.3f}  {rate:.0f} photographs/s{self.learner.said()}",
                     flush=True,
                 )
         return float(np.mean(losses))
 
-    def _finish(self, epoch: Epoch) -> None:
-        best = all(epoch.validation_cider > earlier.validation_cider for earlier in self.log)
+    def _finish(self, epoch: Epoch, best: bool) -> None:
         self.log.append(epoch)
         print(
             f"epoch {epoch.epoch}/{self.options.epochs}  loss {epoch.loss:.3f}  validation CIDEr "
             f"{epoch.validation_cider:.1f}{' (best)' if best else ''}  {epoch.seconds:.0f} s",
             flush=True,
         )
-        if best:
-            self.keep(epoch)
+        _to_tensorboard(self.folder / "tensorboard", epoch)
         with (self.folder / "log.jsonl").open("w", encoding="utf-8") as log:
             log.writelines(json.dumps(asdict(line)) + "\n" for line in self.log)
         self._save()
@@ -186,8 +208,9 @@ class Trainer:
         return self.folder / "checkpoint.safetensors"
 
     def _variables(self) -> dict[str, Any]:
-        # The model's variables include the state of dropout's random numbers.
-        variables = [*self.model.variables, *self.model.optimizer.variables]
+        # The learner's variables include the state of dropout's random numbers.
+        optimizers = [variable for optimizer, _ in self._groups for variable in optimizer.variables]
+        variables = [*self.learner.variables, *optimizers, *self._averages]
         return {f"{number:04d}": variable for number, variable in enumerate(variables)}
 
     def _save(self) -> None:
@@ -217,13 +240,9 @@ class Trainer:
         print(f"going on after epoch {len(self.log)} of {self._checkpoint}", flush=True)
 
 
-def _batches(
-    features: Features, words: Words, batch_size: int, rng: np.random.Generator
-) -> Iterator[tuple[Features, Words]]:
-    """The photographs in a new order, each in one of its views: float16[B, L, C], int32[B, K, T + 1]."""
-    batch_size = min(batch_size, len(features))
-    order = rng.permutation(len(features))
-    for start in range(0, len(order) - batch_size + 1, batch_size):
-        chosen = np.sort(order[start : start + batch_size])
-        views = rng.integers(features.shape[1], size=batch_size)
-        yield features[chosen, views], words[chosen]
+def _to_tensorboard(folder: Path, epoch: Epoch) -> None:
+    """Adds an epoch to TensorBoard's events, where the package is installed."""
+    if find_spec("tensorboard"):
+        with tf.summary.create_file_writer(str(folder)).as_default():
+            tf.summary.scalar("loss", epoch.loss, epoch.epoch)
+            tf.summary.scalar("validation_cider", epoch.validation_cider, epoch.epoch)

@@ -9,46 +9,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from model import DEFAULT_BUNDLE, Decoding, check_bundle, load_captioner, load_image
+from model import Decoding, check_bundle, load_captioner, load_image
 from model.train import main
-from model.trainer import masked_cross_entropy
-
-SAID = {
-    "astronaut.png": ["a woman in an orange suit smiles", "a smiling woman before a flag"],
-    "chelsea.png": ["a cat looks up", "a brown cat", "the face of a cat"],
-    "coffee.png": ["a cup of coffee on a table"],
-    "rocket.jpg": ["a rocket stands on its pad", "a white rocket at night"],
-    "china.jpg": ["a temple under a blue sky"],
-    "flower.jpg": ["a red flower", "a flower in bloom"],
-}
-SMALL = [
-    f"--backbone_weights={DEFAULT_BUNDLE}/weights.safetensors",
-    "--input_size=64",
-    "--units=16",
-    "--min_count=1",
-    "--batch_size=4",
-]
-
-
-@pytest.fixture
-def parquet(photographs, tmp_path: Path) -> str:
-    """The photographs and their captions as one Parquet file with bytes."""
-    rows = [{"image_id": n, "image": photographs[n].read_bytes(), "captions": said} for n, said in SAID.items()]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data.parquet")
-    return str(tmp_path / "data.parquet")
-
-
-def log_of(bundle: Path) -> list[dict]:
-    log = bundle.parent / f"{bundle.name}.training" / "log.jsonl"
-    return [json.loads(line) for line in log.read_text().splitlines()]
-
-
-def train(parquet: str, bundle: Path, *options: str) -> int:
-    return main([f"--data={parquet}", f"--validation={parquet}", f"--output={bundle}", *SMALL, *options])
+from tests.model.training import SAID, SMALL, log_of, train
 
 
 def test_it_learns_what_it_is_shown(parquet: str, photographs, tmp_path: Path) -> None:
@@ -78,7 +43,7 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(parquet: s
 STOP_AFTER_FIRST_EPOCH = """
 import os
 finish = trainer.Trainer._finish
-trainer.Trainer._finish = lambda self, epoch: (finish(self, epoch), os._exit(9))
+trainer.Trainer._finish = lambda self, *epoch: (finish(self, *epoch), os._exit(9))
 """
 
 
@@ -138,12 +103,3 @@ def test_weights_that_cannot_be_downloaded_say_what_to_do(parquet: str, tmp_path
     assert done.returncode == 2
     assert "could not be downloaded" in done.stderr.splitlines()[-1]
     assert "--backbone_weights=none" in done.stderr.splitlines()[-1]
-
-
-def test_loss_by_hand() -> None:
-    # Two words of which the second is padding; P(word 4) = 1/2 of V = 5 with the rest at 1/8 each.
-    logits = np.log([[[[1 / 8, 1 / 8, 1 / 8, 1 / 8, 1 / 2], [0.2] * 5]]]).astype(np.float32)
-    words = np.array([[[4, 0]]], np.int32)
-    assert float(masked_cross_entropy(0.0)(words, logits)) == pytest.approx(np.log(2), rel=1e-5)
-    spread = (4 * np.log(8) + np.log(2)) / 5
-    assert float(masked_cross_entropy(0.1)(words, logits)) == pytest.approx(0.9 * np.log(2) + 0.1 * spread, rel=1e-5)

@@ -1,0 +1,228 @@
+"""Three ways of learning: the decoder alone, with the backbone, and from the reward of its own captions.
+
+Dimensions: N photographs, B of a batch, K captions of each, T words, S pixels a side, L grid positions, C channels.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from keras import ops
+
+from model.augment import changed
+from model.features import Features, Images
+from model.network import Decoder, Encoder
+from model.reward import CiderD
+from model.vocabulary import END, PAD, START
+
+Tensor = Any
+Words = npt.NDArray[np.int32]
+Batch = tuple[npt.NDArray[Any], ...]
+# features float32[B, L, U], uniforms float32[B, K, T] -> words int32[B, K, T] drawn from the decoder
+Draw = Callable[[Tensor, Tensor], Tensor]
+_LENGTH_STEP = 4  # captions are padded to a multiple of it: a graph for each length that comes up, but not for many
+
+
+class Learner(abc.ABC):
+    """What is trained, on what, and with which loss.
+
+    Args:
+      encoder: of the network.
+      decoder: of the network.
+      words: int32[N, K, T + 2]: `<start>` ... `<end>`, padded.
+    """
+
+    backbone_variables: Sequence[keras.Variable] = ()
+
+    def __init__(self, encoder: Encoder, decoder: Decoder, words: Words) -> None:
+        self.encoder = encoder
+        self.decoder = decoder
+        self.words = words
+
+    @property
+    def trainable_variables(self) -> list[keras.Variable]:
+        """What the optimizers change."""
+        layers = (self.encoder.projection, self.decoder)
+        return [v for layer in layers for v in layer.trainable_variables] + list(self.backbone_variables)
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """What a checkpoint has to hold."""
+        layers = (self.encoder.projection, self.decoder)
+        return [v for layer in layers for v in layer.variables] + list(self.backbone_variables)
+
+    def steps(self, batch_size: int) -> int:
+        """Steps of an epoch; what is left over is in another epoch's order."""
+        return max(1, len(self.words) // batch_size)
+
+    def batches(self, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
+        """The photographs in a new order."""
+        batch_size = min(batch_size, len(self.words))
+        order = rng.permutation(len(self.words))
+        for start in range(0, len(order) - batch_size + 1, batch_size):
+            yield self.batch(np.sort(order[start : start + batch_size]), rng)
+
+    def said(self) -> str:
+        """Something more for the line of progress."""
+        return ""
+
+    @abc.abstractmethod
+    def batch(self, chosen: npt.NDArray[np.int64], rng: np.random.Generator) -> Batch:
+        """What a step sees of the photographs with these numbers."""
+
+    @abc.abstractmethod
+    def loss(self, *batch: Tensor) -> Tensor:
+        """The loss of a batch: float32, one number."""
+
+
+class FrozenBackbone(Learner):
+    """Projection and decoder, by teacher forcing, on features that were computed once.
+
+    Args:
+      features: float16[N, F, L, C]: of each photograph, F views (as it is, in a mirror).
+      label_smoothing: see `TrainingOptions`.
+    """
+
+    def __init__(
+        self, encoder: Encoder, decoder: Decoder, words: Words, features: Features, label_smoothing: float
+    ) -> None:
+        super().__init__(encoder, decoder, words)
+        self._features = features
+        self._label_smoothing = label_smoothing
+
+    def batch(self, chosen: npt.NDArray[np.int64], rng: np.random.Generator) -> Batch:
+        views = rng.integers(self._features.shape[1], size=len(chosen))
+        return self._features[chosen, views], trimmed(self.words[chosen])
+
+    def loss(self, *batch: Tensor) -> Tensor:
+        grid, words = batch
+        features = self.encoder.projection(ops.cast(grid, "float32"))
+        return forced_loss(self.decoder, features, words, self._label_smoothing)
+
+
+class FineTuning(Learner):
+    """The upper part of the backbone too, on photographs that look different each time.
+
+    The batch normalisation keeps the statistics of its own training: a batch is too small to measure new ones.
+
+    Args:
+      images: uint8[N, S', S', 3], S' a little more than S.
+      share: of the backbone's layers with weights, how many are trained, from the top: 0 to 1.
+      label_smoothing: see `TrainingOptions`.
+    """
+
+    def __init__(
+        self, encoder: Encoder, decoder: Decoder, words: Words, images: Images, share: float, label_smoothing: float
+    ) -> None:
+        super().__init__(encoder, decoder, words)
+        self._images = images
+        self._label_smoothing = label_smoothing
+        layers = [layer for layer in encoder.backbone.layers if layer.trainable_variables]
+        tuned = layers[len(layers) - round(share * len(layers)) :]
+        self.backbone_variables = [variable for layer in tuned for variable in layer.trainable_variables]
+
+    def batch(self, chosen: npt.NDArray[np.int64], rng: np.random.Generator) -> Batch:
+        size = self.encoder.backbone.input_shape[1]
+        return changed(self._images[chosen], size, rng), trimmed(self.words[chosen])
+
+    def loss(self, *batch: Tensor) -> Tensor:
+        images, words = batch
+        return forced_loss(self.decoder, self.encoder(images), words, self._label_smoothing)
+
+
+class SelfCritical(FrozenBackbone):
+    """Captions drawn from the decoder become likelier the more their CIDEr-D is above that of the image's others.
+
+    S. Rennie et al. (2017), "Self-critical Sequence Training for Image Captioning"; the baseline of a caption is the
+    mean reward of the other captions drawn for the same image (R. Luo 2020, "A Better Variant of Self-Critical
+    Sequence Training"). Teacher forcing on people's captions is mixed in, against a narrowing language.
+
+    Args:
+      draw: the captions of a batch, with what the decoder knows at the time.
+      forcing: weight of teacher forcing in the loss, 0 to 1.
+      captions: drawn for an image.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        decoder: Decoder,
+        words: Words,
+        features: Features,
+        label_smoothing: float,
+        draw: Draw,
+        forcing: float,
+        captions: int,
+    ) -> None:
+        super().__init__(encoder, decoder, words, features, label_smoothing)
+        self._draw = draw
+        self._forcing = forcing
+        self._captions = captions
+        self._reward = CiderD([[ended(row) for row in rows if row[0] == START] for rows in words])
+        self._rewards: list[float] = []
+
+    def said(self) -> str:
+        return f"  reward {np.mean(self._rewards[-50:]):.2f}"
+
+    def batch(self, chosen: npt.NDArray[np.int64], rng: np.random.Generator) -> Batch:
+        grid, words = super().batch(chosen, rng)
+        uniforms = rng.random((len(chosen), self._captions, self.words.shape[2] - 2), np.float32)
+        drawn = np.asarray(self._draw(tf.convert_to_tensor(grid), tf.convert_to_tensor(uniforms)))
+        drawn = np.pad(drawn, ((0, 0), (0, 0), (1, 1)))
+        drawn[..., 0] = START
+        rewards = np.array(
+            [[self._reward(number, ended(row)) for row in rows] for number, rows in zip(chosen, drawn, strict=True)],
+            np.float32,
+        )
+        self._rewards.append(float(rewards.mean()))
+        others = (rewards.sum(axis=1, keepdims=True) - rewards) / max(1, self._captions - 1)
+        return grid, words, trimmed(drawn), rewards - others
+
+    def loss(self, *batch: Tensor) -> Tensor:
+        grid, words, drawn, advantages = batch
+        features = self.encoder.projection(ops.cast(grid, "float32"))
+        said = drawn[..., 1:]
+        log_probabilities, mask = _of_words(self.decoder(drawn[..., :-1], features, training=True), said)
+        reward = ops.sum(advantages[..., None] * log_probabilities * mask) / ops.maximum(ops.sum(mask), 1.0)
+        forced = forced_loss(self.decoder, features, words, self._label_smoothing) if self._forcing else 0.0
+        return self._forcing * forced - (1.0 - self._forcing) * reward
+
+
+def trimmed(words: Words) -> Words:
+    """int32[B, K, T'] -> int32[B, K, T]: without the columns that are padding in each caption."""
+    longest = int(np.count_nonzero(words, axis=-1).max())
+    return words[..., : min(words.shape[-1], -(-longest // _LENGTH_STEP) * _LENGTH_STEP)]
+
+
+def ended(words: Words) -> tuple[int, ...]:
+    """The words after `<start>` up to `<end>`, which counts as a word: a caption has to end where people end."""
+    said = [int(word) for word in words[1:] if word != PAD]
+    return tuple(said[: said.index(END) + 1] if END in said else said)
+
+
+def forced_loss(decoder: Decoder, features: Tensor, words: Tensor, label_smoothing: float) -> Tensor:
+    """Cross-entropy of each next word given people's words so far: float32[B, L, U], int32[B, K, T] -> float32."""
+    return cross_entropy(words[..., 1:], decoder(words[..., :-1], features, training=True), label_smoothing)
+
+
+def cross_entropy(words: Tensor, logits: Tensor, label_smoothing: float) -> Tensor:
+    """int32[B, K, T], logits float32[B, K, T, V] -> mean over the words that are not padding."""
+    logits = ops.cast(logits, "float32")
+    said, mask = _of_words(logits, words)
+    spread = ops.mean(ops.log_softmax(logits, axis=-1), axis=-1)
+    per_word = (1 - label_smoothing) * said + label_smoothing * spread
+    return -ops.sum(per_word * mask) / ops.maximum(ops.sum(mask), 1.0)
+
+
+def _of_words(logits: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of `words` and which of them are no padding: float32[B, K, T] both."""
+    words = ops.cast(words, "int32")
+    log_probabilities = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
+    said = ops.take_along_axis(log_probabilities, words[..., None], axis=-1)[..., 0]
+    return said, ops.cast(ops.not_equal(words, PAD), "float32")

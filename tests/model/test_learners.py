@@ -1,0 +1,119 @@
+"""The three ways of learning: what each changes, what it may not change, and where it leads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from model.augment import changed
+from model.learners import cross_entropy, ended, trimmed
+from model.reward import CiderD
+from model.train import main
+from model.vocabulary import END, START
+from tests.model.training import SMALL, log_of, train
+
+STEM = "encoder/backbone/000/kernel"
+
+
+def weights(bundle: Path) -> dict[str, np.ndarray]:
+    return load_file(bundle / "weights.safetensors")
+
+
+@pytest.fixture
+def begun(parquet: str, tmp_path: Path) -> Path:
+    """A bundle that has seen the photographs a few times."""
+    bundle = tmp_path / "begun"
+    assert train(parquet, bundle, "--epochs=12", "--learning_rate=0.01", "--dropout=0", "--batch_size=2") == 0
+    return bundle
+
+
+def go_on(parquet: str, begun: Path, output: Path, *options: str) -> int:
+    data = [f"--data={parquet}", f"--validation={parquet}", f"--output={output}", f"--init={begun}"]
+    return main([*data, "--batch_size=3", "--dropout=0", *options])
+
+
+def test_fine_tuning_changes_the_upper_backbone_only(parquet: str, begun: Path, tmp_path: Path) -> None:
+    output = tmp_path / "tuned"
+    assert go_on(parquet, begun, output, "--method=finetune", "--epochs=2", "--tuned_share=0.3") == 0
+    before, after = weights(begun), weights(output)
+    moved = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert "decoder/gru/kernel" in moved
+    backbone = sorted({name.split("/")[2] for name in before if name.startswith("encoder/backbone/")})
+    upper = {name.split("/")[2] for name in moved if name.startswith("encoder/backbone/")}
+    assert upper
+    assert min(upper) >= backbone[round(len(backbone) * 0.7) - 1]
+    statistics = {name for name in moved if "moving_" in name}
+    assert not statistics  # a batch of three is too small to measure them
+
+
+def test_rewarded_captions_become_likelier(parquet: str, begun: Path, tmp_path: Path, capsys) -> None:
+    output = tmp_path / "rewarded"
+    options = ["--method=self_critical", "--epochs=25", "--forcing=0", "--learning_rate=0.003", "--batch_size=6"]
+    assert go_on(parquet, begun, output, *options) == 0
+    losses = [epoch["loss"] for epoch in log_of(output)]
+    assert len(losses) == 25
+    best = max(epoch["validation_cider"] for epoch in log_of(output))
+    assert best > max(epoch["validation_cider"] for epoch in log_of(begun))
+    before, after = weights(begun), weights(output)
+    assert all(np.array_equal(before[name], after[name]) for name in before if name.startswith("encoder/backbone/"))
+
+
+def test_averaged_weights_are_kept_and_training_stops_when_it_leads_nowhere(parquet: str, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    options = ["--epochs=30", "--weight_average=0.9", "--patience=2", "--learning_rate=0.00001"]
+    assert train(parquet, bundle, *options) == 0
+    assert len(log_of(bundle)) < 30
+    assert (bundle / "SHA256SUMS").exists()
+
+
+def test_a_lost_bundle_to_go_on_from_is_one_line(parquet: str, tmp_path: Path, capsys) -> None:
+    assert main([f"--data={parquet}", f"--output={tmp_path}/out", f"--init={tmp_path}/lost", *SMALL]) == 2
+    assert "lost" in capsys.readouterr().err
+
+
+def test_changed_photographs_are_parts_of_the_photograph() -> None:
+    left_to_right = np.tile(np.linspace(0, 200, 64, dtype=np.uint8)[None, None, :, None], (40, 64, 1, 3))
+    seen = changed(left_to_right, 56, np.random.default_rng(0)).astype(int)
+    assert seen.shape == (40, 56, 56, 3)
+    slope = np.sign(seen[:, :, -1, 0] - seen[:, :, 0, 0])
+    assert np.all(slope == slope[:, :1])  # a picture is mirrored as a whole
+    assert {-1, 1} == set(slope[:, 0].tolist())
+    assert len({picture.tobytes() for picture in seen}) == 40
+    again = changed(left_to_right, 56, np.random.default_rng(0))
+    np.testing.assert_array_equal(again, seen)
+
+
+def test_reward_is_cider_d() -> None:
+    references = [[(5, 6, 7, 8, END)], [(5, 9, 7, END)], [(10, 11, END)]]
+    reward = CiderD(references)
+    assert reward(0, (5, 6, 7, 8, END)) == pytest.approx(10.0)  # as people say it
+    assert reward(0, (12, 13, 14, 15, END)) == 0
+    longer, cut = reward(0, (5, 6, 7, 8, 8, END)), reward(0, (5, 6, 7, 8))
+    assert 0 < longer < 10
+    assert 0 < cut < 10  # does not end where people end
+    # By hand, of (10, 11, END) for the third image but for END, which all have (weight 0): "10" and "10 11" stay.
+    rare = np.log(3)
+    unigrams = rare**2 / (rare * np.sqrt(2 * rare**2))  # "10" of "10", "11"
+    assert CiderD(references)(2, (10, END)) == pytest.approx(10 / 4 * unigrams * np.exp(-1 / 72), rel=1e-6)
+
+
+def test_captions_are_trimmed_to_the_longest_of_the_batch() -> None:
+    words = np.zeros((2, 2, 26), np.int32)
+    words[0, 0, :9] = [START, 5, 6, 7, 8, 9, 10, 11, END]
+    words[1, 0, :3] = [START, 5, END]
+    assert trimmed(words).shape == (2, 2, 12)
+    np.testing.assert_array_equal(trimmed(words), words[..., :12])
+    assert ended(words[1, 0]) == (5, END)
+    assert ended(words[1, 1]) == ()
+
+
+def test_loss_by_hand() -> None:
+    # Two words of which the second is padding; P(word 4) = 1/2 of V = 5 with the rest at 1/8 each.
+    logits = np.log([[[[1 / 8, 1 / 8, 1 / 8, 1 / 8, 1 / 2], [0.2] * 5]]]).astype(np.float32)
+    words = np.array([[[4, 0]]], np.int32)
+    assert float(cross_entropy(words, logits, 0.0)) == pytest.approx(np.log(2), rel=1e-5)
+    spread = (4 * np.log(8) + np.log(2)) / 5
+    assert float(cross_entropy(words, logits, 0.1)) == pytest.approx(0.9 * np.log(2) + 0.1 * spread, rel=1e-5)
