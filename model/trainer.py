@@ -159,7 +159,7 @@ class Trainer:
         for optimizer, variables in self._groups:
             optimizer.apply(gradients[start : start + len(variables)], variables)
             start += len(variables)
-        # The average follows faster at first, as the weights do (Tan and Le 2019 train with the same warm-up).
+        # The average follows faster at first: it shall forget the weights that training began with.
         momentum = self.options.weight_average
         done = tf.cast(self._groups[0][0].iterations, tf.float32)
         momentum = tf.minimum(momentum, (1.0 + done) / (10.0 + done))
