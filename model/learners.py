@@ -160,6 +160,8 @@ class SelfCritical(FrozenBackbone):
         forcing: float,
         captions: int,
     ) -> None:
+        if captions < 2:
+            raise ValueError(f"samples must be a whole number from 2, not {captions}: each is compared with the others")
         super().__init__(encoder, decoder, words, features, label_smoothing)
         self._draw = draw
         self._forcing = forcing
@@ -181,7 +183,7 @@ class SelfCritical(FrozenBackbone):
             np.float32,
         )
         self._rewards.append(float(rewards.mean()))
-        others = (rewards.sum(axis=1, keepdims=True) - rewards) / max(1, self._captions - 1)
+        others = (rewards.sum(axis=1, keepdims=True) - rewards) / (self._captions - 1)
         return grid, words, trimmed(drawn), rewards - others
 
     def loss(self, *batch: Tensor) -> Tensor:

@@ -30,18 +30,18 @@ from model.bundle import BundleError, check_bundle, load_captioner, save_bundle
 from model.captioner import Captioner
 from model.config import INITIAL_STATES, CaptionerConfig, Decoding
 from model.data import DataError, Example, read_examples
-from model.features import Features, Images, cached_features, cached_images
+from model.features import cached_features, cached_images
 from model.learners import Draw, FineTuning, FrozenBackbone, Learner, SelfCritical, Words
-from model.metrics import MetricsError, quick_cider
+from model.metrics import MetricsError
 from model.network import BACKBONE_PREFIX, Encoder, build_network, named_backbone_variables, named_variables
 from model.preprocessing import ImageError
 from model.trainer import Epoch, Trainer, TrainingOptions
+from model.validation import Validation
 from model.vocabulary import PAD, Vocabulary
 
 Tensor = Any
 METHODS = ("frozen", "finetune", "self_critical")
-_VALIDATION_BATCH = 100
-_DRAWN_FROM = 100  # likeliest words: the others together have hardly any probability, and would be drawn for nothing
+_DRAWN_FROM = 100  # likeliest words: sorting all of them for each draw would take most of the time
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -72,7 +72,8 @@ def train(args: argparse.Namespace) -> list[Epoch]:
     def keep(epoch: Epoch) -> None:
         save_bundle(args.output, captioner, _card(args, captioner.config, len(training), epoch))
 
-    log = Trainer(learner, options, folder, validate, keep).train()
+    recipe = {name: getattr(args, name) for name in ("dropout", *_of_method(args))} | {"origin": origin}
+    log = Trainer(learner, options, recipe, folder, validate, keep).train()
     best = max(log, key=lambda epoch: epoch.validation_cider)
     print(f"{args.output}: epoch {best.epoch}, validation CIDEr {best.validation_cider:.1f} (greedy)", flush=True)
     return log
@@ -167,38 +168,6 @@ def load_backbone(encoder: Encoder, weights: str) -> None:
         variable.assign(arrays[name].astype(np.float32))
 
 
-class Validation:
-    """CIDEr of greedy captions: the validation score of an epoch.
-
-    Args:
-      captioner: as it stands when the score is asked for.
-      examples: the photographs, N.
-      inputs: of each photograph what `encode` takes, an array of N rows.
-      encode: rows of `inputs` -> features float32[B, L, U].
-    """
-
-    def __init__(
-        self,
-        captioner: Captioner,
-        examples: Sequence[Example],
-        inputs: Features | Images,
-        encode: Callable[[Tensor], Tensor],
-    ) -> None:
-        self._captioner = captioner
-        self._references = {example.image_id: example.captions for example in examples}
-        self._inputs = inputs
-        self._compiled = tf.function(lambda rows: captioner.caption_features(encode(rows)).words, autograph=False)
-
-    def __call__(self) -> float:
-        captions: list[str] = []
-        for start in range(0, len(self._inputs), _VALIDATION_BATCH):
-            words = self._compiled(tf.convert_to_tensor(self._inputs[start : start + _VALIDATION_BATCH]))
-            captions.extend(self._captioner.vocabulary.decode(row) for row in words.numpy()[:, 0])
-        return quick_cider(
-            self._references, {name: [said] for name, said in zip(self._references, captions, strict=True)}
-        )
-
-
 def _words(examples: Sequence[Example], vocabulary: Vocabulary, config: CaptionerConfig) -> Words:
     """All captions, int32[N, K, T + 1]; photographs with fewer than K captions are filled up with padding."""
     most = max(len(example.captions) for example in examples)
@@ -225,8 +194,7 @@ def _keras_weights(weights: str) -> str | None:
 
 def _card(args: argparse.Namespace, config: CaptionerConfig, photographs: int, epoch: Epoch) -> str:
     """A model card of what the command knows; people add what only they know."""
-    names = ["method", "dropout", *(field.name for field in fields(TrainingOptions))]
-    names += {"finetune": ["tuned_share"], "self_critical": ["samples", "forcing"]}.get(args.method, [])
+    names = [*_of_method(args), "dropout", *(field.name for field in fields(TrainingOptions))]
     options = " ".join(f"--{name}={getattr(args, name)}" for name in names)
     return f"""# Model card
 
@@ -242,7 +210,13 @@ An image captioner: {config.backbone} encoder, GRU decoder with attention.
 """
 
 
-def _share(text: str) -> float:
+def _of_method(args: argparse.Namespace) -> list[str]:
+    """The options that `--method` reads, itself among them."""
+    return ["method", *{"finetune": ["tuned_share"], "self_critical": ["samples", "forcing"]}.get(args.method, [])]
+
+
+def share_of(text: str) -> float:
+    """A number from 0 to 1, for argparse."""
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"must be from 0 to 1, not {text}")
@@ -258,7 +232,6 @@ def _origin(args: argparse.Namespace) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    model, training = CaptionerConfig(), TrainingOptions()
     parser = argparse.ArgumentParser(
         prog="python -m model.train",
         description=__doc__,
@@ -270,7 +243,13 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--validation", help="the same for choosing the epoch (default: every 20th photograph of --data)")
     data.add_argument("--images", help="folder of the image files (default: the folder of --data)")
     data.add_argument("--output", required=True, type=Path, help="folder of the bundle to write")
-    parser.add_argument("--method", default=METHODS[0], choices=METHODS, help=f"see above (default: {METHODS[0]})")
+    _add_model_options(parser)
+    _add_training_options(parser)
+    return parser
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    model = CaptionerConfig()
     shape = parser.add_argument_group("model (all but --dropout come from the bundle where --init names one)")
     shape.add_argument("--init", type=Path, help="a bundle to go on from")
     shape.add_argument("--backbone", default=model.backbone, choices=BACKBONES, help=f"default: {model.backbone}")
@@ -291,10 +270,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     shape.add_argument("--dropout", type=float, default=model.dropout, help=f"default: {model.dropout}")
     shape.add_argument("--min_count", type=int, default=4, help="a word must be seen this often (default: 4)")
+
+
+def _add_training_options(parser: argparse.ArgumentParser) -> None:
+    training = TrainingOptions()
     learning = parser.add_argument_group("training")
+    learning.add_argument("--method", default=METHODS[0], choices=METHODS, help=f"see above (default: {METHODS[0]})")
     learning.add_argument(
         "--tuned_share",
-        type=_share,
+        type=share_of,
         default=0.6,
         help="finetune: how many of the backbone's layers learn, from the top, 0 to 1 (default: 0.6)",
     )
@@ -303,14 +287,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     learning.add_argument(
         "--forcing",
-        type=_share,
+        type=share_of,
         default=0.2,
         help="self_critical: weight of people's captions in the loss, 0 to 1 (default: 0.2)",
     )
     for field in fields(TrainingOptions):
         default = getattr(training, field.name)
         learning.add_argument(f"--{field.name}", type=type(default), default=default, help=f"default: {default}")
-    return parser
 
 
 if __name__ == "__main__":

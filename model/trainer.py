@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -78,6 +78,7 @@ class Trainer:
     Args:
       learner: what is trained, on what, and with which loss.
       options: how.
+      recipe: what else the training depends on; a checkpoint of another recipe is not taken up.
       folder: for `checkpoint.safetensors`, `log.jsonl` and, where TensorBoard is installed, its events.
       validate: the validation score of the present weights.
       keep: called after each epoch that has the best validation score so far.
@@ -87,12 +88,14 @@ class Trainer:
         self,
         learner: Learner,
         options: TrainingOptions,
+        recipe: Mapping[str, Any],
         folder: Path,
         validate: Callable[[], float],
         keep: Callable[[Epoch], None],
     ) -> None:
         self.learner = learner
         self.options = options
+        self.recipe = {**recipe, **asdict(options)}
         self.folder = folder
         self.validate = validate
         self.keep = keep
@@ -218,7 +221,7 @@ class Trainer:
         partial = self._checkpoint.with_suffix(".partial")
         metadata = {
             "log": json.dumps([asdict(epoch) for epoch in self.log]),
-            "options": json.dumps(asdict(self.options), sort_keys=True),
+            "options": json.dumps(self.recipe, sort_keys=True),
         }
         save_file(arrays, partial, metadata)
         partial.replace(self._checkpoint)
@@ -229,7 +232,7 @@ class Trainer:
             return
         with safe_open(self._checkpoint, framework="numpy") as checkpoint:
             metadata = checkpoint.metadata()
-            if json.loads(metadata["options"]) != asdict(self.options):
+            if json.loads(metadata["options"]) != self.recipe:
                 raise ValueError(
                     f"{self._checkpoint} was made with other options, {metadata['options']}; "
                     "give those again to go on, or another --output to start anew"

@@ -22,10 +22,10 @@ def weights(bundle: Path) -> dict[str, np.ndarray]:
     return load_file(bundle / "weights.safetensors")
 
 
-@pytest.fixture
-def begun(parquet: str, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def begun(parquet: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle that has seen the photographs a few times."""
-    bundle = tmp_path / "begun"
+    bundle = tmp_path_factory.mktemp("begun") / "bundle"
     assert train(parquet, bundle, "--epochs=12", "--learning_rate=0.01", "--dropout=0", "--batch_size=2") == 0
     return bundle
 
@@ -49,7 +49,7 @@ def test_fine_tuning_changes_the_upper_backbone_only(parquet: str, begun: Path, 
     assert not statistics  # a batch of three is too small to measure them
 
 
-def test_rewarded_captions_become_likelier(parquet: str, begun: Path, tmp_path: Path, capsys) -> None:
+def test_rewarded_captions_become_likelier(parquet: str, begun: Path, tmp_path: Path) -> None:
     output = tmp_path / "rewarded"
     options = ["--method=self_critical", "--epochs=25", "--forcing=0", "--learning_rate=0.003", "--batch_size=6"]
     assert go_on(parquet, begun, output, *options) == 0
@@ -61,12 +61,35 @@ def test_rewarded_captions_become_likelier(parquet: str, begun: Path, tmp_path: 
     assert all(np.array_equal(before[name], after[name]) for name in before if name.startswith("encoder/backbone/"))
 
 
-def test_averaged_weights_are_kept_and_training_stops_when_it_leads_nowhere(parquet: str, tmp_path: Path) -> None:
-    bundle = tmp_path / "bundle"
-    options = ["--epochs=30", "--weight_average=0.9", "--patience=2", "--learning_rate=0.00001"]
-    assert train(parquet, bundle, *options) == 0
-    assert len(log_of(bundle)) < 30
-    assert (bundle / "SHA256SUMS").exists()
+def test_averaged_weights_lie_on_the_way_of_the_steps(parquet: str, begun: Path, tmp_path: Path) -> None:
+    last, average = tmp_path / "last", tmp_path / "average"
+    one_step = ["--epochs=1", "--batch_size=6", "--learning_rate=0.05"]
+    assert go_on(parquet, begun, last, *one_step) == 0
+    assert go_on(parquet, begun, average, *one_step, "--weight_average=0.9") == 0
+    name = "decoder/gru/kernel"
+    start, end, kept = (weights(bundle)[name].astype(float) for bundle in (begun, last, average))
+    assert np.abs(end - start).max() > 0.01
+    # The momentum grows from 2 / 11 at the first step towards 0.9.
+    np.testing.assert_allclose(kept, start + 9 / 11 * (end - start), atol=2e-3)
+
+
+def test_training_stops_when_it_leads_nowhere(parquet: str, tmp_path: Path, capsys) -> None:
+    options = ["--epochs=30", "--patience=2", "--learning_rate=0.00001"]
+    assert train(parquet, tmp_path / "bundle", *options) == 0
+    assert len(log_of(tmp_path / "bundle")) < 30
+    assert "no better epoch in 2: stopped" in capsys.readouterr().out
+    assert (tmp_path / "bundle" / "SHA256SUMS").exists()
+
+
+def test_a_checkpoint_of_another_method_is_refused(parquet: str, begun: Path, tmp_path: Path, capsys) -> None:
+    assert go_on(parquet, begun, tmp_path / "out", "--epochs=1") == 0
+    assert go_on(parquet, begun, tmp_path / "out", "--epochs=1", "--method=self_critical") == 2
+    assert "made with other options" in capsys.readouterr().err
+
+
+def test_one_drawn_caption_has_none_to_be_compared_with(parquet: str, begun: Path, tmp_path: Path, capsys) -> None:
+    assert go_on(parquet, begun, tmp_path / "out", "--method=self_critical", "--samples=1") == 2
+    assert "samples must be a whole number from 2, not 1" in capsys.readouterr().err
 
 
 def test_a_lost_bundle_to_go_on_from_is_one_line(parquet: str, tmp_path: Path, capsys) -> None:
