@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from model.augment import changed
 from model.data import Example
 from model.network import Encoder
 from model.preprocessing import load_image, pad_batch
@@ -21,7 +22,7 @@ _BATCH = 32
 
 
 def cached_features(
-    encoder: Encoder, size: int, examples: Sequence[Example], path: Path, key: str, flips: bool
+    encoder: Encoder, size: int, examples: Sequence[Example], path: Path, key: str, views: int
 ) -> Features:
     """The backbone's features of all photographs.
 
@@ -31,22 +32,25 @@ def cached_features(
       examples: N photographs.
       path: without suffix; a .key beside the .npy tells whether they are of the same photographs and backbone.
       key: tells the backbone and its weights.
-      flips: also those of the photograph seen in a mirror.
+      views: F, of each photograph: as it is, in a mirror, then cropped, mirrored and relit by chance.
 
     Returns:
-      float16[N, F, L, C], F 2 with flips, else 1; mapped, not read.
+      float16[N, F, L, C]; mapped, not read.
     """
     _, height, width, channels = encoder.backbone.output_shape
-    views = 2 if flips else 1
+    rng = np.random.default_rng(0)
     grid = tf.function(encoder.grid, autograph=False)
 
     def compute(chunk: Sequence[Example]) -> npt.NDArray[Any]:
         images = pad_batch(_pixels(chunk, size), _BATCH)
         seen = [images, images[:, :, ::-1]][:views]
+        if views > len(seen):
+            larger = pad_batch(_pixels(chunk, with_margin(size)), _BATCH)
+            seen += [changed(larger, size, rng) for _ in range(views - len(seen))]
         return np.stack([grid(tf.constant(view)).numpy()[: len(chunk)] for view in seen], axis=1)
 
     shape = (views, height * width, channels)
-    return _cached(examples, path, f"features {key} {flips}", np.float16, shape, compute)
+    return _cached(examples, path, f"features {key} {views}", np.float16, shape, compute)
 
 
 def cached_images(size: int, examples: Sequence[Example], path: Path) -> Images:
@@ -54,6 +58,11 @@ def cached_images(size: int, examples: Sequence[Example], path: Path) -> Images:
     return _cached(
         examples, path, f"images {size}", np.uint8, (size, size, 3), lambda chunk: np.stack(_pixels(chunk, size))
     )
+
+
+def with_margin(size: int) -> int:
+    """The side of the pictures that `changed` crops to `size`."""
+    return size * 8 // 7
 
 
 def _pixels(chunk: Sequence[Example], size: int) -> list[Images]:

@@ -30,7 +30,7 @@ from model.bundle import BundleError, check_bundle, load_captioner, save_bundle
 from model.captioner import Captioner
 from model.config import INITIAL_STATES, CaptionerConfig, Decoding
 from model.data import DataError, Example, read_examples
-from model.features import cached_features, cached_images
+from model.features import cached_features, cached_images, with_margin
 from model.learners import Draw, FineTuning, FrozenBackbone, Learner, SelfCritical, Words
 from model.metrics import MetricsError
 from model.network import BACKBONE_PREFIX, Encoder, build_network, named_backbone_variables, named_variables
@@ -120,12 +120,12 @@ def _learner(
     encoder, decoder, config = captioner.encoder, captioner.decoder, captioner.config
     size, words = config.input_size, _words(training, captioner.vocabulary, config)
     if args.method == "finetune":
-        images = cached_images(size * 8 // 7, training, folder / "train")
+        images = cached_images(with_margin(size), training, folder / "train")
         learner = FineTuning(encoder, decoder, words, images, args.tuned_share, args.label_smoothing)
         pictures = cached_images(size, validation, folder / "validation")
         return learner, Validation(captioner, validation, pictures, encoder)
-    features = cached_features(encoder, size, training, folder / "train", origin, flips=True)
-    held_out = cached_features(encoder, size, validation, folder / "validation", origin, flips=False)[:, 0]
+    features = cached_features(encoder, size, training, folder / "train", origin, args.views)
+    held_out = cached_features(encoder, size, validation, folder / "validation", origin, 1)[:, 0]
     validate = Validation(captioner, validation, held_out, _from_grid(captioner))
     if args.method == "self_critical":
         draw = _drawing(captioner, args.samples)
@@ -212,7 +212,8 @@ An image captioner: {config.backbone} encoder, GRU decoder with attention.
 
 def _of_method(args: argparse.Namespace) -> list[str]:
     """The options that `--method` reads, itself among them."""
-    return ["method", *{"finetune": ["tuned_share"], "self_critical": ["samples", "forcing"]}.get(args.method, [])]
+    read = {"frozen": ["views"], "finetune": ["tuned_share"], "self_critical": ["views", "samples", "forcing"]}
+    return ["method", *read[args.method]]
 
 
 def share_of(text: str) -> float:
@@ -281,6 +282,13 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         type=share_of,
         default=0.6,
         help="finetune: how many of the backbone's layers learn, from the top, 0 to 1 (default: 0.6)",
+    )
+    learning.add_argument(
+        "--views",
+        type=int,
+        default=2,
+        help="frozen, self_critical: features of each photograph, 1 as it is, 2 also in a mirror, more also cropped, "
+        "mirrored and relit by chance (default: 2)",
     )
     learning.add_argument(
         "--samples", type=int, default=5, help="self_critical: captions drawn for a photograph (default: 5)"
