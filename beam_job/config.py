@@ -46,7 +46,7 @@ class JobConfig:
       rows_in_memory: images, listed and done before, that are planned in the launching machine's memory; more are
         planned inside the pipeline.
       in_flight_bytes: of images between submission and the model, a process.
-      decode_threads: images decoded at the same time.
+      decode_threads: images decoded at the same time; None for one a core of the worker, 8 at most without a GPU.
       max_pixels: of an image, at the size at which it is decoded.
       workers: processes on this machine.
       engine: what runs the encoder, one of `model.engine_choice.ENGINES`. The captions are the same but for rounding,
@@ -76,7 +76,7 @@ class JobConfig:
     fetch_timeout: float = 60.0
     rows_in_memory: int = field(default_factory=lambda: _memory_bytes() // 2 // _BYTES_A_ROW)
     in_flight_bytes: int = 256 * 2**20
-    decode_threads: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
+    decode_threads: int | None = None
     max_pixels: int = MAX_PIXELS
     workers: int = 1
     engine: str = "auto"

@@ -5,7 +5,7 @@
 
 Images of the next shard are fetched and decoded while the model works on the last ones of this shard, and a batch may
 hold images of both; a shard's file is written while the model goes on. The model waits only where images come too
-slowly. On a GPU two batches are under way: one is copied to the device while it computes the other.
+slowly. On a GPU two batches are under way, one copied to the device while it computes the other, and processes decode.
 
 What would hit every image alike (an output that cannot be written, credentials that are gone, a spent failure budget)
 fails the engine as a whole: the shards under way fail with it, unwritten, and so does every later `submit`.
@@ -14,6 +14,7 @@ fails the engine as a whole: the shards under way fail with it, unwritten, and s
 from __future__ import annotations
 
 import collections
+import os
 import queue
 import threading
 import time
@@ -67,12 +68,15 @@ class Engine:
         self._run = run
         self._captioner = captioner
         self._batches = BatchCaptioner(captioner, batch_size, progress.tell)
-        self._at_once = 2 if captioner.engine == "xla" else 1
+        on_gpu = captioner.engine == "xla"
+        self._at_once = 2 if on_gpu else 1
         self._running: collections.deque[tuple[Batch, Future[Captioned]]] = collections.deque()
         self._several = config.decoding.num_captions > 1
         self._progress = progress
         self._failures = failures
-        self._model_time = ModelTime(config.decode_threads)
+        cores = os.cpu_count() or 1
+        decode_threads = config.decode_threads or (cores if on_gpu else min(8, cores))
+        self._model_time = ModelTime(decode_threads)
         self._fetch_limits = (config.fetch_timeout, allowed_of(config), config.filters)
         self._budget = ByteBudget(config.in_flight_bytes)
         self._pixel_bytes = 3 * input_size**2
@@ -87,8 +91,8 @@ class Engine:
             threading.Thread(target=self._fetch_queued, name=f"fetch-{number}", daemon=True)
             for number in range(config.fetch_threads)
         ]
-        self._decoders = ThreadPoolExecutor(config.decode_threads, "decode")
-        self._decode_pool = DecodePool(config.decode_threads, input_size, config.max_pixels)
+        self._decoders = ThreadPoolExecutor(decode_threads, "decode")
+        self._decode_pool = DecodePool(decode_threads, input_size, config.max_pixels, plain_apart=on_gpu)
         self._writer = ThreadPoolExecutor(1, "write")
         self._model_thread = threading.Thread(target=self._run_model, name="caption", daemon=True)
         for thread in (self._model_thread, *self._fetchers):

@@ -236,7 +236,6 @@ def _add_speed(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--batch_size",
         type=_number_or_auto,
-        default=defaults.batch_size,
         metavar="N",
         help="images that the model captions at once (default: auto, which is 256 on a GPU and 32 on the CPU)",
     )
@@ -246,9 +245,8 @@ def _add_speed(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--decode_threads",
         type=int,
-        default=defaults.decode_threads,
         metavar="N",
-        help="images decoded at the same time (default: one a core, 8 at most)",
+        help="images decoded at the same time (default: one a core; 8 at most where there is no GPU)",
     )
     add_number(
         group, "max_pixels", defaults.max_pixels, "larger images fail; a large JPEG counts with its reduced size"
