@@ -67,7 +67,7 @@ def table(args: argparse.Namespace, bundle: Path, folder: Path) -> Iterator[str]
     ran_with = f"{found['engine']}, {found['precision']}, {batch_size} at once"
     yield f"| {args.backbone}, {ran_with} | images/s | of the model |"
     yield "|---|---|---|"
-    yield f"| model alone, batches on the device | {alone:.1f} | 100 % |"
+    yield f"| model alone, batches on the device | {alone:.1f} | 100% |"
     yield _row("model alone, batches from the host", found["from host"], alone)
     photographs = load_photographs(args.photographs)
     for size in args.sizes:
