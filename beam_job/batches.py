@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import math
+import threading
 from collections.abc import Callable
 from typing import Protocol
 
@@ -20,6 +21,8 @@ class ImageCaptioner(Protocol):
     """What the engine asks of a model."""
 
     version: str
+    engine: str
+    precision: str
 
     def caption(self, images: npt.NDArray[np.uint8]) -> list[tuple[Caption, ...]]:
         """uint8[B, S, S, 3] -> for each image its captions, the best first."""
@@ -30,7 +33,7 @@ class NonFiniteScoreError(ArithmeticError):
 
 
 class BatchCaptioner:
-    """Captions images in batches of one size, for one thread.
+    """Captions images in batches of one size; any thread may call it.
 
     Args:
       captioner: called with `size` images always, for its graph is fastest where all batches have one shape.
@@ -43,6 +46,7 @@ class BatchCaptioner:
 
     def __init__(self, captioner: ImageCaptioner, batch_size: int, tell: Callable[[str], None]) -> None:
         self.size = batch_size
+        self._lock = threading.Lock()  # of the size
         self._captioner = captioner
         self._tell = tell
 
@@ -52,31 +56,35 @@ class BatchCaptioner:
         Where a batch fails, its halves are tried, down to the image that is to blame; where the memory does not
         suffice, smaller batches, now and from now on.
         """
-        if len(images) > self.size:
-            cut = self.size  # which may be smaller after the first of the two
-            return self.caption(images[:cut]) + self.caption(images[cut:])
+        size = self.size  # which may be smaller after the next call
+        if len(images) > size:
+            return self.caption(images[:size]) + self.caption(images[size:])
         try:
-            captions = self._captioner.caption(pad_batch([image.pixels for image in images], self.size))
+            captions = self._captioner.caption(pad_batch([image.pixels for image in images], size))
             return _rows(images, captions)
         except Exception as error:
-            too_large = self.size > 1 and is_out_of_memory(error)
+            too_large = size > 1 and is_out_of_memory(error)
             failure = _failure(images[0], error)
         # Tried again down here, where the exception is gone, and with its traceback the tensors of the batch.
         if too_large:
-            self._shrink()
+            self._shrink(size)
             return self.caption(images)
         if len(images) == 1:
             return [failure]
         half = len(images) // 2
         return self.caption(images[:half]) + self.caption(images[half:])
 
-    def _shrink(self) -> None:
-        smaller = self.size // 2
+    def _shrink(self, size: int) -> None:
+        """Halves `size`, unless another thread has done that."""
+        smaller = size // 2
+        with self._lock:
+            if self.size < size:
+                return
+            self.size = smaller
         self._tell(
-            f"the device ran out of memory with {self.size} images at once; going on with {smaller} "
+            f"the device ran out of memory with {size} images at once; going on with {smaller} "
             f"(--batch_size={smaller} begins there)"
         )
-        self.size = smaller
 
 
 def _rows(images: list[DecodedImage], captions: list[tuple[Caption, ...]]) -> list[CaptionedImage | Failure]:

@@ -13,16 +13,17 @@ from apache_beam.metrics import Metrics
 from beam_job.budget import FailureBudget
 from beam_job.config import JobConfig
 from beam_job.engine import Engine
-from beam_job.model_time import WAITED_FOR
 from beam_job.open_shard import ShardResult
 from beam_job.plan import PlanReader
 from beam_job.progress import ProgressFile
 from beam_job.run import Run, read_note
 from beam_job.sink import publish_failures, read_report
 from model import load_captioner
-from model.devices import open_gpus
+from model.devices import default_batch_size, open_gpus
 
 NAMESPACE = "caption_images"
+RAN_WITH = "shards with"  # begins the counters that tell what they were captioned with
+_BATCHES_AHEAD = 4  # at least so many are fetched and decoded while the model works
 
 
 class CaptionShards(beam.DoFn):
@@ -45,6 +46,8 @@ class CaptionShards(beam.DoFn):
     def setup(self) -> None:
         self._plan = PlanReader(self._run)
         self._engine = _acquire_engine(self._config, self._run, self._progress_folder, read_note(self._run).inputs)
+        _, _, batch_size = self._engine.ran_with
+        self._ahead = max(1, _BATCHES_AHEAD * batch_size // self._config.shard_size)
 
     def start_bundle(self) -> None:
         self._under_way: collections.deque[Future[ShardResult]] = collections.deque()
@@ -56,25 +59,25 @@ class CaptionShards(beam.DoFn):
             publish_failures(self._run, shard, read_report(self._run, shard), images)
             return
         self._under_way.append(self._engine.submit(shard, images))
-        while len(self._under_way) > 1:
-            _count(self._under_way.popleft().result())
+        while len(self._under_way) > self._ahead:
+            self._count(self._under_way.popleft().result())
 
     def finish_bundle(self) -> None:
         while self._under_way:
-            _count(self._under_way.popleft().result())
+            self._count(self._under_way.popleft().result())
 
     def teardown(self) -> None:
         self._plan.close()
         _release_engine(self._config, self._run, self._progress_folder)
 
-
-def _count(result: ShardResult) -> None:
-    """Beam's counters: what runners show while they work, and where the summary's times come from."""
-    Metrics.counter(NAMESPACE, "captions").inc(result.report.captions)
-    Metrics.counter(NAMESPACE, "failures").inc(len(result.report.failures))
-    waited = {f"wait_{stage}": result.model_seconds[stage] for stage in WAITED_FOR}
-    for stage, seconds in {**result.seconds, **waited}.items():
-        Metrics.counter(NAMESPACE, f"{stage}_milliseconds").inc(round(1000 * seconds))
+    def _count(self, result: ShardResult) -> None:
+        """Beam's counters: what runners show while they work, and where the summary's times come from."""
+        Metrics.counter(NAMESPACE, "captions").inc(result.report.captions)
+        Metrics.counter(NAMESPACE, "failures").inc(len(result.report.failures))
+        Metrics.counter(NAMESPACE, " ".join((RAN_WITH, *map(str, self._engine.ran_with)))).inc()
+        of_the_model = {f"model_{stage}": seconds for stage, seconds in result.model_seconds.items()}
+        for stage, seconds in {**result.seconds, **of_the_model}.items():
+            Metrics.counter(NAMESPACE, f"{stage}_milliseconds").inc(round(1000 * seconds))
 
 
 # One engine, so one model, a process: runners make a DoFn for each of their threads.
@@ -110,6 +113,7 @@ def _release_engine(config: JobConfig, run: Run, progress_folder: str | None) ->
 def _open_engine(config: JobConfig, run: Run, progress_folder: str | None, inputs: int) -> Engine:
     open_gpus(required=config.require_gpu)
     progress = ProgressFile(progress_folder)
-    captioner = load_captioner(config.bundle, config.decoding, config.engine, progress.tell)
+    captioner = load_captioner(config.bundle, config.decoding, config.engine, progress.tell, config.precision)
+    batch_size = config.batch_size or default_batch_size()
     failures = FailureBudget(config.max_failure_ratio, inputs)
-    return Engine(config, run, captioner, captioner.config.input_size, progress, failures)
+    return Engine(config, run, captioner, captioner.config.input_size, batch_size, progress, failures)

@@ -13,7 +13,7 @@ from typing import Any
 from beam_job.filters import Filters
 from beam_job.storage import SCHEMES, bucket_of, public_name, scheme_of
 from model import DEFAULT_BUNDLE, Decoding
-from model.engine_choice import ENGINES
+from model.engine_choice import check_precision
 from model.preprocessing import MAX_PIXELS
 
 # Which failures of earlier runs are tried again; one of another version of the file never stands in the way.
@@ -31,7 +31,7 @@ class JobConfig:
       model: folder of the bundle; None for the one that ships, wherever the worker has it.
       decoding: how words are chosen.
       shard_size: images a shard, the unit of work and of output files.
-      batch_size: images that the model captions at once.
+      batch_size: images that the model captions at once; None for what suits the worker's device.
       uri_column: of lists that have columns.
       carry_columns: columns of the lists that the output rows repeat.
       filters: which of the listed images to caption.
@@ -46,11 +46,12 @@ class JobConfig:
       rows_in_memory: images, listed and done before, that are planned in the launching machine's memory; more are
         planned inside the pipeline.
       in_flight_bytes: of images between submission and the model, a process.
-      decode_threads: images decoded at the same time.
+      decode_threads: images decoded at the same time; None for one a core of the worker, 8 at most without a GPU.
       max_pixels: of an image, at the size at which it is decoded.
       workers: processes on this machine.
       engine: what runs the encoder, one of `model.engine_choice.ENGINES`. The captions are the same but for rounding,
         so it is no part of what tells whether an image is done.
+      precision: what the encoder computes in, one of `model.engine_choice.PRECISIONS`; likewise.
       require_gpu: refuse to caption on the CPU.
       max_failure_ratio: of the inputs, from 0 to 1; beyond it the job counts as broken.
       verbose: show what Beam and TensorFlow say of themselves.
@@ -61,7 +62,7 @@ class JobConfig:
     model: str | None = None
     decoding: Decoding = field(default_factory=Decoding)
     shard_size: int = 512
-    batch_size: int = 32
+    batch_size: int | None = None
     uri_column: str = "uri"
     carry_columns: tuple[str, ...] = ()
     filters: Filters = field(default_factory=Filters)
@@ -75,22 +76,23 @@ class JobConfig:
     fetch_timeout: float = 60.0
     rows_in_memory: int = field(default_factory=lambda: _memory_bytes() // 2 // _BYTES_A_ROW)
     in_flight_bytes: int = 256 * 2**20
-    decode_threads: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
+    decode_threads: int | None = None
     max_pixels: int = MAX_PIXELS
     workers: int = 1
     engine: str = "auto"
+    precision: str = "auto"
     require_gpu: bool = False
     max_failure_ratio: float = 0.5
     verbose: bool = False
 
     def __post_init__(self) -> None:
         for name in ("shard_size", "batch_size", "fetch_threads", "decode_threads", "max_pixels", "workers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be a whole number from 1, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} must be a whole number from 1, not {value}")
         if self.retry not in RETRY:
             raise ValueError(f"--retry must be one of {', '.join(RETRY)}, not {self.retry!r}")
-        if self.engine not in ENGINES:
-            raise ValueError(f"--engine must be one of {', '.join(ENGINES)}, not {self.engine!r}")
+        check_precision(self.engine, self.precision)
         if self.engine == "litert" and self.require_gpu:
             raise ValueError("--engine=litert is for the CPU, and --require_gpu refuses it; leave one of them out")
         if self.fetch_timeout <= 0:

@@ -5,7 +5,7 @@
 
 Images of the next shard are fetched and decoded while the model works on the last ones of this shard, and a batch may
 hold images of both; a shard's file is written while the model goes on. The model waits only where images come too
-slowly.
+slowly. On a GPU two batches are under way, one copied to the device while it computes the other, and processes decode.
 
 What would hit every image alike (an output that cannot be written, credentials that are gone, a spent failure budget)
 fails the engine as a whole: the shards under way fail with it, unwritten, and so does every later `submit`.
@@ -13,11 +13,13 @@ fails the engine as a whole: the shards under way fail with it, unwritten, and s
 
 from __future__ import annotations
 
+import collections
+import os
 import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 from beam_job.batches import BatchCaptioner, ImageCaptioner
@@ -36,16 +38,19 @@ from beam_job.storage import CredentialsError
 
 T = TypeVar("T")
 _UNKNOWN_SIZE = 2**20  # bytes that an image from a list counts for until it is fetched
+Batch = list[tuple[OpenShard, DecodedImage]]
+Captioned = tuple[list[CaptionedImage | Failure], float]  # and the seconds that it took
 
 
 class Engine:
     """Runs shards; `submit` and `close` may be called from any thread.
 
     Args:
-      config: batch size, threads, captions an image.
+      config: threads, captions an image.
       run: where the shards' files go.
-      captioner: called from one thread only, in batches of one size.
+      captioner: called in batches of one size; from one thread, or from two where it is compiled for a GPU.
       input_size: side of the captioner's images, in pixels.
+      batch_size: images that the captioner takes at once.
       progress: told of every image that is done, and of what people should know.
       failures: told of them too, and asked whether to go on.
     """
@@ -56,16 +61,22 @@ class Engine:
         run: Run,
         captioner: ImageCaptioner,
         input_size: int,
+        batch_size: int,
         progress: ProgressFile,
         failures: FailureBudget,
     ) -> None:
         self._run = run
-        self._model_version = captioner.version
-        self._batches = BatchCaptioner(captioner, config.batch_size, progress.tell)
+        self._captioner = captioner
+        self._batches = BatchCaptioner(captioner, batch_size, progress.tell)
+        on_gpu = captioner.engine == "xla"
+        self._at_once = 2 if on_gpu else 1
+        self._running: collections.deque[tuple[Batch, Future[Captioned]]] = collections.deque()
         self._several = config.decoding.num_captions > 1
         self._progress = progress
         self._failures = failures
-        self._model_time = ModelTime(config.decode_threads)
+        cores = os.cpu_count() or 1
+        decode_threads = config.decode_threads or (cores if on_gpu else min(8, cores))
+        self._model_time = ModelTime(decode_threads)
         self._fetch_limits = (config.fetch_timeout, allowed_of(config), config.filters)
         self._budget = ByteBudget(config.in_flight_bytes)
         self._pixel_bytes = 3 * input_size**2
@@ -80,12 +91,17 @@ class Engine:
             threading.Thread(target=self._fetch_queued, name=f"fetch-{number}", daemon=True)
             for number in range(config.fetch_threads)
         ]
-        self._decoders = ThreadPoolExecutor(config.decode_threads, "decode")
-        self._decode_pool = DecodePool(config.decode_threads, input_size, config.max_pixels)
+        self._decoders = ThreadPoolExecutor(decode_threads, "decode")
+        self._decode_pool = DecodePool(decode_threads, input_size, config.max_pixels, plain_apart=on_gpu)
         self._writer = ThreadPoolExecutor(1, "write")
         self._model_thread = threading.Thread(target=self._run_model, name="caption", daemon=True)
         for thread in (self._model_thread, *self._fetchers):
             thread.start()
+
+    @property
+    def ran_with(self) -> tuple[str, str, int]:
+        """The engine, its precision, and the images that it takes at once by now."""
+        return self._captioner.engine, self._captioner.precision, self._batches.size
 
     def submit(self, number: int, shard: Shard) -> Future[ShardResult]:
         """Takes a shard in, waiting while too many bytes are ahead of the model.
@@ -179,7 +195,7 @@ class Engine:
 
     def _caption_arrivals(self) -> None:
         """The model's thread: collects a batch, and runs it when it is full or when nothing more is on its way."""
-        batch: list[tuple[OpenShard, DecodedImage]] = []
+        batch: Batch = []
         while (arrival := self._arrivals.get()) is not None and not self._broken:
             shard, outcome = arrival
             self._budget.release(self._pixel_bytes)
@@ -193,17 +209,39 @@ class Engine:
                 self._failures.add(None)
                 batch.append((shard, outcome))
             if len(batch) >= self._batches.size or (batch and last):
-                self._caption(batch)
+                self._running.append((batch, self._start([image for _, image in batch])))
                 batch = []
+            while self._running and (last or len(self._running) >= self._at_once or self._running[0][1].done()):
+                self._finish_batch()
+        wait([captioned for _, captioned in self._running])  # none, unless the engine has failed
 
-    def _caption(self, batch: list[tuple[OpenShard, DecodedImage]]) -> None:
+    def _start(self, images: list[DecodedImage]) -> Future[Captioned]:
+        """Captions a batch in a thread of its own; not an executor's, for a device may hang."""
+        done: Future[Captioned] = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(self._caption(images))
+            except BaseException as error:
+                done.set_exception(error)
+
+        threading.Thread(target=run, name="batch", daemon=True).start()
+        return done
+
+    def _caption(self, images: list[DecodedImage]) -> Captioned:
         started = time.monotonic()
         self._model_time.move(enters="model")
-        outcomes = self._batches.caption([image for _, image in batch])
-        self._model_time.move(leaves="model")
-        share = (time.monotonic() - started) / len(batch)
+        try:
+            return self._batches.caption(images), time.monotonic() - started
+        finally:
+            self._model_time.move(leaves="model")
+
+    def _finish_batch(self) -> None:
+        """Waits for the oldest of the batches under way."""
+        batch, captioned = self._running.popleft()
+        outcomes, seconds = captioned.result()
         for (shard, _), outcome in zip(batch, outcomes, strict=True):
-            shard.spent("caption", share)
+            shard.spent("caption", seconds / len(batch))
             if isinstance(outcome, Failure):
                 self._failures.revoke(outcome)
             self._finish(shard, outcome)
@@ -220,7 +258,7 @@ class Engine:
 
     def _commit(self, shard: OpenShard) -> None:
         try:
-            report = shard.commit(self._run, self._model_version, self._several)
+            report = shard.commit(self._run, self._captioner.version, self._several)
             self._model_time.move(leaves="write")
             shard.done.set_result(ShardResult(report, shard.seconds, self._model_time.take()))
         except BaseException as error:

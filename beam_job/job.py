@@ -18,7 +18,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
 from beam_job.budget import FailureBudgetError
-from beam_job.caption_shards import NAMESPACE, stop_engines
+from beam_job.caption_shards import NAMESPACE, RAN_WITH, stop_engines
 from beam_job.config import JobConfig
 from beam_job.lease import lease
 from beam_job.pipeline import build_pipeline
@@ -31,7 +31,7 @@ from beam_job.runner import beam_options, runs_here
 from beam_job.signals import Stopped, end_workers
 from beam_job.sink import committed_shards, read_counts
 from beam_job.storage import CredentialsError, StorageError
-from beam_job.summary import Summary, summarize
+from beam_job.summary import RanWith, Summary, summarize
 from model import BundleError, check_bundle
 from model.devices import NoGpuError, open_gpus
 from model.engine_choice import EngineError, check_engine
@@ -81,9 +81,12 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
         if not prepared.plan.inputs:
             return None
         with _stopped_halfway(options, prepared):
-            seconds_by_stage = _run_pipeline(config, options, prepared)
+            counters = _run_pipeline(config, options, prepared)
         try:
-            summary = summarize(config, prepared, time.monotonic() - started, seconds_by_stage, model_version)
+            seconds = time.monotonic() - started
+            summary = summarize(
+                config, prepared, seconds, _seconds_by_stage(counters), model_version, _ran_with(counters)
+            )
             _conclude(prepared.run, summary, config.max_failure_ratio)
         except StorageError as error:
             reason = f"run {prepared.run.run_id} is not concluded: {error}; the same command goes on"
@@ -139,15 +142,15 @@ def _run_planning(
             raise kind(f"planning broke: {reason}; the same command starts again") from error
 
 
-def _run_pipeline(config: JobConfig, options: PipelineOptions, prepared: Prepared) -> Mapping[str, float]:
-    """Runs the graph to its end; the seconds by stage."""
+def _run_pipeline(config: JobConfig, options: PipelineOptions, prepared: Prepared) -> Mapping[str, int]:
+    """Runs the graph to its end; its counters."""
     with _progress(config, prepared, here=runs_here(options)) as folder:
         try:
             result = _run_graph(options, lambda p: build_pipeline(p, config, prepared.run, prepared.plan, folder))
         except Exception as error:
             kind, reason = _root_cause(error)
             raise kind(f"run {prepared.run.run_id} broke: {reason}; the same command goes on") from error
-    return _seconds_by_stage(result)
+    return _counters(result)
 
 
 def _run_graph(options: PipelineOptions, build: Callable[[beam.Pipeline], None]) -> PipelineResult:
@@ -213,11 +216,18 @@ def _done_before(run: Run) -> Counts:
     return Counts(failed + sum(captions for captions, _ in counts), failed)
 
 
-def _seconds_by_stage(result: PipelineResult) -> dict[str, float]:
+def _seconds_by_stage(counters: Mapping[str, int]) -> dict[str, float]:
     suffix = "_milliseconds"
-    return {
-        name.removesuffix(suffix): value / 1000 for name, value in _counters(result).items() if name.endswith(suffix)
-    }
+    return {name.removesuffix(suffix): value / 1000 for name, value in counters.items() if name.endswith(suffix)}
+
+
+def _ran_with(counters: Mapping[str, int]) -> list[RanWith]:
+    found = []
+    for name, shards in sorted(counters.items()):
+        if name.startswith(RAN_WITH):
+            engine, precision, batch_size = name.removeprefix(RAN_WITH).split()
+            found.append(RanWith(engine, precision, int(batch_size), shards))
+    return found
 
 
 def _counters(result: PipelineResult) -> dict[str, int]:

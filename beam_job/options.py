@@ -10,7 +10,7 @@ from beam_job import __version__
 from beam_job.config import RETRY, JobConfig
 from beam_job.filters import Filters
 from model.decoding_options import add_decoding_options, add_number, decoding_from
-from model.engine_choice import add_engine_option
+from model.engine_choice import add_engine_options
 
 _DESCRIPTION = "Captions for all images of a folder or bucket, in Parquet."
 _EPILOG = """\
@@ -50,6 +50,7 @@ _SAME_NAME = (
     "max_pixels",
     "workers",
     "engine",
+    "precision",
     "require_gpu",
     "max_failure_ratio",
     "verbose",
@@ -215,6 +216,15 @@ class _CommaSeparated(argparse.Action):
         setattr(namespace, self.dest, (*getattr(namespace, self.dest), *parts))
 
 
+def _number_or_auto(text: str) -> int | None:
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number or auto, not {text!r}") from None
+
+
 def _from_args(kind: type[T], args: argparse.Namespace) -> T:
     """A record whose fields are options of the same names."""
     return kind(**{field.name: getattr(args, field.name) for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
@@ -223,21 +233,25 @@ def _from_args(kind: type[T], args: argparse.Namespace) -> T:
 def _add_speed(group: argparse._ArgumentGroup) -> None:
     defaults = JobConfig(inputs=(), output="")
     add_number(group, "workers", defaults.workers, "processes on this machine, each with its own model")
-    add_number(group, "batch_size", defaults.batch_size, "images that the model captions at once")
+    group.add_argument(
+        "--batch_size",
+        type=_number_or_auto,
+        metavar="N",
+        help="images that the model captions at once (default: auto, which is 256 on a GPU and 32 on the CPU)",
+    )
     add_number(group, "shard_size", defaults.shard_size, "images a shard: the unit of work, one output file each")
     add_number(group, "fetch_threads", defaults.fetch_threads, "images fetched at the same time")
     add_number(group, "fetch_timeout", defaults.fetch_timeout, "seconds to fetch one image, retries included")
     group.add_argument(
         "--decode_threads",
         type=int,
-        default=defaults.decode_threads,
         metavar="N",
-        help="images decoded at the same time (default: one a core, 8 at most)",
+        help="images decoded at the same time (default: one a core; 8 at most where there is no GPU)",
     )
     add_number(
         group, "max_pixels", defaults.max_pixels, "larger images fail; a large JPEG counts with its reduced size"
     )
-    add_engine_option(group)
+    add_engine_options(group)
     group.add_argument(
         "--require_gpu", action="store_true", help="refuse to start, with exit code 2, where TensorFlow sees no GPU"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,23 @@ from beam_job.config import JobConfig
 from beam_job.model_time import WAITED_FOR
 from beam_job.prepare import Prepared
 from beam_job.sink import read_counts
+
+
+@dataclass(frozen=True)
+class RanWith:
+    """What shards were captioned with.
+
+    Attributes:
+      engine: "litert", "tensorflow", or "xla" for TensorFlow compiled for a GPU.
+      precision: what the encoder computed in.
+      batch_size: images at once, when the shard was done.
+      shards: how many.
+    """
+
+    engine: str
+    precision: str
+    batch_size: int
+    shards: int
 
 
 @dataclass(frozen=True)
@@ -34,6 +51,7 @@ class Summary:
       model_share: of the time from the first image to the last file, which waiting and captioning fill together, the
         share that was captioning; None where no image came to the model. Start-up is no part of it.
       model: version of the model.
+      ran_with: what its shards were captioned with; of a continued run, those of its last attempt.
       options: of the job.
     """
 
@@ -49,6 +67,7 @@ class Summary:
     wait_seconds: Mapping[str, float]
     model_share: float | None
     model: str
+    ran_with: Sequence[RanWith]
     options: Mapping[str, Any]
 
     def __post_init__(self) -> None:
@@ -78,6 +97,7 @@ def summarize(
     seconds: float,
     seconds_by_stage: Mapping[str, float],
     model_version: str,
+    ran_with: Sequence[RanWith],
 ) -> Summary:
     """Counts the rows of all committed shards.
 
@@ -85,8 +105,9 @@ def summarize(
       config: the job.
       prepared: its run.
       seconds: wall time.
-      seconds_by_stage: summed up, with the model's waiting as "wait_fetch" and so on.
+      seconds_by_stage: summed up; "model_fetch" and so on is the model's waiting, "model_model" its work.
       model_version: of the captioner.
+      ran_with: what the shards were captioned with.
 
     Raises:
       RowCountError: captions and failures do not add up to the inputs.
@@ -96,8 +117,8 @@ def summarize(
     for captioned, failed in read_counts(run, range(plan.shards)):
         captions += captioned
         reasons.update(failed)
-    waited = {stage: seconds_by_stage.get(f"wait_{stage}", 0.0) for stage in WAITED_FOR}
-    captioning = seconds_by_stage.get("caption", 0.0)
+    waited = {stage: seconds_by_stage.get(f"model_{stage}", 0.0) for stage in WAITED_FOR}
+    captioning = seconds_by_stage.get("model_model", 0.0)  # two batches at the same time count once, unlike "caption"
     total = captioning + sum(waited.values())
     return Summary(
         run_id=run.run_id,
@@ -109,10 +130,13 @@ def summarize(
         seconds=round(seconds, 3),
         images_per_second=round(plan.inputs / seconds, 2),
         seconds_by_stage={
-            stage: round(spent, 3) for stage, spent in sorted(seconds_by_stage.items()) if not stage.startswith("wait_")
+            stage: round(spent, 3)
+            for stage, spent in sorted(seconds_by_stage.items())
+            if not stage.startswith("model_")
         },
         wait_seconds={stage: round(spent, 3) for stage, spent in waited.items()},
         model_share=round(captioning / total, 3) if total else None,
         model=model_version,
+        ran_with=ran_with,
         options=config.options,
     )

@@ -120,6 +120,7 @@ def load_captioner(
     decoding: Decoding | None = None,
     engine: str = "tensorflow",
     tell: Callable[[str], None] = print,
+    precision: str = "float32",
 ) -> Captioner:
     """The captioner in a bundle, after its checksums.
 
@@ -129,28 +130,35 @@ def load_captioner(
       engine: what runs the encoder, one of `model.engine_choice.ENGINES`; litert is the fastest on a CPU, and keeps
         what it has converted in the user's cache folder.
       tell: takes a line for people, about the engine.
+      precision: what TensorFlow's encoder computes in, one of `model.engine_choice.PRECISIONS`.
 
     Raises:
       BundleError: the bundle is not whole, or its arrays do not fit its configuration.
       EngineError: the engine cannot serve.
+      ValueError: no such engine or precision, or they contradict each other.
     """
     from model.captioner import Captioner
-    from model.engine_choice import open_engine
+    from model.devices import open_gpus
+    from model.engine_choice import choose_precision, open_engine
     from model.network import build_network
 
+    precision = choose_precision(engine, precision)
     version = check_bundle(folder)
     config = load_config(folder)
     try:
         vocabulary = Vocabulary.load(folder / VOCABULARY)
         _check_shapes(folder / WEIGHTS, config, len(vocabulary))
-        encoder, decoder = build_network(config, len(vocabulary))
+        encoder, decoder = build_network(config, len(vocabulary), precision=precision)
         assign_weights(folder / WEIGHTS, encoder, decoder)
     except BundleError:
         raise
     except Exception as error:  # Whatever Keras or safetensors say of a bundle that was made to deceive.
         raise BundleError(f"the model at {folder} cannot be built: {_line(error)}") from error
+    if precision == "float16":
+        engine = "tensorflow"  # LiteRT computes in float32
     encode = open_engine(engine, encoder, config.input_size, _sha256(folder / CHECKSUMS), tell)
-    return Captioner(config, vocabulary, encoder, decoder, version, decoding, encode)
+    xla = encode is None and open_gpus() > 0
+    return Captioner(config, vocabulary, encoder, decoder, version, decoding, encode, xla, tell)
 
 
 def _check_shapes(path: Path, config: CaptionerConfig, words: int) -> None:

@@ -19,7 +19,7 @@ from model.bundle import DEFAULT_BUNDLE, BundleError, load_captioner
 from model.config import Decoding
 from model.data import DataError, Example, read_columns, read_examples
 from model.decoding_options import add_decoding_options, decoding_from
-from model.engine_choice import EngineError, add_engine_option
+from model.engine_choice import EngineError, add_engine_options
 from model.metrics import MetricsError, caption_metrics
 from model.preprocessing import ImageError, load_image, pad_batch
 
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.captions:
             said = read_captions(args.captions, examples)
         else:
-            said = dict(caption_examples(examples, args.model, decoding_from(args), args.engine))
+            said = dict(caption_examples(examples, args.model, decoding_from(args), args.engine, args.precision))
         metrics = caption_metrics({name: e.captions for name, e in zip(said, examples, strict=True)}, said)
     except (BundleError, DataError, EngineError, ImageError, MetricsError, ValueError, OSError) as error:
         print(f"model.evaluate: {error}", file=sys.stderr)
@@ -44,10 +44,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def caption_examples(
-    examples: Sequence[Example], model: Path, decoding: Decoding, engine: str
+    examples: Sequence[Example], model: Path, decoding: Decoding, engine: str, precision: str
 ) -> Iterator[tuple[str, list[str]]]:
     """Yields the name of each photograph and its caption."""
-    captioner = load_captioner(model, decoding, engine, functools.partial(print, file=sys.stderr))
+    captioner = load_captioner(model, decoding, engine, functools.partial(print, file=sys.stderr), precision)
     size = captioner.config.input_size
     for start in range(0, len(examples), _BATCH):
         chunk = examples[start : start + _BATCH]
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         "--model", type=Path, default=DEFAULT_BUNDLE, help="the bundle to score (default: the one that ships)"
     )
     parser.add_argument("--captions", help="score these Parquet files (uri, caption) instead of a model")
-    add_engine_option(parser.add_argument_group("speed"))
+    add_engine_options(parser.add_argument_group("speed"))
     add_decoding_options(parser.add_argument_group("decoding"))
     return parser
 

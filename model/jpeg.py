@@ -1,4 +1,19 @@
-"""What a JPEG's header tells of the work that decoding it makes."""
+"""What a JPEG's header tells of the work that decoding it makes.
+
+Why Pillow decodes (`model.preprocessing`): of 400 photographs of Flickr8k's dev split, scaled up to 1,920 pixels, these
+ways gave 224x224 pixels, compared with a full decode and an antialiased resize:
+
+    decoder and resize                       CPU ms   captions changed   CIDEr
+    Pillow, full, bicubic                      35.3                  0    46.3
+    Pillow, draft, reducing_gap=2 (ours)        9.3                101    45.2
+    OpenCV, reduced, area                       7.8                179    45.5
+    TensorFlow, ratio, bicubic antialiased     13.0                 93    46.0
+    TensorFlow, ratio, bilinear                 9.4                250    48.2
+
+So few photographs do not tell such CIDEr apart; the pixels of the three fast ones differ from the first by 0.4, 0.8
+and 1.1 of 255 (ours, OpenCV, bilinear). No other library is much faster, and what holds Pillow back on many cores is
+Python's lock, which processes are free of: see `beam_job.decode_pool`.
+"""
 
 from __future__ import annotations
 

@@ -6,6 +6,8 @@ T words, V words of the vocabulary.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -19,22 +21,31 @@ BACKBONE_PREFIX = "encoder/backbone/"
 
 
 class Encoder(layers.Layer):
-    """uint8[B, S, S, 3] -> float32[B, L, U]: backbone, grid to sequence, Dense(relu)."""
+    """uint8[B, S, S, 3] -> float32[B, L, U]: backbone, grid to sequence, Dense(relu).
 
-    def __init__(self, config: CaptionerConfig, backbone_weights: str | None = None) -> None:
-        super().__init__(name="encoder")
-        backbone = backbone_named(config.backbone)
-        self.rescale = layers.Rescaling(backbone.scale, backbone.offset, name="rescale")
-        self.backbone = build_backbone(backbone, config.input_size, backbone_weights)
-        self.to_sequence = layers.Reshape((-1, self.backbone.output_shape[-1]), name="to_sequence")
-        self.projection = layers.Dense(config.units, activation="relu", name="projection")
+    Args:
+      config: the architecture.
+      backbone_weights: None for random weights, "imagenet" for those that Keras downloads.
+      precision: what it computes in, "float32" or "float16"; its variables and its features are float32.
+    """
+
+    def __init__(
+        self, config: CaptionerConfig, backbone_weights: str | None = None, precision: str = "float32"
+    ) -> None:
+        with _computing_in(precision):
+            super().__init__(name="encoder")
+            backbone = backbone_named(config.backbone)
+            self.rescale = layers.Rescaling(backbone.scale, backbone.offset, name="rescale")
+            self.backbone = build_backbone(backbone, config.input_size, backbone_weights)
+            self.to_sequence = layers.Reshape((-1, self.backbone.output_shape[-1]), name="to_sequence")
+            self.projection = layers.Dense(config.units, activation="relu", name="projection")
 
     def grid(self, images: Tensor, training: bool = False) -> Tensor:
         """The backbone's features: uint8[B, S, S, 3] -> float32[B, L, C]."""
         return self.to_sequence(self.backbone(self.rescale(images), training=training))
 
     def call(self, images: Tensor, training: bool = False) -> Tensor:
-        return self.projection(self.grid(images, training=training))
+        return ops.cast(self.projection(self.grid(images, training=training)), "float32")
 
 
 class Decoder(layers.Layer):
@@ -93,8 +104,22 @@ class Decoder(layers.Layer):
         return self.to_vocabulary(self.output_dropout(joined, training=training))
 
 
+@contextlib.contextmanager
+def _computing_in(precision: str) -> Iterator[None]:
+    """Layers made in the block compute in `precision`: Keras's default, for its applications take no dtype."""
+    if precision == "float32":
+        yield
+        return
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(f"mixed_{precision}")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
 def build_network(
-    config: CaptionerConfig, vocabulary_size: int, backbone_weights: str | None = None
+    config: CaptionerConfig, vocabulary_size: int, backbone_weights: str | None = None, precision: str = "float32"
 ) -> tuple[Encoder, Decoder]:
     """An encoder and a decoder with all their variables made.
 
@@ -102,8 +127,9 @@ def build_network(
       config: the architecture.
       vocabulary_size: V.
       backbone_weights: None for random weights, "imagenet" for those that Keras downloads.
+      precision: what the encoder computes in; the decoder always in float32, as its logits and scores are.
     """
-    encoder = Encoder(config, backbone_weights)
+    encoder = Encoder(config, backbone_weights, precision)
     decoder = Decoder(config, vocabulary_size)
     images = keras.Input((config.input_size, config.input_size, 3), dtype="uint8")
     words = keras.Input((1, config.max_words + 1), dtype="int32")

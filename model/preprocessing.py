@@ -221,5 +221,5 @@ def _reason(error: Exception) -> str:
 def pad_batch(images: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> npt.NDArray[np.uint8]:
     """Images stacked and filled up with black ones: uint8[batch_size, S, S, 3], so that all batches have one shape."""
     batch = np.zeros((batch_size, *images[0].shape), np.uint8)
-    batch[: len(images)] = images
+    np.stack(images, out=batch[: len(images)])
     return batch

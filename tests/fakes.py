@@ -23,9 +23,11 @@ class FakeCaptioner:
       fits: images that the device's memory takes at once; larger batches raise `out_of_memory`.
       out_of_memory: likewise.
       unscored: images of these brightnesses have this score.
+      engine: what it says it runs on; "xla" gets two batches at the same time.
     """
 
     version = "fake-1"
+    precision = "float32"
     config = CaptionerConfig(input_size=8)
 
     def __init__(
@@ -37,7 +39,9 @@ class FakeCaptioner:
         fits: int | None = None,
         out_of_memory: BaseException | None = None,
         unscored: dict[int, float] | None = None,
+        engine: str = "fake",
     ) -> None:
+        self.engine = engine
         self.num_captions = num_captions
         self.poison = poison
         self.gate = gate

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +54,24 @@ OUT_OF_MEMORY = [
     pytest.param(RuntimeError("Failed to create handle: CUBLAS_STATUS_ALLOC_FAILED"), id="cuBLAS"),
     pytest.param(MemoryError(), id="host"),
 ]
+
+
+def test_two_threads_that_run_out_of_memory_at_once_halve_the_batch_once() -> None:
+    """Both have begun with the same size before either learns that it is too large."""
+    both = threading.Barrier(2)
+
+    class Full(FakeCaptioner):
+        def caption(self, images: np.ndarray) -> list:
+            if len(images) == 8:
+                both.wait(60)
+            return super().caption(images)
+
+    captioner, told = Full(fits=4, out_of_memory=NO_MEMORY), Lines()
+    batches = BatchCaptioner(captioner, 8, told)
+    with ThreadPoolExecutor(2) as threads:
+        found = [*threads.map(lambda first: said(batches.caption(images(*range(first, first + 8)))), (10, 30))]
+    assert found == [[f"brightness {b}" for b in range(first, first + 8)] for first in (10, 30)]
+    assert (batches.size, len(told)) == (4, 1)
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY)

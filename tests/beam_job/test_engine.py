@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -54,13 +55,12 @@ def engine_for(
     config = JobConfig(
         inputs=(str(Path(run.output).parent),),
         output=run.output,
-        batch_size=BATCH,
         fetch_threads=3,
         decode_threads=2,
         in_flight_bytes=in_flight_bytes,
     )
     progress = ProgressFile(str(progress_folder) if progress_folder else None)
-    return Engine(config, run, captioner, SIZE, progress, FailureBudget(config.max_failure_ratio, 1000))
+    return Engine(config, run, captioner, SIZE, BATCH, progress, FailureBudget(config.max_failure_ratio, 1000))
 
 
 def run_shards(run: Run, captioner: FakeCaptioner, *shards: list[ImageInput]) -> list[ShardResult]:
@@ -103,6 +103,43 @@ def test_a_batch_holds_the_end_of_a_shard_and_the_start_of_the_next(run: Run, tm
     assert [future.result(timeout=60).report.captions for future in futures] == [7, 8]
     assert any(min(batch) < 20 and max(batch) >= 50 for batch in captioner.batches)
     assert len(captioner.batches) == 3  # 15 images, none padded
+
+
+class Meeting(FakeCaptioner):
+    """A batch is done when another one is under way too: alone it would wait for ever."""
+
+    def __init__(self) -> None:
+        super().__init__(engine="xla")
+        self.meeting = threading.Barrier(2)
+
+    def caption(self, images: np.ndarray) -> list:
+        self.meeting.wait(60)
+        return super().caption(images)
+
+
+def test_a_gpu_has_two_batches_at_the_same_time(run: Run, tmp_path: Path) -> None:
+    [result] = run_shards(run, Meeting(), [grey(tmp_path, brightness) for brightness in range(10, 10 + 4 * BATCH)])
+    assert result.report.captions == 4 * BATCH
+    assert [row["caption"] for row in rows(run, 0)] == [f"brightness {b}" for b in range(10, 10 + 4 * BATCH)]
+
+
+@pytest.mark.parametrize("count", [1, BATCH, 2 * BATCH + 1, 4 * BATCH])
+def test_every_image_has_its_row_where_two_batches_run(run: Run, tmp_path: Path, count: int) -> None:
+    """With an image that breaks its batch, too little memory for the first size, and the last batch not full."""
+    captioner = FakeCaptioner(engine="xla", poison=12, fits=3, out_of_memory=MemoryError())
+    [result] = run_shards(run, captioner, [grey(tmp_path, brightness) for brightness in range(10, 10 + count)])
+    broken = [failure.uri for failure in result.report.failures]
+    assert [Path(uri).stem for uri in broken] == ["12"] * (count > 2)
+    assert [row["caption"] for row in rows(run, 0)] == [f"brightness {b}" for b in range(10, 10 + count) if b != 12]
+
+
+def test_a_gpu_that_breaks_off_leaves_nobody_waiting(run: Run, tmp_path: Path) -> None:
+    engine = engine_for(run, FakeCaptioner(engine="xla", poison=13, error=SystemExit(1)))
+    future = engine.submit(0, shard_of(*(grey(tmp_path, brightness) for brightness in range(10, 30))))
+    with pytest.raises(RuntimeError, match="the model's thread broke off: SystemExit"):
+        future.result(timeout=60)
+    engine.close()
+    assert not Path(run.captions(0)).exists()
 
 
 def test_images_ahead_of_the_model_are_bounded(run: Run, tmp_path: Path) -> None:

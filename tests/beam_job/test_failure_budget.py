@@ -150,10 +150,9 @@ def grey(folder: Path, count: int) -> Shard:
 
 
 def engine(folder: Path, captioner: FakeCaptioner, in_flight_bytes: int = 2**30) -> Engine:
-    config = JobConfig(("unused",), str(folder / "out"), batch_size=2, in_flight_bytes=in_flight_bytes)
-    return Engine(
-        config, Run(config.output, "r1"), captioner, 8, ProgressFile(None), FailureBudget(config.max_failure_ratio, 100)
-    )
+    config = JobConfig(("unused",), str(folder / "out"), in_flight_bytes=in_flight_bytes)
+    failures = FailureBudget(config.max_failure_ratio, 100)
+    return Engine(config, Run(config.output, "r1"), captioner, 8, 2, ProgressFile(None), failures)
 
 
 def test_who_waits_to_submit_hears_of_the_end(tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ def test_every_option_has_its_place() -> None:
         "--no_repeat_ngram": ("decoding.no_repeat_ngram", 43),
         "--require_gpu": ("require_gpu", True),
         "--engine": ("engine", "tensorflow"),
+        "--precision": ("precision", "float16"),
     }
     given = [name if value is True else f"{name}={value}" for name, (_, value) in arguments.items()]
     config, _ = parse([*REQUIRED, *given])
@@ -64,6 +65,15 @@ def test_every_option_has_its_place() -> None:
     several = {"--input", "--include", "--exclude", "--carry_columns"}
     several |= {"--allow_schemes", "--allow_root", "--allow_buckets"}
     assert set(arguments) == set(option_names()) - {"-h", "--help", "--version", "--output"} - several
+
+
+def test_a_batch_size_for_the_device_that_there_is() -> None:
+    assert parse(REQUIRED)[0].batch_size is parse([*REQUIRED, "--batch_size=auto"])[0].batch_size is None
+
+
+def test_litert_has_one_precision() -> None:
+    with pytest.raises(UsageError, match="--engine=litert computes in float32; leave out --precision=float16"):
+        parse([*REQUIRED, "--engine=litert", "--precision=float16"])
 
 
 def test_values_separated_by_commas_and_repeated() -> None:
@@ -98,6 +108,7 @@ def test_several_inputs_and_options_for_beam() -> None:
         pytest.param("--allow_schemes=htps", "--allow_schemes must be some of file, .*, not 'htps'", id="scheme"),
         pytest.param("--allow_root=gs://b", "--allow_root must be a local folder, not 'gs://b'", id="root"),
         pytest.param("--allow_buckets=gs://b/x", "takes a bucket as a whole, gs://b, not 'gs://b/x'", id="bucket"),
+        pytest.param("--batch_size=0", "--batch_size must be a whole number from 1, not 0", id="batch size"),
         pytest.param("--temperature=0", "temperature must be above 0, not 0.0", id="temperature"),
     ],
 )

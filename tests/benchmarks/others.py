@@ -70,9 +70,9 @@ def write(rows: Iterable[Row], output: Path) -> None:
 
 def ceiling(source: str, bundle: Path, batch_size: int) -> Iterator[Row]:
     """Threads read and decode ahead while the main thread runs batches."""
-    captioner = load_captioner(bundle, engine="auto")
+    captioner = load_captioner(bundle, engine="auto", precision="auto")
     names, read = reader(source)
-    with ThreadPoolExecutor(_FETCH_THREADS) as fetchers, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as decoders:
+    with ThreadPoolExecutor(_FETCH_THREADS) as fetchers, ThreadPoolExecutor(os.cpu_count() or 1) as decoders:
 
         def decoded(data: Future[bytes]) -> Pixels:
             return load_image(data.result(), captioner.config.input_size).pixels

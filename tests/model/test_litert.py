@@ -177,4 +177,4 @@ def test_with_a_gpu_auto_is_tensorflow_without_a_word(monkeypatch: pytest.Monkey
 
 def test_no_such_engine() -> None:
     with pytest.raises(ValueError, match="engine must be one of auto, tensorflow, litert, not 'onnx'"):
-        open_engine("onnx", Plain(), 8, "checksum", print)
+        load_captioner(engine="onnx")
