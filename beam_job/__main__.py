@@ -63,6 +63,7 @@ def _run(given: list[str]) -> int:
 
     # Only now: --help and wrong usage answer without waiting for Beam.
     with quiet_stderr(config.verbose):
+        from beam_job.captioners import CaptionerError
         from beam_job.inputs import InputError
         from beam_job.job import BrokenOffError, JobError, run_job
         from beam_job.lease import LeaseError
@@ -74,7 +75,16 @@ def _run(given: list[str]) -> int:
 
     try:
         summary = run_job(config, beam_arguments)
-    except (BundleError, EngineError, InputError, LeaseError, NoGpuError, RunnerError, StorageError) as error:
+    except (
+        BundleError,
+        CaptionerError,
+        EngineError,
+        InputError,
+        LeaseError,
+        NoGpuError,
+        RunnerError,
+        StorageError,
+    ) as error:
         return _refuse(error, config.inputs)
     except (JobError, RowCountError) as error:
         if config.verbose or not isinstance(error, BrokenOffError):

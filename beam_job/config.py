@@ -6,18 +6,19 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from beam_job.filters import Filters
 from beam_job.storage import SCHEMES, bucket_of, public_name, scheme_of
-from model import DEFAULT_BUNDLE, Decoding
+from model import Decoding
 from model.engine_choice import ENGINES
 from model.preprocessing import MAX_PIXELS
 
 # Which failures of earlier runs are tried again; one of another version of the file never stands in the way.
 RETRY = ("transient", "all", "none")
+_FUNCTION = re.compile(r"\w+(\.\w+)*:\w+")
 _BYTES_A_ROW = 400  # of the planning process at its peak, by tests/benchmarks/plan_million.py
 
 
@@ -28,7 +29,8 @@ class JobConfig:
     Attributes:
       inputs: folders, globs, lists of URIs or single images.
       output: folder of the results.
-      model: folder of the bundle; None for the one that ships, wherever the worker has it.
+      model: folder of the bundle, local or in a bucket; None for the one that ships, wherever the worker has it.
+      captioner: `module:function` that makes the captioner instead; it gets `model` as it stands, and `decoding`.
       decoding: how words are chosen.
       shard_size: images a shard, the unit of work and of output files.
       batch_size: images that the model captions at once.
@@ -59,6 +61,7 @@ class JobConfig:
     inputs: tuple[str, ...]
     output: str
     model: str | None = None
+    captioner: str | None = None
     decoding: Decoding = field(default_factory=Decoding)
     shard_size: int = 512
     batch_size: int = 32
@@ -93,6 +96,10 @@ class JobConfig:
             raise ValueError(f"--engine must be one of {', '.join(ENGINES)}, not {self.engine!r}")
         if self.engine == "litert" and self.require_gpu:
             raise ValueError("--engine=litert is for the CPU, and --require_gpu refuses it; leave one of them out")
+        if self.captioner is not None and not _FUNCTION.fullmatch(self.captioner):
+            raise ValueError(f"--captioner must be package.module:function, not {self.captioner!r}")
+        if self.captioner is not None and self.engine != "auto":
+            raise ValueError(f"--engine={self.engine} is for bundles, and --captioner is none; leave one of them out")
         if self.fetch_timeout <= 0:
             raise ValueError(f"--fetch_timeout must be above 0 seconds, not {self.fetch_timeout}")
         if not 0 <= self.max_failure_ratio <= 1:
@@ -106,11 +113,6 @@ class JobConfig:
         for bucket in self.allow_buckets:
             if "/" in bucket and bucket_of(bucket) != bucket:
                 raise ValueError(f"--allow_buckets takes a bucket as a whole, {bucket_of(bucket)}, not {bucket!r}")
-
-    @property
-    def bundle(self) -> Path:
-        """The model's folder, on the machine that asks."""
-        return Path(self.model) if self.model else DEFAULT_BUNDLE
 
     @property
     def request(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from beam_job.batches import BatchCaptioner, ImageCaptioner
+from beam_job.batches import BatchCaptioner
 from beam_job.budget import ByteBudget, FailureBudget, FailureBudgetError
 from beam_job.config import JobConfig
 from beam_job.decode_pool import DecodePool
@@ -33,6 +33,7 @@ from beam_job.progress import ProgressFile
 from beam_job.records import CaptionedImage, DecodedImage, Failure, ImageInput
 from beam_job.run import Run
 from beam_job.storage import CredentialsError
+from model import ImageCaptioner
 
 T = TypeVar("T")
 _UNKNOWN_SIZE = 2**20  # bytes that an image from a list counts for until it is fetched

@@ -34,6 +34,7 @@ T = TypeVar("T")
 _SAME_NAME = (
     "output",
     "model",
+    "captioner",
     "uri_column",
     "carry_columns",
     "allow_schemes",
@@ -127,7 +128,15 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
         help="columns of the list to repeat in the captions' rows, separated by commas",
     )
     group.add_argument("--output", required=True, metavar="FOLDER", help="results go here; local, file:// or gs://")
-    group.add_argument("--model", metavar="FOLDER", help="a model bundle (default: the one that ships)")
+    group.add_argument(
+        "--model", metavar="FOLDER", help="a model bundle, local, file:// or gs:// (default: the one that ships)"
+    )
+    group.add_argument(
+        "--captioner",
+        metavar="MODULE:FUNCTION",
+        help="any other captioner: what package.module:function, called with --model and the decoding, returns (see "
+        "the README)",
+    )
     group.add_argument(
         "--max_failure_ratio",
         type=float,

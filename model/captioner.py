@@ -63,6 +63,11 @@ class Captioner:
         self._compiled = tf.function(self._caption, input_signature=signature, autograph=False)
 
     @property
+    def input_size(self) -> int:
+        """S: side of the images in pixels."""
+        return self.config.input_size
+
+    @property
     def engine(self) -> str:
         """What runs the encoder: "tensorflow" or "litert". Captions are the same but for rounding."""
         return "litert" if self._encode else "tensorflow"
