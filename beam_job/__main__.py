@@ -102,6 +102,13 @@ def _report(summary: Summary, config: JobConfig) -> int:
         f"in {summary.seconds:.1f} s ({summary.images_per_second:.1f} images/s)",
         file=sys.stderr,
     )
+    if summary.low_confidence is not None:
+        share = summary.low_confidence / max(summary.captions, 1)
+        print(
+            f"  {counted(summary.low_confidence, 'caption')} ({share:.0%}) with a score below "
+            f"--min_score={config.min_score}, marked in low_confidence",
+            file=sys.stderr,
+        )
     for reason, count in summary.failures_by_reason.items():
         print(f"  {count:,} x {printable(reason)}{_HINTS.get(reason, '')}", file=sys.stderr)
     print(f"captions: {config.output}/captions/run={summary.run_id}", file=sys.stderr)

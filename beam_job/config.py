@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import re
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ class JobConfig:
       model: folder of the bundle, local or in a bucket; None for the one that ships, wherever the worker has it.
       captioner: `module:function` that makes the captioner instead; it gets `model` as it stands, and `decoding`.
       decoding: how words are chosen.
+      min_score: captions with a lower score are marked in a column of their own; None for no such column. It is no part
+        of what tells whether an image is done.
       shard_size: images a shard, the unit of work and of output files.
       batch_size: images that the model captions at once.
       uri_column: of lists that have columns.
@@ -63,6 +66,7 @@ class JobConfig:
     model: str | None = None
     captioner: str | None = None
     decoding: Decoding = field(default_factory=Decoding)
+    min_score: float | None = None
     shard_size: int = 512
     batch_size: int = 32
     uri_column: str = "uri"
@@ -100,6 +104,8 @@ class JobConfig:
             raise ValueError(f"--captioner must be package.module:function, not {self.captioner!r}")
         if self.captioner is not None and self.engine != "auto":
             raise ValueError(f"--engine={self.engine} is for bundles, and --captioner is none; leave one of them out")
+        if self.min_score is not None and not math.isfinite(self.min_score):
+            raise ValueError(f"--min_score must be a number, not {self.min_score}")
         if self.fetch_timeout <= 0:
             raise ValueError(f"--fetch_timeout must be above 0 seconds, not {self.fetch_timeout}")
         if not 0 <= self.max_failure_ratio <= 1:
@@ -116,8 +122,12 @@ class JobConfig:
 
     @property
     def request(self) -> dict[str, Any]:
-        """What decides which images are to be captioned, in JSON's types; a killed run is continued by the same."""
-        return {
+        """What decides which images are to be captioned, in JSON's types; a killed run is continued by the same.
+
+        `min_score` is in it so that all files of a run have the same columns.
+        """
+        marked = {} if self.min_score is None else {"min_score": self.min_score}
+        return marked | {
             "inputs": [_noted(given) for given in self.inputs],
             "uri_column": self.uri_column,
             "carry_columns": list(self.carry_columns),

@@ -64,6 +64,7 @@ class Engine:
         self._model_version = captioner.version
         self._batches = BatchCaptioner(captioner, config.batch_size, progress.tell)
         self._several = config.decoding.num_captions > 1
+        self._min_score = config.min_score
         self._progress = progress
         self._failures = failures
         self._model_time = ModelTime(config.decode_threads)
@@ -221,7 +222,7 @@ class Engine:
 
     def _commit(self, shard: OpenShard) -> None:
         try:
-            report = shard.commit(self._run, self._model_version, self._several)
+            report = shard.commit(self._run, self._model_version, self._several, self._min_score)
             self._model_time.move(leaves="write")
             shard.done.set_result(ShardResult(report, shard.seconds, self._model_time.take()))
         except BaseException as error:

@@ -215,9 +215,11 @@ def _progress(config: JobConfig, prepared: Prepared, here: bool) -> Iterator[str
 
 
 def _done_before(run: Run) -> Counts:
-    counts = [(captions, reasons.total()) for captions, reasons in read_counts(run, committed_shards(run))]
-    failed = sum(failures for _, failures in counts)
-    return Counts(failed + sum(captions for captions, _ in counts), failed)
+    captions, failed = 0, 0
+    for counts in read_counts(run, committed_shards(run)):
+        captions += counts.captions
+        failed += counts.failures.total()
+    return Counts(captions + failed, failed)
 
 
 def _seconds_by_stage(result: PipelineResult) -> dict[str, float]:

@@ -35,6 +35,7 @@ _SAME_NAME = (
     "output",
     "model",
     "captioner",
+    "min_score",
     "uri_column",
     "carry_columns",
     "allow_schemes",
@@ -99,7 +100,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_what(parser.add_argument_group("what"))
     _add_which(parser.add_argument_group("which images"))
     _add_allowed(parser.add_argument_group("what a list may name, beside the place of --input itself"))
-    add_decoding_options(parser.add_argument_group("captions"))
+    captions = parser.add_argument_group("captions")
+    add_decoding_options(captions)
+    captions.add_argument(
+        "--min_score",
+        type=float,
+        metavar="X",
+        help="mark captions whose score is lower, such as -1.0, in the column low_confidence; none is left out",
+    )
     _add_speed(parser.add_argument_group("speed"))
     return parser
 

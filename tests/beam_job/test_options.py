@@ -26,6 +26,7 @@ def test_defaults() -> None:
 def test_every_option_has_its_place() -> None:
     arguments = {
         "--model": ("model", "folder"),
+        "--min_score": ("min_score", -1.5),
         "--shard_size": ("shard_size", 3),
         "--batch_size": ("batch_size", 5),
         "--fetch_threads": ("fetch_threads", 7),
@@ -101,6 +102,7 @@ def test_several_inputs_and_options_for_beam() -> None:
         pytest.param("--allow_buckets=gs://b/x", "takes a bucket as a whole, gs://b, not 'gs://b/x'", id="bucket"),
         pytest.param("--captioner=mine", "must be package.module:function, not 'mine'", id="captioner"),
         pytest.param("--captioner=a b:c", "must be package.module:function, not 'a b:c'", id="no module's name"),
+        pytest.param("--min_score=nan", "--min_score must be a number, not nan", id="score"),
         pytest.param("--temperature=0", "temperature must be above 0, not 0.0", id="temperature"),
     ],
 )
