@@ -21,7 +21,7 @@ from model.bundle import DEFAULT_BUNDLE, BundleError, load_captioner
 from model.caption import Caption
 from model.captioner import Captioner
 from model.decoding_options import add_decoding_options, decoding_from
-from model.preprocessing import ImageError, LoadedImage, load_image
+from model.preprocessing import ImageError, load_image
 from model.vocabulary import START
 
 _PANEL = 240  # pixels, the longer side of a photograph
@@ -65,7 +65,7 @@ def explain(captioner: Captioner, data: bytes) -> tuple[Caption, Image.Image]:
     Raises:
       ImageError: `data` is no image that can be captioned.
     """
-    photograph = _photograph(load_image(data, _PANEL))
+    photograph = load_image(data, _PANEL).in_proportion()
     pixels = load_image(data, captioner.input_size).pixels
     caption, weights = caption_with_attention(captioner, pixels)
     panels = [(f"score {caption.score:.2f}", photograph)]
@@ -104,13 +104,6 @@ def marked(photograph: Image.Image, weights: npt.NDArray[np.float32]) -> Image.I
     share = Image.fromarray(weights / weights.max()).resize(photograph.size, Image.Resampling.BICUBIC)
     opacity = Image.fromarray((_OPACITY * 255 * np.clip(np.asarray(share), 0, 1)).astype(np.uint8))
     return Image.composite(Image.new("RGB", photograph.size, _RED), photograph.convert("L").convert("RGB"), opacity)
-
-
-def _photograph(loaded: LoadedImage) -> Image.Image:
-    """At its own aspect ratio, upright, the longer side as long as the pixels' square."""
-    longer = max(loaded.width, loaded.height)
-    size = [max(1, round(len(loaded.pixels) * side / longer)) for side in (loaded.width, loaded.height)]
-    return Image.fromarray(loaded.pixels).resize((size[0], size[1]), Image.Resampling.BICUBIC)
 
 
 def _page(panels: Sequence[tuple[str, Image.Image]]) -> Image.Image:
