@@ -63,6 +63,7 @@ def _run(given: list[str]) -> int:
 
     # Only now: --help and wrong usage answer without waiting for Beam.
     with quiet_stderr(config.verbose):
+        from beam_job.captioners import CaptionerError
         from beam_job.inputs import InputError
         from beam_job.job import BrokenOffError, JobError, run_job
         from beam_job.lease import LeaseError
@@ -74,7 +75,16 @@ def _run(given: list[str]) -> int:
 
     try:
         summary = run_job(config, beam_arguments)
-    except (BundleError, EngineError, InputError, LeaseError, NoGpuError, RunnerError, StorageError) as error:
+    except (
+        BundleError,
+        CaptionerError,
+        EngineError,
+        InputError,
+        LeaseError,
+        NoGpuError,
+        RunnerError,
+        StorageError,
+    ) as error:
         return _refuse(error, config.inputs)
     except (JobError, RowCountError) as error:
         if config.verbose or not isinstance(error, BrokenOffError):
@@ -92,6 +102,13 @@ def _report(summary: Summary, config: JobConfig) -> int:
         f"in {summary.seconds:.1f} s ({summary.images_per_second:.1f} images/s)",
         file=sys.stderr,
     )
+    if summary.low_confidence is not None:
+        share = summary.low_confidence / max(summary.captions, 1)
+        print(
+            f"  {counted(summary.low_confidence, 'caption')} ({share:.0%}) with a score below "
+            f"--min_score={config.min_score}, marked in low_confidence",
+            file=sys.stderr,
+        )
     for reason, count in summary.failures_by_reason.items():
         print(f"  {count:,} x {printable(reason)}{_HINTS.get(reason, '')}", file=sys.stderr)
     print(f"captions: {config.output}/captions/run={summary.run_id}", file=sys.stderr)

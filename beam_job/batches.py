@@ -6,30 +6,19 @@ import dataclasses
 import datetime
 import math
 import threading
-from collections.abc import Callable
-from typing import Protocol
-
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Callable, Sequence
 
 from beam_job.records import CaptionedImage, DecodedImage, Failure, now
-from model import Caption, pad_batch
+from model import Caption, ImageCaptioner, pad_batch
 from model.devices import is_device_error, is_out_of_memory
-
-
-class ImageCaptioner(Protocol):
-    """What the engine asks of a model."""
-
-    version: str
-    engine: str
-    precision: str
-
-    def caption(self, images: npt.NDArray[np.uint8]) -> list[tuple[Caption, ...]]:
-        """uint8[B, S, S, 3] -> for each image its captions, the best first."""
 
 
 class NonFiniteScoreError(ArithmeticError):
     """The network came to no number for this image, so its words mean nothing."""
+
+
+class WrongAnswerError(TypeError):
+    """A captioner's answer is not what `model.ImageCaptioner` promises."""
 
 
 class BatchCaptioner:
@@ -61,6 +50,8 @@ class BatchCaptioner:
             return self.caption(images[:size]) + self.caption(images[size:])
         try:
             captions = self._captioner.caption(pad_batch([image.pixels for image in images], size))
+            if len(captions) != size:
+                raise WrongAnswerError(f"the captioner answered {len(captions)} times to {size} images")
             return _rows(images, captions)
         except Exception as error:
             too_large = size > 1 and is_out_of_memory(error)
@@ -87,19 +78,33 @@ class BatchCaptioner:
         )
 
 
-def _rows(images: list[DecodedImage], captions: list[tuple[Caption, ...]]) -> list[CaptionedImage | Failure]:
+def _rows(images: list[DecodedImage], captions: Sequence[Sequence[Caption]]) -> list[CaptionedImage | Failure]:
     time_of_batch = now()
     return [_row(image, found, time_of_batch) for image, found in zip(images, captions, strict=False)]  # may be padded
 
 
-def _row(
-    image: DecodedImage, captions: tuple[Caption, ...], captioned_at: datetime.datetime
-) -> CaptionedImage | Failure:
+def _row(image: DecodedImage, found: Sequence[Caption], captioned_at: datetime.datetime) -> CaptionedImage | Failure:
+    try:
+        captions = _checked(found)
+    except (NonFiniteScoreError, WrongAnswerError) as error:
+        return _failure(image, error)
+    return CaptionedImage(image.input.uri, captions, image.width, image.height, image.object_version, captioned_at)
+
+
+def _checked(found: Sequence[Caption]) -> tuple[Caption, ...]:
+    """Captions that can be stored, from whatever a captioner has answered for an image."""
+    if not isinstance(found, Sequence) or not found or not all(isinstance(caption, Caption) for caption in found):
+        raise WrongAnswerError(f"the captioner answered {found!r:.80}, not one model.Caption or several")
+    try:
+        captions = tuple(Caption(caption.text, float(caption.score)) for caption in found)
+        for caption in captions:
+            str.encode(caption.text)  # raises for what is no text, or has no UTF-8
+    except (TypeError, ValueError) as error:
+        raise WrongAnswerError(f"the captioner answered {found!r:.80}, which is no text with a score") from error
     for caption in captions:
         if not math.isfinite(caption.score):
-            message = f"the score of its caption is {caption.score}, so the caption means nothing"
-            return _failure(image, NonFiniteScoreError(message))
-    return CaptionedImage(image.input.uri, captions, image.width, image.height, image.object_version, captioned_at)
+            raise NonFiniteScoreError(f"the score of its caption is {caption.score}, so the caption means nothing")
+    return captions
 
 
 def _failure(image: DecodedImage, error: Exception) -> Failure:

@@ -11,14 +11,15 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 from beam_job.budget import FailureBudget
+from beam_job.captioners import bundle_of_run, captioner_of_run
 from beam_job.config import JobConfig
 from beam_job.engine import Engine
 from beam_job.open_shard import ShardResult
 from beam_job.plan import PlanReader
 from beam_job.progress import ProgressFile
-from beam_job.run import Run, read_note
+from beam_job.run import Run, RunNote, read_note
 from beam_job.sink import publish_failures, read_report
-from model import load_captioner
+from model import ImageCaptioner, load_captioner
 from model.devices import default_batch_size, open_gpus
 
 NAMESPACE = "caption_images"
@@ -45,7 +46,7 @@ class CaptionShards(beam.DoFn):
 
     def setup(self) -> None:
         self._plan = PlanReader(self._run)
-        self._engine = _acquire_engine(self._config, self._run, self._progress_folder, read_note(self._run).inputs)
+        self._engine = _acquire_engine(self._config, self._run, self._progress_folder, read_note(self._run))
         _, _, batch_size = self._engine.ran_with
         self._ahead = max(1, _BATCHES_AHEAD * batch_size // self._config.shard_size)
 
@@ -93,11 +94,11 @@ def stop_engines(timeout: float) -> None:
         engine.settle(timeout)
 
 
-def _acquire_engine(config: JobConfig, run: Run, progress_folder: str | None, inputs: int) -> Engine:
+def _acquire_engine(config: JobConfig, run: Run, progress_folder: str | None, note: RunNote) -> Engine:
     key = (config, run, progress_folder)
     with _lock:
         if key not in _engines:
-            _engines[key] = _open_engine(config, run, progress_folder, inputs)
+            _engines[key] = _open_engine(config, run, progress_folder, note)
         _users[key] += 1
         return _engines[key]
 
@@ -110,10 +111,17 @@ def _release_engine(config: JobConfig, run: Run, progress_folder: str | None) ->
             _engines.pop(key).close()
 
 
-def _open_engine(config: JobConfig, run: Run, progress_folder: str | None, inputs: int) -> Engine:
+def _open_engine(config: JobConfig, run: Run, progress_folder: str | None, note: RunNote) -> Engine:
     open_gpus(required=config.require_gpu)
     progress = ProgressFile(progress_folder)
-    captioner = load_captioner(config.bundle, config.decoding, config.engine, progress.tell, config.precision)
+    captioner = _open_captioner(config, note.model, progress)
     batch_size = config.batch_size or default_batch_size()
-    failures = FailureBudget(config.max_failure_ratio, inputs)
-    return Engine(config, run, captioner, captioner.config.input_size, batch_size, progress, failures)
+    failures = FailureBudget(config.max_failure_ratio, note.inputs)
+    return Engine(config, run, captioner, captioner.input_size, batch_size, progress, failures)
+
+
+def _open_captioner(config: JobConfig, version: str, progress: ProgressFile) -> ImageCaptioner:
+    if config.captioner:
+        return captioner_of_run(config, version)
+    bundle = bundle_of_run(config, version)
+    return load_captioner(bundle, config.decoding, config.engine, progress.tell, config.precision)

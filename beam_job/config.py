@@ -5,19 +5,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
+import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from beam_job.filters import Filters
 from beam_job.storage import SCHEMES, bucket_of, public_name, scheme_of
-from model import DEFAULT_BUNDLE, Decoding
+from model import Decoding
 from model.engine_choice import check_precision
 from model.preprocessing import MAX_PIXELS
 
 # Which failures of earlier runs are tried again; one of another version of the file never stands in the way.
 RETRY = ("transient", "all", "none")
+_FUNCTION = re.compile(r"\w+(\.\w+)*:\w+")
 _BYTES_A_ROW = 400  # of the planning process at its peak, by tests/benchmarks/plan_million.py
 
 
@@ -28,8 +30,11 @@ class JobConfig:
     Attributes:
       inputs: folders, globs, lists of URIs or single images.
       output: folder of the results.
-      model: folder of the bundle; None for the one that ships, wherever the worker has it.
+      model: folder of the bundle, local or in a bucket; None for the one that ships, wherever the worker has it.
+      captioner: `module:function` that makes the captioner instead; it gets `model` as it stands, and `decoding`.
       decoding: how words are chosen.
+      min_score: captions with a lower score are marked in a column of their own; None for no such column. It is no part
+        of what tells whether an image is done.
       shard_size: images a shard, the unit of work and of output files.
       batch_size: images that the model captions at once; None for what suits the worker's device.
       uri_column: of lists that have columns.
@@ -60,7 +65,9 @@ class JobConfig:
     inputs: tuple[str, ...]
     output: str
     model: str | None = None
+    captioner: str | None = None
     decoding: Decoding = field(default_factory=Decoding)
+    min_score: float | None = None
     shard_size: int = 512
     batch_size: int | None = None
     uri_column: str = "uri"
@@ -95,6 +102,14 @@ class JobConfig:
         check_precision(self.engine, self.precision)
         if self.engine == "litert" and self.require_gpu:
             raise ValueError("--engine=litert is for the CPU, and --require_gpu refuses it; leave one of them out")
+        if self.captioner is not None and not _FUNCTION.fullmatch(self.captioner):
+            raise ValueError(f"--captioner must be package.module:function, not {self.captioner!r}")
+        for name in ("engine", "precision"):
+            value = getattr(self, name)
+            if self.captioner is not None and value != "auto":
+                raise ValueError(f"--{name}={value} is for bundles, and --captioner is none; leave one of them out")
+        if self.min_score is not None and not math.isfinite(self.min_score):
+            raise ValueError(f"--min_score must be a number, not {self.min_score}")
         if self.fetch_timeout <= 0:
             raise ValueError(f"--fetch_timeout must be above 0 seconds, not {self.fetch_timeout}")
         if not 0 <= self.max_failure_ratio <= 1:
@@ -110,14 +125,13 @@ class JobConfig:
                 raise ValueError(f"--allow_buckets takes a bucket as a whole, {bucket_of(bucket)}, not {bucket!r}")
 
     @property
-    def bundle(self) -> Path:
-        """The model's folder, on the machine that asks."""
-        return Path(self.model) if self.model else DEFAULT_BUNDLE
-
-    @property
     def request(self) -> dict[str, Any]:
-        """What decides which images are to be captioned, in JSON's types; a killed run is continued by the same."""
-        return {
+        """What decides which images are to be captioned, in JSON's types; a killed run is continued by the same.
+
+        `min_score` is in it so that all files of a run have the same columns.
+        """
+        marked = {} if self.min_score is None else {"min_score": self.min_score}
+        return marked | {
             "inputs": [_noted(given) for given in self.inputs],
             "uri_column": self.uri_column,
             "carry_columns": list(self.carry_columns),

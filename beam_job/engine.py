@@ -22,7 +22,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
-from beam_job.batches import BatchCaptioner, ImageCaptioner
+from beam_job.batches import BatchCaptioner
 from beam_job.budget import ByteBudget, FailureBudget, FailureBudgetError
 from beam_job.config import JobConfig
 from beam_job.decode_pool import DecodePool
@@ -35,6 +35,7 @@ from beam_job.progress import ProgressFile
 from beam_job.records import CaptionedImage, DecodedImage, Failure, ImageInput
 from beam_job.run import Run
 from beam_job.storage import CredentialsError
+from model import ImageCaptioner
 
 T = TypeVar("T")
 _UNKNOWN_SIZE = 2**20  # bytes that an image from a list counts for until it is fetched
@@ -66,12 +67,15 @@ class Engine:
         failures: FailureBudget,
     ) -> None:
         self._run = run
-        self._captioner = captioner
+        self._model_version = captioner.version
+        # Only the project's own captioner has these two.
+        self._runs_on = getattr(captioner, "engine", "custom"), getattr(captioner, "precision", "unknown")
         self._batches = BatchCaptioner(captioner, batch_size, progress.tell)
-        on_gpu = captioner.engine == "xla"
+        on_gpu = self._runs_on[0] == "xla"
         self._at_once = 2 if on_gpu else 1
         self._running: collections.deque[tuple[Batch, Future[Captioned]]] = collections.deque()
         self._several = config.decoding.num_captions > 1
+        self._min_score = config.min_score
         self._progress = progress
         self._failures = failures
         cores = os.cpu_count() or 1
@@ -101,7 +105,7 @@ class Engine:
     @property
     def ran_with(self) -> tuple[str, str, int]:
         """The engine, its precision, and the images that it takes at once by now."""
-        return self._captioner.engine, self._captioner.precision, self._batches.size
+        return *self._runs_on, self._batches.size
 
     def submit(self, number: int, shard: Shard) -> Future[ShardResult]:
         """Takes a shard in, waiting while too many bytes are ahead of the model.
@@ -258,7 +262,7 @@ class Engine:
 
     def _commit(self, shard: OpenShard) -> None:
         try:
-            report = shard.commit(self._run, self._captioner.version, self._several)
+            report = shard.commit(self._run, self._model_version, self._several, self._min_score)
             self._model_time.move(leaves="write")
             shard.done.set_result(ShardResult(report, shard.seconds, self._model_time.take()))
         except BaseException as error:

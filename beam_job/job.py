@@ -19,6 +19,7 @@ from apache_beam.runners.runner import PipelineResult
 
 from beam_job.budget import FailureBudgetError
 from beam_job.caption_shards import NAMESPACE, RAN_WITH, stop_engines
+from beam_job.captioners import CaptionerError, model_version
 from beam_job.config import JobConfig
 from beam_job.lease import lease
 from beam_job.pipeline import build_pipeline
@@ -32,13 +33,13 @@ from beam_job.signals import Stopped, end_workers
 from beam_job.sink import committed_shards, read_counts
 from beam_job.storage import CredentialsError, StorageError
 from beam_job.summary import RanWith, Summary, summarize
-from model import BundleError, check_bundle
+from model import BundleError
 from model.devices import NoGpuError, open_gpus
 from model.engine_choice import EngineError, check_engine
 
 T = TypeVar("T")
 _LAST_BATCH_S = 5.0  # for the batch under way when a signal comes
-_TOLD_IN_FULL = (FailureBudgetError, CredentialsError, StorageError, BundleError, EngineError)
+_TOLD_IN_FULL = (FailureBudgetError, CredentialsError, StorageError, BundleError, CaptionerError, EngineError)
 
 
 class JobError(RuntimeError):
@@ -61,37 +62,41 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
       to be done.
 
     Raises:
-      InputError, BundleError, RunnerError, NoGpuError, EngineError, StorageError: wrong usage, before anything was
-        written.
+      InputError, BundleError, CaptionerError, RunnerError, NoGpuError, EngineError, StorageError: wrong usage, before
+        anything was written.
       LeaseError: another run writes into the same output.
       JobError: the pipeline broke; the shards that were committed stand.
       Stopped: a signal came; the shards that were committed stand.
     """
     started = time.monotonic()
     options = beam_options(config, beam_arguments)
-    model_version = check_bundle(config.bundle)
+    version = _model_version(config)
     if runs_here(options):
         check_engine(config.engine)
         if config.require_gpu:
             _require_gpu(config.verbose)
-    prepare = _listed(config, options, model_version)  # before the lease: wrong usage writes nothing
+    prepare = _listed(config, options, version)  # before the lease: wrong usage writes nothing
     with lease(config.output):
         prepared = prepare()
-        _announce(prepared, model_version)
+        _announce(prepared, version)
         if not prepared.plan.inputs:
             return None
         with _stopped_halfway(options, prepared):
             counters = _run_pipeline(config, options, prepared)
         try:
             seconds = time.monotonic() - started
-            summary = summarize(
-                config, prepared, seconds, _seconds_by_stage(counters), model_version, _ran_with(counters)
-            )
+            summary = summarize(config, prepared, seconds, _seconds_by_stage(counters), version, _ran_with(counters))
             _conclude(prepared.run, summary, config.max_failure_ratio)
         except StorageError as error:
             reason = f"run {prepared.run.run_id} is not concluded: {error}; the same command goes on"
             raise BrokenOffError(reason) from error
         return summary
+
+
+def _model_version(config: JobConfig) -> str:
+    """A function of the user's imports what it likes; the errors say it all, so nothing else is shown of them."""
+    with quiet_stderr(config.verbose, plain=_TOLD_IN_FULL):
+        return model_version(config)
 
 
 def _require_gpu(verbose: bool) -> None:
@@ -211,9 +216,11 @@ def _progress(config: JobConfig, prepared: Prepared, here: bool) -> Iterator[str
 
 
 def _done_before(run: Run) -> Counts:
-    counts = [(captions, reasons.total()) for captions, reasons in read_counts(run, committed_shards(run))]
-    failed = sum(failures for _, failures in counts)
-    return Counts(failed + sum(captions for captions, _ in counts), failed)
+    captions, failed = 0, 0
+    for counts in read_counts(run, committed_shards(run)):
+        captions += counts.captions
+        failed += counts.failures.total()
+    return Counts(captions + failed, failed)
 
 
 def _seconds_by_stage(counters: Mapping[str, int]) -> dict[str, float]:
@@ -225,7 +232,7 @@ def _ran_with(counters: Mapping[str, int]) -> list[RanWith]:
     found = []
     for name, shards in sorted(counters.items()):
         if name.startswith(RAN_WITH):
-            engine, precision, batch_size = name.removeprefix(RAN_WITH).split()
+            engine, precision, batch_size = name.removeprefix(RAN_WITH).rsplit(maxsplit=2)
             found.append(RanWith(engine, precision, int(batch_size), shards))
     return found
 

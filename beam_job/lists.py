@@ -25,7 +25,10 @@ LISTING_FIELDS = (
     pa.field("tar_offset", pa.int64()),
 )
 # The columns that the output has of its own; a carried column may not take their place.
-_CAPTIONS = ("caption", "score", "captions", "scores", "width", "height", "model_version", "captioned_at")
+_CAPTIONS = (
+    *("caption", "score", "low_confidence", "captions", "scores"),
+    *("width", "height", "model_version", "captioned_at"),
+)
 _FAILURES = ("stage", "error_type", "error_message", "transient", "failed_at")
 RESERVED_COLUMNS = frozenset((*(field.name for field in LISTING_FIELDS), *_CAPTIONS, *_FAILURES, "run"))
 BATCH_ROWS = 65_536

@@ -61,13 +61,13 @@ class OpenShard:
             self.captioned.append(outcome)
         return len(self.captioned) + len(self.failures) == len(self.shard.images)
 
-    def commit(self, run: Run, model_version: str, several: bool) -> ShardReport:
+    def commit(self, run: Run, model_version: str, several: bool, min_score: float | None) -> ShardReport:
         """Writes the shard's files, rows in the plan's order."""
         started = time.monotonic()
         for rows in (self.captioned, self.failures):
             rows.sort(key=lambda row: self.shard.place[row.uri])
         carried = self.shard.carried_by(row.uri for row in self.captioned)
-        captions = caption_table(self.captioned, model_version, several, carried)
+        captions = caption_table(self.captioned, model_version, several, carried, min_score)
         report = commit_shard(run, self.number, captions, self.failures, self.shard)
         self.spent("write", time.monotonic() - started)
         return report

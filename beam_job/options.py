@@ -34,6 +34,8 @@ T = TypeVar("T")
 _SAME_NAME = (
     "output",
     "model",
+    "captioner",
+    "min_score",
     "uri_column",
     "carry_columns",
     "allow_schemes",
@@ -99,7 +101,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_what(parser.add_argument_group("what"))
     _add_which(parser.add_argument_group("which images"))
     _add_allowed(parser.add_argument_group("what a list may name, beside the place of --input itself"))
-    add_decoding_options(parser.add_argument_group("captions"))
+    captions = parser.add_argument_group("captions")
+    add_decoding_options(captions)
+    captions.add_argument(
+        "--min_score",
+        type=float,
+        metavar="X",
+        help="mark captions whose score is lower, such as -1.0, in the column low_confidence; none is left out",
+    )
     _add_speed(parser.add_argument_group("speed"))
     return parser
 
@@ -128,7 +137,15 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
         help="columns of the list to repeat in the captions' rows, separated by commas",
     )
     group.add_argument("--output", required=True, metavar="FOLDER", help="results go here; local, file:// or gs://")
-    group.add_argument("--model", metavar="FOLDER", help="a model bundle (default: the one that ships)")
+    group.add_argument(
+        "--model", metavar="FOLDER", help="a model bundle, local, file:// or gs:// (default: the one that ships)"
+    )
+    group.add_argument(
+        "--captioner",
+        metavar="MODULE:FUNCTION",
+        help="any other captioner: what package.module:function, called with --model and the decoding, returns (see "
+        "the README)",
+    )
     group.add_argument(
         "--max_failure_ratio",
         type=float,

@@ -19,12 +19,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from beam_job.parquet import parquet_bytes, read_parquet
 from beam_job.plan import Shard
 from beam_job.records import CaptionedImage, Failure
 from beam_job.run import Run
 
+LOW_CONFIDENCE = "low_confidence"
 _TIME = pa.timestamp("ms", tz="UTC")
 _REPORT = b"caption_images.shard"
 _PART = re.compile(r"part-(\d+)\.parquet")
@@ -68,10 +70,12 @@ class ShardReport:
     Attributes:
       captions: rows of its captions file.
       failures: rows of its failures file.
+      low_confidence: of its captions those that are marked so.
     """
 
     captions: int
     failures: tuple[Failure, ...]
+    low_confidence: int = 0
 
 
 def commit_shard(run: Run, number: int, captions: pa.Table, failures: Sequence[Failure], shard: Shard) -> ShardReport:
@@ -87,7 +91,8 @@ def commit_shard(run: Run, number: int, captions: pa.Table, failures: Sequence[F
     Returns:
       the report of the attempt that stands.
     """
-    report = ShardReport(captions.num_rows, tuple(failures))
+    marked = pc.sum(captions[LOW_CONFIDENCE]).as_py() if LOW_CONFIDENCE in captions.column_names else 0
+    report = ShardReport(captions.num_rows, tuple(failures), marked or 0)
     content = parquet_bytes(captions.replace_schema_metadata({_REPORT: _to_json(report)}))
     if not run.storage.create(run.captions(number), content):
         report = read_report(run, number)
@@ -117,19 +122,33 @@ def committed_shards(run: Run) -> list[int]:
     return sorted(int(match.group(1)) for match in map(_PART.fullmatch, names) if match)
 
 
-def read_counts(run: Run, shards: Iterable[int]) -> Iterator[tuple[int, Counter[str]]]:
-    """For each of these committed shards its captions, and its failures by "stage: error type"."""
+@dataclass(frozen=True)
+class ShardCounts:
+    """A shard's report without its rows: `failures` are counts by "stage: error type"."""
 
-    def counts(shard: int) -> tuple[int, Counter[str]]:
+    captions: int
+    failures: Counter[str]
+    low_confidence: int
+
+
+def read_counts(run: Run, shards: Iterable[int]) -> Iterator[ShardCounts]:
+    """What each of these committed shards came to."""
+
+    def counts(shard: int) -> ShardCounts:
         report = read_report(run, shard)
-        return report.captions, Counter(f"{failure.stage}: {failure.error_type}" for failure in report.failures)
+        reasons = Counter(f"{failure.stage}: {failure.error_type}" for failure in report.failures)
+        return ShardCounts(report.captions, reasons, report.low_confidence)
 
     with ThreadPoolExecutor(_THREADS) as threads:
         yield from threads.map(counts, shards)
 
 
 def caption_table(
-    captioned: Sequence[CaptionedImage], model_version: str, several: bool, carried: pa.Table | None = None
+    captioned: Sequence[CaptionedImage],
+    model_version: str,
+    several: bool,
+    carried: pa.Table | None = None,
+    min_score: float | None = None,
 ) -> pa.Table:
     """The rows of a captions file.
 
@@ -138,6 +157,7 @@ def caption_table(
       model_version: of the captioner.
       several: whether to write the columns `captions` and `scores`.
       carried: columns of the user's list, a row for each of `captioned`; they come last.
+      min_score: where given, the column `low_confidence` tells whether `score`, as it is stored, is lower.
     """
     rows: list[dict[str, Any]] = [
         {
@@ -155,6 +175,9 @@ def caption_table(
         for image in captioned
     ]
     table = pa.Table.from_pylist(rows, caption_schema(several))
+    if min_score is not None:
+        after_score = table.schema.get_field_index("score") + 1
+        table = table.add_column(after_score, LOW_CONFIDENCE, pc.less(table["score"], min_score))
     return table if carried is None else _with_columns(table, carried)
 
 
@@ -168,12 +191,12 @@ def _to_json(report: ShardReport) -> bytes:
     failures = [
         dataclasses.asdict(failure) | {"failed_at": failure.failed_at.isoformat()} for failure in report.failures
     ]
-    return json.dumps({"failures": failures}).encode()
+    return json.dumps({"failures": failures, "low_confidence": report.low_confidence}).encode()
 
 
 def _from_json(captions: int, content: bytes) -> ShardReport:
+    report = json.loads(content)
     failures = tuple(
-        Failure(**row | {"failed_at": datetime.datetime.fromisoformat(row["failed_at"])})
-        for row in json.loads(content)["failures"]
+        Failure(**row | {"failed_at": datetime.datetime.fromisoformat(row["failed_at"])}) for row in report["failures"]
     )
-    return ShardReport(captions, failures)
+    return ShardReport(captions, failures, report.get("low_confidence", 0))  # shards of earlier versions do not tell

@@ -41,6 +41,7 @@ class Summary:
       inputs: distinct URIs that the run had to do.
       skipped: distinct URIs that were listed and had been done before.
       captions: rows of `captions/`.
+      low_confidence: of these, those with a score below --min_score; None without that option.
       failures: rows of `failures/`.
       failures_by_reason: rows by "stage: error type".
       seconds: wall time, from the listing to the last shard; of a continued run, of its last attempt.
@@ -59,6 +60,7 @@ class Summary:
     inputs: int
     skipped: int
     captions: int
+    low_confidence: int | None
     failures: int
     failures_by_reason: Mapping[str, int]
     seconds: float
@@ -113,10 +115,11 @@ def summarize(
       RowCountError: captions and failures do not add up to the inputs.
     """
     run, plan = prepared.run, prepared.plan
-    captions, reasons = 0, Counter[str]()
-    for captioned, failed in read_counts(run, range(plan.shards)):
-        captions += captioned
-        reasons.update(failed)
+    captions, low_confidence, reasons = 0, 0, Counter[str]()
+    for counts in read_counts(run, range(plan.shards)):
+        captions += counts.captions
+        low_confidence += counts.low_confidence
+        reasons.update(counts.failures)
     waited = {stage: seconds_by_stage.get(f"model_{stage}", 0.0) for stage in WAITED_FOR}
     captioning = seconds_by_stage.get("model_model", 0.0)  # two batches at the same time count once, unlike "caption"
     total = captioning + sum(waited.values())
@@ -125,6 +128,7 @@ def summarize(
         inputs=plan.inputs,
         skipped=prepared.skipped,
         captions=captions,
+        low_confidence=None if config.min_score is None else low_confidence,
         failures=reasons.total(),
         failures_by_reason=dict(reasons),
         seconds=round(seconds, 3),

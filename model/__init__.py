@@ -17,6 +17,7 @@ from model.bundle import load_config as load_config
 from model.caption import Caption as Caption
 from model.config import CaptionerConfig as CaptionerConfig
 from model.config import Decoding as Decoding
+from model.image_captioner import ImageCaptioner as ImageCaptioner
 from model.preprocessing import ImageError as ImageError
 from model.preprocessing import load_image as load_image
 from model.preprocessing import pad_batch as pad_batch

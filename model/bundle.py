@@ -34,7 +34,7 @@ CONFIG, VOCABULARY, WEIGHTS, CHECKSUMS, CARD = (
     "SHA256SUMS",
     "MODEL_CARD.md",
 )
-_CHECKED = (CONFIG, VOCABULARY, WEIGHTS)
+CHECKED = (CONFIG, VOCABULARY, WEIGHTS)
 _SMALL = (CONFIG, CHECKSUMS)
 _SMALL_BYTES = 1 << 16
 _DTYPES = ("F16", "F32")
@@ -63,7 +63,7 @@ def save_bundle(folder: Path, captioner: Captioner, card: str, dtype: str = "flo
     arrays = {name: np.asarray(value).astype(dtype) for name, value in variables.items()}
     save_file(arrays, folder / WEIGHTS)
     (folder / CARD).write_text(card, encoding="utf-8")
-    checksums = "".join(f"{_sha256(folder / name)}  {name}\n" for name in _CHECKED)
+    checksums = "".join(f"{_sha256(folder / name)}  {name}\n" for name in CHECKED)
     (folder / CHECKSUMS).write_text(checksums, encoding="utf-8")
     return check_bundle(folder)
 
@@ -76,10 +76,10 @@ def check_bundle(folder: Path) -> str:
     """
     if not folder.is_dir():
         raise BundleError(f"no model at {folder}: there is no such folder")
-    for name in (*_CHECKED, CHECKSUMS):
+    for name in (*CHECKED, CHECKSUMS):
         _check_file(folder, name)
     expected = _read_checksums(folder)
-    for name in _CHECKED:
+    for name in CHECKED:
         if _sha256(folder / name) != expected.get(name):
             raise BundleError(f"the model at {folder} is damaged: {name} differs from its checksum in {CHECKSUMS}")
     backbone = load_config(folder).backbone
@@ -101,8 +101,8 @@ def _read_checksums(folder: Path) -> dict[str, str]:
     checksums: dict[str, str] = {}
     for line in (folder / CHECKSUMS).read_text(encoding="utf-8", errors="replace").splitlines():
         checksum, _, name = line.partition("  ")
-        if name not in _CHECKED or name in checksums:
-            raise BundleError(f"the model at {folder} has a bad {CHECKSUMS}: it must name {_CHECKED}, not {name!r:.80}")
+        if name not in CHECKED or name in checksums:
+            raise BundleError(f"the model at {folder} has a bad {CHECKSUMS}: it must name {CHECKED}, not {name!r:.80}")
         checksums[name] = checksum
     return checksums
 

@@ -76,6 +76,11 @@ class Captioner:
         ]
         self._compiled = tf.function(self._caption, input_signature=signature, autograph=False, jit_compile=xla)
 
+    @property
+    def input_size(self) -> int:
+        """S: side of the images in pixels."""
+        return self.config.input_size
+
     def caption(self, images: npt.NDArray[np.uint8]) -> list[tuple[Caption, ...]]:
         """Captions for each image, the best first.
 

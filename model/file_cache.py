@@ -37,7 +37,7 @@ def get(key: str, suffix: str) -> bytes | None:
     Raises:
       OSError: the folder cannot be used.
     """
-    folder = _own_folder()
+    folder = own_folder()
     for path in sorted(folder.glob(f"{key}-*{suffix}")):
         with contextlib.suppress(FileNotFoundError):  # another process has just removed it
             content = path.read_bytes()
@@ -56,7 +56,7 @@ def put(key: str, content: bytes, suffix: str) -> Path:
     Raises:
       OSError: the folder cannot be used or written.
     """
-    folder = _own_folder()
+    folder = own_folder()
     path = folder / _name(key, content, suffix)
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".partial", delete=False) as partial:
         try:
@@ -72,8 +72,12 @@ def put(key: str, content: bytes, suffix: str) -> Path:
     return folder
 
 
-def _own_folder() -> Path:
-    """The folder, made if it is not there; where others may write, what lies there may be anybody's."""
+def own_folder() -> Path:
+    """The folder, made if it is not there; where others may write, what lies there may be anybody's.
+
+    Raises:
+      OSError: there is none, or others may write there.
+    """
     folder = cache_folder()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.stat()

@@ -9,10 +9,25 @@ import contextlib
 import io
 import shutil
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
 
 from model.vocabulary import standardize
 
 Captions = Mapping[str, Sequence[str]]
+
+
+class Scores(NamedTuple):
+    """What captions score, each number times 100.
+
+    Attributes:
+      metrics: by the metric's name.
+      cider: of each image; their mean is the metric.
+    """
+
+    metrics: dict[str, float]
+    cider: dict[str, float]
 
 
 class MetricsError(RuntimeError):
@@ -29,8 +44,8 @@ def quick_cider(references: Captions, candidates: Captions) -> float:
     return 100.0 * float(score)
 
 
-def caption_metrics(references: Captions, candidates: Captions) -> dict[str, float]:
-    """BLEU-1 to 4, METEOR, ROUGE-L and CIDEr, each times 100, on words of the PTB tokenizer.
+def caption_metrics(references: Captions, candidates: Captions) -> Scores:
+    """BLEU-1 to 4, METEOR, ROUGE-L and CIDEr (CIDEr-D, as everybody reports it), on words of the PTB tokenizer.
 
     Args:
       references: human captions by image.
@@ -57,9 +72,22 @@ def caption_metrics(references: Captions, candidates: Captions) -> dict[str, flo
             meteor, _ = scorer.compute_score(truth, said)
             java.kill()
         rouge, _ = Rouge().compute_score(truth, said)
-        cider, _ = Cider().compute_score(truth, said)
+        cider, cider_of_each = Cider().compute_score(truth, said)
     names = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
-    return {name: 100.0 * float(value) for name, value in zip(names, (*bleu, meteor, rouge, cider), strict=True)}
+    values = zip(names, (*bleu, meteor, rouge, cider), strict=True)
+    return Scores(
+        {name: 100.0 * float(value) for name, value in values},
+        {image: 100.0 * float(value) for image, value in zip(truth, cider_of_each, strict=True)},
+    )
+
+
+def by_fifths(scores: Sequence[float], values: Sequence[float]) -> list[float]:
+    """Means of `values` in the fifths of the images by `scores`, the fifth with the lowest scores first.
+
+    With captions' scores and their CIDEr it shows whether a score means something.
+    """
+    fifths = np.array_split(np.argsort(scores, kind="stable"), 5)
+    return [float(np.mean(np.asarray(values)[fifth])) for fifth in fifths]
 
 
 def _as_coco(captions: Captions) -> dict[str, list[dict[str, str]]]:

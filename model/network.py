@@ -82,12 +82,27 @@ class Decoder(layers.Layer):
     def call(self, words: Tensor, features: Tensor, training: bool = False) -> Tensor:
         """Teacher forcing: int32[B, K, T], float32[B, L, U] -> logits float32[B, K, T, V]."""
         captions, length = words.shape[1], words.shape[2]
+        logits = self._next_word(self._queries(words, features, training), features, training)
+        return ops.reshape(logits, (-1, captions, length, logits.shape[-1]))
+
+    def attention_weights(self, words: Tensor, features: Tensor) -> Tensor:
+        """Where the decoder looks for the word after each: int32[B, K, T], float32[B, L, U] -> float32[B, K, T, L].
+
+        The weights of the attention in `call`; they are at least 0, and over the L positions their sum is 1.
+        """
+        captions, length = words.shape[1], words.shape[2]
+        queries = self._queries(words, features, training=False)
+        _, weights = self.attention([queries, features], return_attention_scores=True)
+        return ops.reshape(weights, (-1, captions, length, weights.shape[-1]))
+
+    def _queries(self, words: Tensor, features: Tensor, training: bool) -> Tensor:
+        """GRU outputs for given words: int32[B, K, T], float32[B, L, U] -> float32[B, K * T, U]."""
+        captions, length = words.shape[1], words.shape[2]
         embedded = self.embedding_dropout(self.embedding(words), training=training)
         embedded = ops.reshape(embedded, (-1, length, embedded.shape[-1]))
         state = ops.reshape(self.initial_state(features, captions), (-1, self.units))
         outputs, _ = self.gru(embedded, initial_state=state, training=training)
-        logits = self._next_word(ops.reshape(outputs, (-1, captions * length, self.units)), features, training)
-        return ops.reshape(logits, (-1, captions, length, logits.shape[-1]))
+        return ops.reshape(outputs, (-1, captions * length, self.units))
 
     def step(self, words: Tensor, state: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """One word of inference: int32[B, K], float32[B, K, U], float32[B, L, U] -> logits float32[B, K, V], state."""

@@ -88,6 +88,12 @@ class LoadedImage:
     width: int
     height: int
 
+    def in_proportion(self) -> Image.Image:
+        """The picture at its own aspect ratio, its longer side as long as the pixels' square."""
+        longer = max(self.width, self.height)
+        width, height = (max(1, round(len(self.pixels) * side / longer)) for side in (self.width, self.height))
+        return Image.fromarray(self.pixels).resize((width, height), Image.Resampling.BICUBIC)
+
 
 def load_image(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> LoadedImage:
     """Decodes `data` and scales it to `size` x `size` RGB.

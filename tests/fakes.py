@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model import Caption, CaptionerConfig
+from model import Caption
 
 
 class FakeCaptioner:
@@ -28,7 +28,7 @@ class FakeCaptioner:
 
     version = "fake-1"
     precision = "float32"
-    config = CaptionerConfig(input_size=8)
+    input_size = 8
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ from PIL import Image
 from beam_job.__main__ import main
 from beam_job.batches import BatchCaptioner
 from beam_job.records import CaptionedImage, DecodedImage, Failure, ImageInput
+from model import Caption
 from tests.fakes import FakeCaptioner
 
 
@@ -150,6 +151,46 @@ def test_a_score_that_is_no_number_is_a_failure_and_the_neighbours_keep_their_ca
     assert (rows[1].stage, rows[1].error_type, rows[1].transient) == ("caption", "NonFiniteScoreError", False)
     assert f"the score of its caption is {score}" in rows[1].error_message
     assert len(captioner.batches) == 1  # no second try: the model would say the same
+
+
+class Answers(FakeCaptioner):
+    """Answers a fixed list to each batch."""
+
+    def __init__(self, *answers: object) -> None:
+        super().__init__()
+        self.answers = list(answers)
+
+    def caption(self, images: np.ndarray) -> list:
+        return self.answers
+
+
+DOG = (Caption("a dog", -0.5),)
+
+
+@pytest.mark.parametrize("answers", [pytest.param(1, id="too few"), pytest.param(3, id="too many")])
+def test_a_captioner_that_answers_another_number_of_times_loses_no_row(answers: int) -> None:
+    rows = BatchCaptioner(Answers(*answers * [DOG]), 2, Lines()).caption(images(10, 11))
+    assert said(rows) == ["10.png!", "11.png!"]
+    assert {row.error_message for row in rows} == {f"the captioner answered {answers} times to 2 images"}
+    assert {row.transient for row in rows} == {False}
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        pytest.param((), "answered (), not one model.Caption or several", id="no caption"),
+        pytest.param("a dog", "answered 'a dog', not one model.Caption or several", id="text"),
+        pytest.param(DOG[0], "answered Caption(text='a dog', score=-0.5), not one", id="not in a list"),
+        pytest.param((Caption(None, 0.0),), "answered (Caption(text=None, score=0.0),), which is no text", id="None"),
+        pytest.param((Caption("a \udc80", 0.0),), "which is no text with a score", id="no UTF-8"),
+        pytest.param((Caption("a dog", None),), "which is no text with a score", id="no score"),
+    ],
+)
+def test_an_answer_that_is_no_caption_costs_its_image_alone(answer: object, message: str) -> None:
+    rows = BatchCaptioner(Answers(DOG, answer), 2, Lines()).caption(images(10, 11))
+    assert said(rows) == ["a dog", "11.png!"]
+    assert message in rows[1].error_message
+    assert (rows[1].stage, rows[1].error_type) == ("caption", "WrongAnswerError")
 
 
 @pytest.mark.parametrize("verbose", [[], ["--verbose"]])

@@ -26,6 +26,7 @@ def test_defaults() -> None:
 def test_every_option_has_its_place() -> None:
     arguments = {
         "--model": ("model", "folder"),
+        "--min_score": ("min_score", -1.5),
         "--shard_size": ("shard_size", 3),
         "--batch_size": ("batch_size", 5),
         "--fetch_threads": ("fetch_threads", 7),
@@ -64,6 +65,7 @@ def test_every_option_has_its_place() -> None:
         assert found == value
     several = {"--input", "--include", "--exclude", "--carry_columns"}
     several |= {"--allow_schemes", "--allow_root", "--allow_buckets"}
+    several |= {"--captioner"}  # not together with an engine
     assert set(arguments) == set(option_names()) - {"-h", "--help", "--version", "--output"} - several
 
 
@@ -109,12 +111,22 @@ def test_several_inputs_and_options_for_beam() -> None:
         pytest.param("--allow_root=gs://b", "--allow_root must be a local folder, not 'gs://b'", id="root"),
         pytest.param("--allow_buckets=gs://b/x", "takes a bucket as a whole, gs://b, not 'gs://b/x'", id="bucket"),
         pytest.param("--batch_size=0", "--batch_size must be a whole number from 1, not 0", id="batch size"),
+        pytest.param("--captioner=mine", "must be package.module:function, not 'mine'", id="captioner"),
+        pytest.param("--captioner=a b:c", "must be package.module:function, not 'a b:c'", id="no module's name"),
+        pytest.param("--min_score=nan", "--min_score must be a number, not nan", id="score"),
         pytest.param("--temperature=0", "temperature must be above 0, not 0.0", id="temperature"),
     ],
 )
 def test_values_out_of_range(argument: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parse([*REQUIRED, argument])
+
+
+def test_a_captioner_of_ones_own() -> None:
+    config, _ = parse([*REQUIRED, "--captioner=package.module:function", "--model=hub/name"])
+    assert (config.captioner, config.model) == ("package.module:function", "hub/name")
+    with pytest.raises(UsageError, match="--engine=tensorflow is for bundles, and --captioner is none"):
+        parse([*REQUIRED, "--captioner=package.module:function", "--engine=tensorflow"])
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,24 @@ def test_several_captions(run: Run) -> None:
     assert (row["caption"], row["captions"], row["scores"]) == ("a dog", ["a dog", "a cat"], [-0.5, -0.5])
 
 
+def test_captions_below_the_score_that_was_asked_for_are_marked(run: Run) -> None:
+    rows = [
+        CaptionedImage(f"{name}.jpg", (Caption("a dog", score),), 30, 20, "v1", NOON)
+        for name, score in (("a", -1.25), ("b", -1.0), ("0", -0.5))
+    ]
+    report = commit_shard(run, 0, caption_table(rows, "model-1", False, None, -1.0), [], SHARD)
+    table = pq.read_table(run.captions(0), partitioning=None)
+    assert table.column_names[:4] == ["uri", "caption", "score", "low_confidence"]
+    assert table["low_confidence"].to_pylist() == [True, False, False]
+    assert read_report(run, 0) == report == ShardReport(3, (), low_confidence=1)
+
+
+def test_a_shard_without_captions_marks_none(run: Run) -> None:
+    commit_shard(run, 0, caption_table([], "model-1", True, None, -1.0), [failure("a.jpg")], SHARD)
+    assert pq.read_schema(run.captions(0)).field("low_confidence").type == pa.bool_()
+    assert read_report(run, 0).low_confidence == 0
+
+
 def test_a_shard_without_failures_has_no_failures_file(run: Run) -> None:
     commit(run, [captioned("a.jpg")], [])
     assert Path(run.captions(0)).exists()

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.evaluate import main
-from model.metrics import MetricsError, caption_metrics, quick_cider
+from model.metrics import Captions, MetricsError, Scores, by_fifths, caption_metrics, quick_cider
 
 REFERENCES = {
     "dog.jpg": ["A brown dog runs through the grass.", "A dog is running on a lawn."],
@@ -26,8 +26,10 @@ def data(tmp_path: Path) -> str:
     return str(tmp_path / "data.parquet")
 
 
-def captions_file(folder: Path, captions: dict[str, str]) -> str:
+def captions_file(folder: Path, captions: dict[str, str], scores: dict[str, float] | None = None) -> str:
     rows = [{"uri": f"gs://bucket/photos/{name}", "caption": text} for name, text in captions.items()]
+    if scores:
+        rows = [row | {"score": scores[name]} for row, name in zip(rows, captions, strict=True)]
     folder.mkdir()
     pq.write_table(pa.Table.from_pylist(rows), folder / "part-00000.parquet")
     return str(folder)
@@ -42,12 +44,39 @@ def test_peoples_own_words_score_full_marks(data: str, tmp_path: Path, capsys) -
     assert scores["ROUGE-L"] == 100.0
     assert scores["METEOR"] > 90
     assert scores["CIDEr"] > 300
+    assert "CIDEr by fifths of score" not in scores  # of three images
+    assert scores["captions"] == scores["people's captions"]
+    assert scores["captions"]["% distinct"] == 100
+
+
+def test_cider_by_fifths_of_the_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    def right_or_wrong(references: Captions, said: Captions) -> Scores:
+        """CIDEr without Java: 100 for people's own words."""
+        return Scores({}, {name: 100.0 * (said[name][0] == texts[0]) for name, texts in references.items()})
+
+    monkeypatch.setattr("model.evaluate.caption_metrics", right_or_wrong)
+    names = [f"{number}.jpg" for number in range(5)]
+    rows = [{"image_id": name, "image": b"", "captions": [f"a photograph, {name}"]} for name in names]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "five.parquet")
+    said = {name: f"a photograph, {name}" for name in names} | {"3.jpg": "a mistake"}
+    scores = dict(zip(names, [-0.5, -0.1, -0.4, -2.0, -0.2], strict=True))
+    arguments = [f"--data={tmp_path}/five.parquet", f"--captions={captions_file(tmp_path / 'out', said, scores)}"]
+    assert main(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["CIDEr by fifths of score"] == [0, 100, 100, 100, 100]
+
+
+def test_fifths_by_hand() -> None:
+    scores, values = [-3, -1, -5, -2, -4, -9, -8, -7, -6, -10], [30, 10, 50, 20, 40, 90, 80, 70, 60, 100]
+    assert by_fifths(scores, values) == [95, 75, 55, 35, 15]
 
 
 def test_bleu_1_by_hand() -> None:
-    # "a dog sleeps": "a" and "dog" are among the reference's words, and it is as long: 2 of 3.
-    scores = caption_metrics({"x": ["a dog runs"]}, {"x": ["a dog sleeps"]})
-    assert scores["BLEU-1"] == pytest.approx(200 / 3, abs=0.01)
+    # "a dog sleeps": "a" and "dog" are among the reference's words; the other caption is right: 5 of 6 words.
+    references = {"x": ["a dog runs"], "y": ["the cat sits"]}
+    metrics, cider = caption_metrics(references, {"x": ["a dog sleeps"], "y": ["the cat sits"]})
+    assert metrics["BLEU-1"] == pytest.approx(500 / 6, abs=0.01)
+    assert cider["y"] > cider["x"]
+    assert metrics["CIDEr"] == pytest.approx((cider["x"] + cider["y"]) / 2)
 
 
 def test_quick_cider_prefers_the_right_image() -> None:
