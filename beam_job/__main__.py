@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from beam_job.dataflow import DataflowError, with_dataflow
 from beam_job.options import UsageError, parse
 from beam_job.printable import printable, printable_lines
 from beam_job.progress import counted
@@ -57,8 +58,8 @@ def _run(given: list[str]) -> int:
         return _subcommand(given[0], given[1:])
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported, here and in worker processes
     try:
-        config, beam_arguments = parse(given)
-    except UsageError as error:
+        config, beam_arguments = with_dataflow(*parse(given))
+    except (UsageError, DataflowError) as error:
         return _refuse(error)
 
     # Only now: --help and wrong usage answer without waiting for Beam.

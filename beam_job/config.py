@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from beam_job.filters import Filters
+from beam_job.machines import check_gpu
 from beam_job.storage import SCHEMES, bucket_of, public_name, scheme_of
 from model import DEFAULT_BUNDLE, Decoding
 from model.engine_choice import ENGINES
@@ -46,13 +48,16 @@ class JobConfig:
       rows_in_memory: images, listed and done before, that are planned in the launching machine's memory; more are
         planned inside the pipeline.
       in_flight_bytes: of images between submission and the model, a process.
-      decode_threads: images decoded at the same time.
+      decode_threads: images decoded at the same time; None for one a core of the machine that decodes, 8 at most.
       max_pixels: of an image, at the size at which it is decoded.
       workers: processes on this machine.
       engine: what runs the encoder, one of `model.engine_choice.ENGINES`. The captions are the same but for rounding,
         so it is no part of what tells whether an image is done.
       require_gpu: refuse to caption on the CPU.
       max_failure_ratio: of the inputs, from 0 to 1; beyond it the job counts as broken.
+      gpu: for each worker of Dataflow, one of `machines.GPUS`.
+      estimate: tell what the run would take and cost, and do nothing.
+      worker_price: dollars an hour for that, instead of the list price.
       verbose: show what Beam and TensorFlow say of themselves.
     """
 
@@ -75,24 +80,34 @@ class JobConfig:
     fetch_timeout: float = 60.0
     rows_in_memory: int = field(default_factory=lambda: _memory_bytes() // 2 // _BYTES_A_ROW)
     in_flight_bytes: int = 256 * 2**20
-    decode_threads: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
+    decode_threads: int | None = None
     max_pixels: int = MAX_PIXELS
     workers: int = 1
     engine: str = "auto"
     require_gpu: bool = False
     max_failure_ratio: float = 0.5
+    gpu: str | None = None
+    estimate: bool = False
+    worker_price: float | None = None
     verbose: bool = False
 
     def __post_init__(self) -> None:
         for name in ("shard_size", "batch_size", "fetch_threads", "decode_threads", "max_pixels", "workers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be a whole number from 1, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} must be a whole number from 1, not {value}")
         if self.retry not in RETRY:
             raise ValueError(f"--retry must be one of {', '.join(RETRY)}, not {self.retry!r}")
         if self.engine not in ENGINES:
             raise ValueError(f"--engine must be one of {', '.join(ENGINES)}, not {self.engine!r}")
         if self.engine == "litert" and self.require_gpu:
             raise ValueError("--engine=litert is for the CPU, and --require_gpu refuses it; leave one of them out")
+        if self.gpu is not None:
+            check_gpu(self.gpu)
+        if self.engine == "litert" and self.gpu:
+            raise ValueError(f"--engine=litert is for the CPU, and --gpu={self.gpu} is not; leave one of them out")
+        if self.worker_price is not None and not 0 <= self.worker_price < math.inf:
+            raise ValueError(f"--worker_price must be dollars an hour, not {self.worker_price}")
         if self.fetch_timeout <= 0:
             raise ValueError(f"--fetch_timeout must be above 0 seconds, not {self.fetch_timeout}")
         if not 0 <= self.max_failure_ratio <= 1:

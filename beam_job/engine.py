@@ -13,6 +13,7 @@ fails the engine as a whole: the shards under way fail with it, unwritten, and s
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -65,7 +66,9 @@ class Engine:
         self._several = config.decoding.num_captions > 1
         self._progress = progress
         self._failures = failures
-        self._model_time = ModelTime(config.decode_threads)
+        # Of this machine: the one that launched the job may have another number of cores.
+        decode_threads = config.decode_threads or min(8, os.cpu_count() or 1)
+        self._model_time = ModelTime(decode_threads)
         self._fetch_limits = (config.fetch_timeout, allowed_of(config), config.filters)
         self._budget = ByteBudget(config.in_flight_bytes)
         self._pixel_bytes = 3 * input_size**2
@@ -80,8 +83,8 @@ class Engine:
             threading.Thread(target=self._fetch_queued, name=f"fetch-{number}", daemon=True)
             for number in range(config.fetch_threads)
         ]
-        self._decoders = ThreadPoolExecutor(config.decode_threads, "decode")
-        self._decode_pool = DecodePool(config.decode_threads, input_size, config.max_pixels)
+        self._decoders = ThreadPoolExecutor(decode_threads, "decode")
+        self._decode_pool = DecodePool(decode_threads, input_size, config.max_pixels)
         self._writer = ThreadPoolExecutor(1, "write")
         self._model_thread = threading.Thread(target=self._run_model, name="caption", daemon=True)
         for thread in (self._model_thread, *self._fetchers):

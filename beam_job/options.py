@@ -9,12 +9,14 @@ from typing import TypeVar
 from beam_job import __version__
 from beam_job.config import RETRY, JobConfig
 from beam_job.filters import Filters
+from beam_job.machines import GPUS
 from model.decoding_options import add_decoding_options, add_number, decoding_from
 from model.engine_choice import add_engine_option
 
 _DESCRIPTION = "Captions for all images of a folder or bucket, in Parquet."
 _EPILOG = """\
 Other options go to Beam, for instance --runner=DataflowRunner --project=... --region=... --temp_location=gs://...
+What --gpu and Dataflow's runner set of Beam's own options (--machine_type, --max_num_workers, ...) you may give too.
 
 examples:
   caption-images --input=photos --output=captions
@@ -52,6 +54,9 @@ _SAME_NAME = (
     "engine",
     "require_gpu",
     "max_failure_ratio",
+    "gpu",
+    "estimate",
+    "worker_price",
     "verbose",
 )
 
@@ -100,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_allowed(parser.add_argument_group("what a list may name, beside the place of --input itself"))
     add_decoding_options(parser.add_argument_group("captions"))
     _add_speed(parser.add_argument_group("speed"))
+    _add_dataflow(parser.add_argument_group("before a large run, and on Dataflow"))
     return parser
 
 
@@ -230,7 +236,6 @@ def _add_speed(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--decode_threads",
         type=int,
-        default=defaults.decode_threads,
         metavar="N",
         help="images decoded at the same time (default: one a core, 8 at most)",
     )
@@ -240,4 +245,20 @@ def _add_speed(group: argparse._ArgumentGroup) -> None:
     add_engine_option(group)
     group.add_argument(
         "--require_gpu", action="store_true", help="refuse to start, with exit code 2, where TensorFlow sees no GPU"
+    )
+
+
+def _add_dataflow(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--estimate",
+        action="store_true",
+        help="tell what the run would take and cost, and on Dataflow whether it could start, and do nothing",
+    )
+    group.add_argument(
+        "--worker_price", type=float, metavar="DOLLARS", help="an hour of a worker, instead of the list price"
+    )
+    group.add_argument(
+        "--gpu",
+        metavar="TYPE",
+        help=f"for each worker of Dataflow, with its driver and a machine that fits: {', '.join(GPUS)}",
     )
