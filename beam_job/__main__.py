@@ -67,15 +67,17 @@ def _run(given: list[str]) -> int:
         from beam_job.inputs import InputError
         from beam_job.job import BrokenOffError, JobError, run_job
         from beam_job.lease import LeaseError
+        from beam_job.preflight import PreflightError
         from beam_job.runner import RunnerError
         from beam_job.summary import RowCountError
         from model import BundleError
         from model.devices import NoGpuError
         from model.engine_choice import EngineError
 
+    refused = (BundleError, EngineError, InputError, LeaseError, NoGpuError, PreflightError, RunnerError, StorageError)
     try:
         summary = run_job(config, beam_arguments)
-    except (BundleError, EngineError, InputError, LeaseError, NoGpuError, RunnerError, StorageError) as error:
+    except refused as error:
         return _refuse(error, config.inputs)
     except (JobError, RowCountError) as error:
         if config.verbose or not isinstance(error, BrokenOffError):

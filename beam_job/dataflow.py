@@ -110,6 +110,12 @@ def workers_of(arguments: Sequence[str]) -> Workers:
     )
 
 
+def places_of(arguments: Sequence[str]) -> list[str]:
+    """Where Dataflow puts its own files."""
+    given = _given(arguments)
+    return [place for place in (given.temp_location, given.staging_location) if place]
+
+
 def _given(arguments: Sequence[str]) -> argparse.Namespace:
     """Those of Beam's options that matter here, as Beam reads them."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
