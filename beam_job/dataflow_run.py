@@ -127,7 +127,7 @@ class _Teller(logging.Handler):
             line = f"Dataflow job {job_id}: {page_of(self._options, job_id)}"
         elif state := re.fullmatch(r"Job (\S+) is in state JOB_STATE_(\w+)", text):
             line = f"Dataflow job {state.group(1)}: {state.group(2).lower()}"
-        elif message := re.match(r"\S+: JOB_MESSAGE_(?:WARNING|ERROR): ", text):
+        elif message := re.match(r".*?: JOB_MESSAGE_(?:WARNING|ERROR): ", text):
             line = f"Dataflow: {gist(text[message.end() :])}"
         if line and line not in self._told:
             self._told.add(line)
@@ -142,7 +142,8 @@ def reason_of(error: BaseException, options: PipelineOptions) -> str | None:
     kind = type(error).__name__
     if isinstance(error, GoogleAPICallError):
         code = int(error.code or 0)
-        return f"Dataflow refused the job: {code} {gist(error.message)}{_HINTS.get(code, '')}"
+        said = re.sub(r"^[A-Z]+ https?://\S+: ", "", gist(error.message))
+        return f"Dataflow refused the job: {code} {said}{_HINTS.get(code, '')}"
     if isinstance(error, RetryError):
         return f"Dataflow cannot be reached: {gist(str(error))}"
     if kind == "DataflowJobAlreadyExistsError":

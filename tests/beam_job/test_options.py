@@ -53,6 +53,9 @@ def test_every_option_has_its_place() -> None:
         "--no_repeat_ngram": ("decoding.no_repeat_ngram", 43),
         "--require_gpu": ("require_gpu", True),
         "--engine": ("engine", "tensorflow"),
+        "--gpu": ("gpu", "nvidia-l4"),
+        "--estimate": ("estimate", True),
+        "--worker_price": ("worker_price", 0.5),
     }
     given = [name if value is True else f"{name}={value}" for name, (_, value) in arguments.items()]
     config, _ = parse([*REQUIRED, *given])
@@ -98,6 +101,10 @@ def test_several_inputs_and_options_for_beam() -> None:
         pytest.param("--allow_schemes=htps", "--allow_schemes must be some of file, .*, not 'htps'", id="scheme"),
         pytest.param("--allow_root=gs://b", "--allow_root must be a local folder, not 'gs://b'", id="root"),
         pytest.param("--allow_buckets=gs://b/x", "takes a bucket as a whole, gs://b, not 'gs://b/x'", id="bucket"),
+        pytest.param(
+            "--gpu=nvidia-l5", "--gpu must be one of nvidia-.*, not 'nvidia-l5'; did you mean nvidia-l4", id="gpu"
+        ),
+        pytest.param("--worker_price=-1", "--worker_price must be dollars an hour, not -1.0", id="price"),
         pytest.param("--temperature=0", "temperature must be above 0, not 0.0", id="temperature"),
     ],
 )
@@ -149,6 +156,8 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         pytest.param([], 2, id="nothing"),
         pytest.param([*REQUIRED, "--batch_size=0"], 2, id="out of range"),
         pytest.param([*REQUIRED, "--batch_size=x"], 2, id="no number"),
+        pytest.param([*REQUIRED, "--runner=DataflowRunner"], 2, id="Dataflow without a project"),
+        pytest.param([*REQUIRED, "--gpu=nvidia-l4"], 2, id="a GPU without Dataflow"),
     ],
 )
 def test_help_and_wrong_usage_wait_for_nothing_large(arguments: list[str], code: int) -> None:
