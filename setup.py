@@ -36,6 +36,7 @@ EXTRAS = {
     "dataflow": ["apache-beam[gcp]>=2.77,<2.78"],
 }
 EXTRAS["test"] = [
+    *EXTRAS["dataflow"],
     *EXTRAS["demo"],
     *EXTRAS["evaluate"],
     *EXTRAS["fsspec"],

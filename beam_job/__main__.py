@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from beam_job.dataflow import DataflowError, with_dataflow
 from beam_job.options import UsageError, parse
 from beam_job.printable import printable, printable_lines
 from beam_job.progress import counted
@@ -57,8 +58,8 @@ def _run(given: list[str]) -> int:
         return _subcommand(given[0], given[1:])
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported, here and in worker processes
     try:
-        config, beam_arguments = parse(given)
-    except UsageError as error:
+        config, beam_arguments = with_dataflow(*parse(given))
+    except (UsageError, DataflowError) as error:
         return _refuse(error)
 
     # Only now: --help and wrong usage answer without waiting for Beam.
@@ -67,24 +68,27 @@ def _run(given: list[str]) -> int:
         from beam_job.inputs import InputError
         from beam_job.job import BrokenOffError, JobError, run_job
         from beam_job.lease import LeaseError
+        from beam_job.preflight import PreflightError
         from beam_job.runner import RunnerError
         from beam_job.summary import RowCountError
         from model import BundleError
         from model.devices import NoGpuError
         from model.engine_choice import EngineError
 
-    try:
-        summary = run_job(config, beam_arguments)
-    except (
+    refused = (
         BundleError,
         CaptionerError,
         EngineError,
         InputError,
         LeaseError,
         NoGpuError,
+        PreflightError,
         RunnerError,
         StorageError,
-    ) as error:
+    )
+    try:
+        summary = run_job(config, beam_arguments)
+    except refused as error:
         return _refuse(error, config.inputs)
     except (JobError, RowCountError) as error:
         if config.verbose or not isinstance(error, BrokenOffError):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from beam_job.filters import Filters
+from beam_job.machines import check_gpu
 from beam_job.storage import SCHEMES, bucket_of, public_name, scheme_of
 from model import Decoding
 from model.engine_choice import check_precision
@@ -51,7 +52,8 @@ class JobConfig:
       rows_in_memory: images, listed and done before, that are planned in the launching machine's memory; more are
         planned inside the pipeline.
       in_flight_bytes: of images between submission and the model, a process.
-      decode_threads: images decoded at the same time; None for one a core of the worker, 8 at most without a GPU.
+      decode_threads: images decoded at the same time; None for one a core of the machine that decodes, 8 at most
+        without a GPU.
       max_pixels: of an image, at the size at which it is decoded.
       workers: processes on this machine.
       engine: what runs the encoder, one of `model.engine_choice.ENGINES`. The captions are the same but for rounding,
@@ -59,6 +61,9 @@ class JobConfig:
       precision: what the encoder computes in, one of `model.engine_choice.PRECISIONS`; likewise.
       require_gpu: refuse to caption on the CPU.
       max_failure_ratio: of the inputs, from 0 to 1; beyond it the job counts as broken.
+      gpu: for each worker of Dataflow, one of `machines.GPUS`.
+      estimate: tell what the run would take and cost, and do nothing.
+      worker_price: dollars an hour for that, instead of the list price.
       verbose: show what Beam and TensorFlow say of themselves.
     """
 
@@ -90,6 +95,9 @@ class JobConfig:
     precision: str = "auto"
     require_gpu: bool = False
     max_failure_ratio: float = 0.5
+    gpu: str | None = None
+    estimate: bool = False
+    worker_price: float | None = None
     verbose: bool = False
 
     def __post_init__(self) -> None:
@@ -110,6 +118,12 @@ class JobConfig:
                 raise ValueError(f"--{name}={value} is for bundles, and --captioner is none; leave one of them out")
         if self.min_score is not None and not math.isfinite(self.min_score):
             raise ValueError(f"--min_score must be a number, not {self.min_score}")
+        if self.gpu is not None:
+            check_gpu(self.gpu)
+        if self.engine == "litert" and self.gpu:
+            raise ValueError(f"--engine=litert is for the CPU, and --gpu={self.gpu} is not; leave one of them out")
+        if self.worker_price is not None and not 0 <= self.worker_price < math.inf:
+            raise ValueError(f"--worker_price must be dollars an hour, not {self.worker_price}")
         if self.fetch_timeout <= 0:
             raise ValueError(f"--fetch_timeout must be above 0 seconds, not {self.fetch_timeout}")
         if not 0 <= self.max_failure_ratio <= 1:

@@ -78,6 +78,7 @@ class Engine:
         self._min_score = config.min_score
         self._progress = progress
         self._failures = failures
+        # Of this machine: the one that launched the job may have another number of cores.
         cores = os.cpu_count() or 1
         decode_threads = config.decode_threads or (cores if on_gpu else min(8, cores))
         self._model_time = ModelTime(decode_threads)

@@ -21,8 +21,19 @@ from beam_job.budget import FailureBudgetError
 from beam_job.caption_shards import NAMESPACE, RAN_WITH, stop_engines
 from beam_job.captioners import CaptionerError, model_version
 from beam_job.config import JobConfig
+from beam_job.dataflow_run import (
+    is_awaited,
+    options_of_planning,
+    options_of_run,
+    page_of,
+    reason_of,
+    runs_on_dataflow,
+    submitted,
+    told_states,
+)
 from beam_job.lease import lease
 from beam_job.pipeline import build_pipeline
+from beam_job.preflight import announce_workers, check_reachable, tell_estimate
 from beam_job.prepare import Prepared, killed_run, list_request, plan_run
 from beam_job.printable import printable
 from beam_job.progress import NOTHING, Counts, ProgressPrinter, counted
@@ -59,11 +70,11 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
 
     Returns:
       the summary, as `summary.json` holds it; `_SUCCESS` stands unless too many images failed. None where nothing was
-      to be done.
+      to be done, with `config.estimate`, and where Dataflow's job is not waited for.
 
     Raises:
-      InputError, BundleError, CaptionerError, RunnerError, NoGpuError, EngineError, StorageError: wrong usage, before
-        anything was written.
+      InputError, BundleError, CaptionerError, RunnerError, NoGpuError, EngineError, PreflightError, StorageError: wrong
+        usage, before anything was written.
       LeaseError: another run writes into the same output.
       JobError: the pipeline broke; the shards that were committed stand.
       Stopped: a signal came; the shards that were committed stand.
@@ -71,18 +82,26 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
     started = time.monotonic()
     options = beam_options(config, beam_arguments)
     version = _model_version(config)
+    if config.estimate:
+        tell_estimate(config, beam_arguments, version)
+        return None
     if runs_here(options):
         check_engine(config.engine)
         if config.require_gpu:
             _require_gpu(config.verbose)
+    check_reachable(config, beam_arguments)
     prepare = _listed(config, options, version)  # before the lease: wrong usage writes nothing
     with lease(config.output):
         prepared = prepare()
         _announce(prepared, version)
         if not prepared.plan.inputs:
             return None
+        announce_workers(config, beam_arguments, prepared)
+        options = options_of_run(options, prepared.run.run_id)
         with _stopped_halfway(options, prepared):
             counters = _run_pipeline(config, options, prepared)
+        if counters is None:
+            return None
         try:
             seconds = time.monotonic() - started
             summary = summarize(config, prepared, seconds, _seconds_by_stage(counters), version, _ran_with(counters))
@@ -139,22 +158,26 @@ def _run_planning(
     config: JobConfig, options: PipelineOptions, build: Callable[[beam.Pipeline], None]
 ) -> Mapping[str, int]:
     """Runs a planning graph; its counters."""
-    with quiet_stderr(config.verbose):
+    options = options_of_planning(options)
+    with _quiet(config, options):
         try:
             return _counters(_run_graph(options, build))
         except Exception as error:
-            kind, reason = _root_cause(error)
+            kind, reason = _root_cause(error, options)
             raise kind(f"planning broke: {reason}; the same command starts again") from error
 
 
-def _run_pipeline(config: JobConfig, options: PipelineOptions, prepared: Prepared) -> Mapping[str, int]:
-    """Runs the graph to its end; its counters."""
-    with _progress(config, prepared, here=runs_here(options)) as folder:
+def _run_pipeline(config: JobConfig, options: PipelineOptions, prepared: Prepared) -> Mapping[str, int] | None:
+    """Runs the graph to its end; its counters. None where its end is not waited for."""
+    with _progress(config, options, prepared) as folder:
         try:
             result = _run_graph(options, lambda p: build_pipeline(p, config, prepared.run, prepared.plan, folder))
         except Exception as error:
-            kind, reason = _root_cause(error)
+            kind, reason = _root_cause(error, options)
             raise kind(f"run {prepared.run.run_id} broke: {reason}; the same command goes on") from error
+    if not is_awaited(options):
+        print(submitted(options, result, prepared.run.run_id), file=sys.stderr)
+        return None
     return _counters(result)
 
 
@@ -163,7 +186,8 @@ def _run_graph(options: PipelineOptions, build: Callable[[beam.Pipeline], None])
         pipeline = beam.Pipeline(options=options)
         build(pipeline)
         result = pipeline.run()
-        result.wait_until_finish()
+        if is_awaited(options):
+            result.wait_until_finish()
         return result
 
     return _in_thread(run_to_its_end)
@@ -195,16 +219,26 @@ def _stopped_halfway(options: PipelineOptions, prepared: Prepared) -> Iterator[N
         end_workers()
         written = len(committed_shards(prepared.run))
         stopped.standing = f"{written:,} of {counted(prepared.plan.shards, 'shard')} are written"
-        if not runs_here(options):
+        if runs_on_dataflow(options):
+            stopped.standing += f", and Dataflow's job may go on ({page_of(options)})"
+        elif not runs_here(options):
             stopped.standing += ", and the workers elsewhere may go on"
         raise
 
 
 @contextlib.contextmanager
-def _progress(config: JobConfig, prepared: Prepared, here: bool) -> Iterator[str | None]:
+def _quiet(config: JobConfig, options: PipelineOptions) -> Iterator[None]:
+    """Holds stderr back in this block, but for what people should know of a job of Dataflow's."""
+    with quiet_stderr(config.verbose, plain=(BrokenOffError,)) as terminal, told_states(options, terminal):
+        yield
+
+
+@contextlib.contextmanager
+def _progress(config: JobConfig, options: PipelineOptions, prepared: Prepared) -> Iterator[str | None]:
     """Yields a folder for the workers' progress files while their sum is shown; None for workers elsewhere."""
-    if not here:
-        yield None
+    if not runs_here(options):
+        with _quiet(config, options) if runs_on_dataflow(options) else contextlib.nullcontext():
+            yield None
         return
     before = _done_before(prepared.run) if prepared.continued else NOTHING
     with (
@@ -238,19 +272,26 @@ def _ran_with(counters: Mapping[str, int]) -> list[RanWith]:
 
 
 def _counters(result: PipelineResult) -> dict[str, int]:
+    try:
+        counters = result.metrics().query()["counters"]
+    except Exception as error:  # of a service; the images are done, and only times are lost
+        print(f"the times by stage are unknown: {printable(str(error))}", file=sys.stderr)
+        return {}
     return {
         counter.key.metric.name: counter.result or 0
-        for counter in result.metrics().query()["counters"]
+        for counter in counters
         if counter.key.metric.namespace == NAMESPACE
     }
 
 
-def _root_cause(error: BaseException) -> tuple[type[JobError], str]:
+def _root_cause(error: BaseException, options: PipelineOptions) -> tuple[type[JobError], str]:
     """What kind of end it is, and why, in a line.
 
     Beam adds the step's name to the message; with workers in other processes it is their whole traceback, of which the
     last line names the error's class.
     """
+    if told := reason_of(error, options):
+        return BrokenOffError, told
     lines = [line for line in str(error).splitlines() if line.strip()]
     last = re.sub(r" \[while running .*\]$", "", lines[-1].strip()) if lines else repr(error)
     for known in _TOLD_IN_FULL:

@@ -9,12 +9,14 @@ from typing import TypeVar
 from beam_job import __version__
 from beam_job.config import RETRY, JobConfig
 from beam_job.filters import Filters
+from beam_job.machines import GPUS
 from model.decoding_options import add_decoding_options, add_number, decoding_from
 from model.engine_choice import add_engine_options
 
 _DESCRIPTION = "Captions for all images of a folder or bucket, in Parquet."
 _EPILOG = """\
 Other options go to Beam, for instance --runner=DataflowRunner --project=... --region=... --temp_location=gs://...
+What --gpu and Dataflow's runner set of Beam's own options (--machine_type, --max_num_workers, ...) you may give too.
 
 examples:
   caption-images --input=photos --output=captions
@@ -55,6 +57,9 @@ _SAME_NAME = (
     "precision",
     "require_gpu",
     "max_failure_ratio",
+    "gpu",
+    "estimate",
+    "worker_price",
     "verbose",
 )
 
@@ -110,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         help="mark captions whose score is lower, such as -1.0, in the column low_confidence; none is left out",
     )
     _add_speed(parser.add_argument_group("speed"))
+    _add_dataflow(parser.add_argument_group("before a large run, and on Dataflow"))
     return parser
 
 
@@ -271,4 +277,20 @@ def _add_speed(group: argparse._ArgumentGroup) -> None:
     add_engine_options(group)
     group.add_argument(
         "--require_gpu", action="store_true", help="refuse to start, with exit code 2, where TensorFlow sees no GPU"
+    )
+
+
+def _add_dataflow(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--estimate",
+        action="store_true",
+        help="tell what the run would take and cost, and on Dataflow whether it could start, and do nothing",
+    )
+    group.add_argument(
+        "--worker_price", type=float, metavar="DOLLARS", help="an hour of a worker, instead of the list price"
+    )
+    group.add_argument(
+        "--gpu",
+        metavar="TYPE",
+        help=f"for each worker of Dataflow, with its driver and a machine that fits: {', '.join(GPUS)}",
     )

@@ -86,7 +86,7 @@ def killed_run(config: JobConfig, model_version: str) -> Prepared | None:
     Raises:
       StorageError: the output cannot be read.
     """
-    wanted = _note(config, model_version)
+    wanted = new_note(config, model_version)
     for run, note in reversed(read_runs(config.output).items()):
         same = note.captions_like(wanted) and note.request == wanted.request
         if same and not run.storage.exists(run.summary):
@@ -131,7 +131,7 @@ def plan_run(config: JobConfig, model_version: str, listing: Listing, run_graph:
       InputError: the listing breaks off.
       StorageError: the output cannot be read or written.
     """
-    note = _note(config, model_version)
+    note = new_note(config, model_version)
     run = Run.new(config.output)
     earlier = _earlier(config, note)
     if listing.rest is None and listing.rows + sum(earlier.values()) <= config.rows_in_memory:
@@ -196,7 +196,8 @@ def _refuse_if_none_is_allowed(listing: Listing, allowed: Allowed) -> None:
         raise InputError(f"--input: none of the images listed may be read; the first of {listing.rows:,}: {first}")
 
 
-def _note(config: JobConfig, model_version: str) -> RunNote:
+def new_note(config: JobConfig, model_version: str) -> RunNote:
+    """Of a run that has not been planned."""
     return RunNote(model_version, dataclasses.asdict(config.decoding), config.request, 0, 0, 0)
 
 

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import urllib.parse
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from beam_job.storage.base import CredentialsError, StorageError, StoredObject, is_glob
@@ -134,6 +134,27 @@ class GoogleCloudStorage:
             except PreconditionFailed:
                 return False
         return True
+
+    def lacking(self, uri: str, permissions: Sequence[str]) -> tuple[str, ...] | None:
+        """Those of `permissions` that the caller has not got in the bucket of `uri`; None where it cannot be told.
+
+        Raises:
+          StorageError: there is no such bucket, or nobody is logged in.
+        """
+        bucket, _ = _split(uri)
+        place = f"gs://{bucket}"
+        try:
+            with _gcs_errors(place):
+                next(self._client.list_blobs(bucket, max_results=1).pages, None)
+        except StorageError as error:
+            if error.cause != "Forbidden":  # to write needs no right to list
+                raise
+        try:
+            with _gcs_errors(place):
+                held = self._client.bucket(bucket).test_iam_permissions(list(permissions))
+        except StorageError:  # an emulator has no such question
+            return None
+        return tuple(permission for permission in permissions if permission not in held)
 
     def close(self) -> None:
         """Closes the connections; the next call makes a new client."""

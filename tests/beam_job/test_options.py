@@ -55,6 +55,9 @@ def test_every_option_has_its_place() -> None:
         "--require_gpu": ("require_gpu", True),
         "--engine": ("engine", "tensorflow"),
         "--precision": ("precision", "float16"),
+        "--gpu": ("gpu", "nvidia-l4"),
+        "--estimate": ("estimate", True),
+        "--worker_price": ("worker_price", 0.5),
     }
     given = [name if value is True else f"{name}={value}" for name, (_, value) in arguments.items()]
     config, _ = parse([*REQUIRED, *given])
@@ -114,6 +117,10 @@ def test_several_inputs_and_options_for_beam() -> None:
         pytest.param("--captioner=mine", "must be package.module:function, not 'mine'", id="captioner"),
         pytest.param("--captioner=a b:c", "must be package.module:function, not 'a b:c'", id="no module's name"),
         pytest.param("--min_score=nan", "--min_score must be a number, not nan", id="score"),
+        pytest.param(
+            "--gpu=nvidia-l5", "--gpu must be one of nvidia-.*, not 'nvidia-l5'; did you mean nvidia-l4", id="gpu"
+        ),
+        pytest.param("--worker_price=-1", "--worker_price must be dollars an hour, not -1.0", id="price"),
         pytest.param("--temperature=0", "temperature must be above 0, not 0.0", id="temperature"),
     ],
 )
@@ -172,6 +179,8 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         pytest.param([], 2, id="nothing"),
         pytest.param([*REQUIRED, "--batch_size=0"], 2, id="out of range"),
         pytest.param([*REQUIRED, "--batch_size=x"], 2, id="no number"),
+        pytest.param([*REQUIRED, "--runner=DataflowRunner"], 2, id="Dataflow without a project"),
+        pytest.param([*REQUIRED, "--gpu=nvidia-l4"], 2, id="a GPU without Dataflow"),
     ],
 )
 def test_help_and_wrong_usage_wait_for_nothing_large(arguments: list[str], code: int) -> None:

@@ -1,0 +1,84 @@
+"""What 1 million, 100 million and 1 billion images take on Dataflow, on paper: the tables of docs/scale.md.
+
+    python -m tests.benchmarks.scale
+
+Nothing runs: the speeds, start-up times and prices are those of `beam_job.estimate` and `beam_job.machines`, and what
+listing, planning and summing up take was measured by the benchmarks that are named beside each.
+"""
+
+from __future__ import annotations
+
+import math
+
+from beam_job.dataflow import Workers
+from beam_job.estimate import Estimate, estimate_on_dataflow, told_hours
+from beam_job.machines import CPU_MACHINE, GPUS, PRICES
+
+IMAGES = (1_000_000, 100_000_000, 1_000_000_000)
+KINDS = (None, "nvidia-tesla-t4", "nvidia-l4", "nvidia-tesla-a100", "nvidia-h100-80gb")
+BYTES = {"500x375": 52_000, "1920x1080": 420_000}
+NIGHT_H = 8.0
+SHARD_SIZE = 512
+
+LIST_S_A_MILLION = 25  # list_million, the slower of its runs: 16 threads, 50 ms a request, two cores
+PLAN_S_A_MILLION = 4  # plan_million: ten million in memory in 40 s, half of them done
+PLAN_IN_PIPELINE_S_A_MILLION = 9.5  # the same, in Beam's own runner on two cores: two million in 19 s
+ROWS_IN_MEMORY = 20_000_000  # of a launcher with 16 GB, by `config.rows_in_memory`
+PLAN_ROWS_A_FILE = 100 * SHARD_SIZE
+PLAN_FILE_S = 0.2  # some 2 MB written to a bucket, one after the other; assumed
+SUM_UP_A_SECOND = 16 / 0.05  # shards: a request of 50 ms for each, 16 threads
+
+
+def main() -> None:
+    """Prints the tables as Markdown."""
+    print(tables())
+
+
+def tables() -> str:
+    """Captioning with each kind of worker, and what the launcher does before and after."""
+    parts = [f"Prices: {PRICES}. Each row is done in {NIGHT_H:.0f} h, or has one worker."]
+    for name, mean_bytes in BYTES.items():
+        rows = [_row(images, kind, mean_bytes) for images in IMAGES for kind in KINDS]
+        head = "| images | worker | images/s each | what limits it | workers | hours | worker-hours | dollars |"
+        parts.append("\n".join([f"JPEGs of {name}, {mean_bytes // 1_000} kB:\n", head, "|---" * 8 + "|", *rows]))
+    head = "| images | bytes at 52 kB | listing | planning | shards | summing up |"
+    parts.append("\n".join(["The launcher:\n", head, "|---" * 6 + "|", *map(_launcher_row, IMAGES)]))
+    return "\n\n".join(parts)
+
+
+def _row(images: int, kind: str | None, mean_bytes: int) -> str:
+    estimate = _estimate(images, kind, mean_bytes, workers=1)
+    working = NIGHT_H - estimate.start_hours
+    workers = math.ceil(images / estimate.worker.images_per_second / 3600 / working)
+    estimate = _estimate(images, kind, mean_bytes, workers)
+    assert estimate.cost is not None
+    speed = estimate.worker
+    return (
+        f"| {images:,} | {kind or CPU_MACHINE} | {speed.images_per_second:,.0f} | {speed.bottleneck} | {workers:,} | "
+        f"{estimate.hours:.1f} | {estimate.worker_hours:,.1f} | {estimate.cost:,.2f} |"
+    )
+
+
+def _estimate(images: int, kind: str | None, mean_bytes: int, workers: int) -> Estimate:
+    machine = GPUS[kind].machine if kind else CPU_MACHINE
+    asked = Workers(machine, kind, workers, 50 if kind else None, threads=4, one_process=True, image="an image")
+    estimate = estimate_on_dataflow(images, mean_bytes, asked, SHARD_SIZE)
+    assert estimate is not None
+    return estimate
+
+
+def _launcher_row(images: int) -> str:
+    millions = images / 1e6
+    shards = -(-images // SHARD_SIZE)
+    in_memory = images <= ROWS_IN_MEMORY
+    compare_s = millions * (PLAN_S_A_MILLION if in_memory else PLAN_IN_PIPELINE_S_A_MILLION)
+    plan_h = (compare_s + images / PLAN_ROWS_A_FILE * PLAN_FILE_S) / 3600
+    where = "in memory" if in_memory else "in a pipeline"
+    return (
+        f"| {images:,} | {images * 52_000 / 1e12:,.2f} TB | {told_hours(millions * LIST_S_A_MILLION / 3600)} | "
+        f"{told_hours(plan_h)}, {where} | {shards:,} | {told_hours(shards / SUM_UP_A_SECOND / 3600)} |"
+    )
+
+
+if __name__ == "__main__":
+    main()
