@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,18 @@ class JobConfig:
             if "/" in bucket and bucket_of(bucket) != bucket:
                 raise ValueError(f"--allow_buckets takes a bucket as a whole, {bucket_of(bucket)}, not {bucket!r}")
 
+    @classmethod
+    def from_request(cls, request: Mapping[str, Any], output: str) -> JobConfig:
+        """A configuration with the `request` that a run has noted; inputs are without their secrets there."""
+        return cls(
+            inputs=tuple(request["inputs"]),
+            output=output,
+            uri_column=request["uri_column"],
+            carry_columns=tuple(request["carry_columns"]),
+            filters=Filters(**{name: _tuple_of(value) for name, value in request["filters"].items()}),
+            **{f"allow_{name}": _tuple_of(value) for name, value in request.get("allow", {}).items()},
+        )
+
     @property
     def bundle(self) -> Path:
         """The model's folder, on the machine that asks."""
@@ -133,6 +146,10 @@ class JobConfig:
     def options(self) -> dict[str, Any]:
         """All of it for the summary, with neither passwords nor signatures of the inputs."""
         return dataclasses.asdict(self) | {"inputs": tuple(_noted(given) for given in self.inputs)}
+
+
+def _tuple_of(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _noted(given: str) -> str:
