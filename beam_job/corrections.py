@@ -84,7 +84,9 @@ def parse_correction(line: bytes) -> Correction:
     try:
         members = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise CorrectionError(f"{_shown(line)} is not JSON in UTF-8 ({error}); {_FORM}") from error
+        raise CorrectionError(
+            f"{_shown(line.decode('utf-8', 'backslashreplace'))} is not JSON in UTF-8 ({error}); {_FORM}"
+        ) from error
     if not isinstance(members, dict):
         raise CorrectionError(f"{_shown(members)} is not an object; {_FORM}")
     for name in members:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Collection
 from typing import Any
 
 import pyarrow as pa
@@ -18,11 +17,6 @@ def to_json(value: Any) -> str:
 def as_json_text(column: pa.ChunkedArray) -> pa.Array:
     """Each value as JSON; null stays null."""
     return pa.array([None if value is None else to_json(value) for value in column.to_pylist()], pa.string())
-
-
-def without_clash(rows: pa.Table, own: Collection[str]) -> pa.Table:
-    """The rows; carried columns that have one of the format's `own` names get `list_` before it."""
-    return rows.rename_columns([f"list_{name}" if name in own else name for name in rows.column_names])
 
 
 def _plain(value: Any) -> str:

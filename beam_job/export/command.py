@@ -40,7 +40,7 @@ _NEXT = {
     "hf": "datasets.load_dataset({to!r})",
     "webdataset": "webdataset.WebDataset(sorted(glob.glob({to!r} + '/*.tar')))",
     "sidecar": "",
-    "coco": "COCO(ANNOTATIONS).loadRes({to!r} + '/results.json')",
+    "coco": "COCO({annotations!r}).loadRes({to!r} + '/results.json')",
     "csv": "pandas.read_csv({to!r} + '/captions.csv')",
     "bigquery": "{quoted}/load.sh DATASET.TABLE",
 }
@@ -106,7 +106,8 @@ def _export(args: argparse.Namespace, folder: str, left_out: LeftOut) -> list[st
     if not written:
         shutil.rmtree(folder)
         return [f"nothing exported, so {args.to} was not made{bad}{failed}"]
-    opened = _NEXT[args.format].format(to=args.to, quoted=shlex.quote(args.to))
+    annotations = args.annotations or f"{args.to}/images.json"
+    opened = _NEXT[args.format].format(to=args.to, quoted=shlex.quote(args.to), annotations=annotations)
     head = f"{counted(written, 'caption')} in {args.to}{bad}{failed}"
     return [head, *more, *([f"next: {opened}"] if opened else [])]
 

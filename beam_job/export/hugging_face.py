@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from beam_job.export.columns import without_clash
 from beam_job.export.files import put_image
 from beam_job.export.images import Images, TakenImage
 from beam_job.export.names import flat_name
@@ -124,9 +123,14 @@ def _put(train: str, number: int, uri: str, image: TakenImage) -> str:
 
 
 def _renamed(table: pa.Table) -> pa.Table:
-    """With the caption as `text`, the name that trainers look for."""
-    table = without_clash(table, ("file_name", "text", "image", "image_id", "label"))
-    return table.rename_columns(["text" if name == "caption" else name for name in table.column_names])
+    """With the caption as `text`, the name that trainers look for; carried columns make way for that and the others."""
+    return table.rename_columns(["text" if name == "caption" else _carried(name) for name in table.column_names])
+
+
+def _carried(name: str) -> str:
+    """`datasets` opens the file that any column with such an ending names, whoever wrote it into the list."""
+    taken = name in ("text", "image", "label") or name.endswith(("file_name", "file_names"))
+    return f"{name}_in_list" if taken else name
 
 
 def _with_images(table: pa.Table, images: Sequence[tuple[int, TakenImage]]) -> pa.Table:
