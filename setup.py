@@ -49,6 +49,7 @@ EXTRAS["test"] = [
     "pandas>=2.2,<4",
     "pytest>=8,<10",
     "ruff>=0.8,<1",
+    "webdataset>=1,<2",
 ]
 
 

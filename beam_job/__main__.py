@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shlex
 import sys
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
     from beam_job.summary import Summary
 
 _HINTS = {"list: NotAllowed": " (error_message says which option would let it be read)"}
+
+
+# Their modules, imported only when they are asked for.
+_SUBCOMMANDS = {
+    "correct": "beam_job.correct",
+    "export": "beam_job.export.command",
+    "snapshot": "beam_job.snapshot",
+    "status": "beam_job.status",
+}
 
 
 def command() -> None:
@@ -54,7 +64,7 @@ def _same_command(given: Sequence[str]) -> str:
 
 
 def _run(given: list[str]) -> int:
-    if given and given[0] in ("snapshot", "status"):
+    if given and given[0] in _SUBCOMMANDS:
         return _subcommand(given[0], given[1:])
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported, here and in worker processes
     try:
@@ -129,10 +139,8 @@ def _report(summary: Summary, config: JobConfig) -> int:
 
 
 def _subcommand(name: str, arguments: list[str]) -> int:
-    from beam_job import snapshot, status
-
     try:
-        return {"snapshot": snapshot.main, "status": status.main}[name](arguments)
+        return int(importlib.import_module(_SUBCOMMANDS[name]).main(arguments))
     except StorageError as error:
         return _refuse(error)
 

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,6 +139,18 @@ class JobConfig:
             if "/" in bucket and bucket_of(bucket) != bucket:
                 raise ValueError(f"--allow_buckets takes a bucket as a whole, {bucket_of(bucket)}, not {bucket!r}")
 
+    @classmethod
+    def from_request(cls, request: Mapping[str, Any], output: str) -> JobConfig:
+        """A configuration with the `request` that a run has noted; inputs are without their secrets there."""
+        return cls(
+            inputs=tuple(request["inputs"]),
+            output=output,
+            uri_column=request["uri_column"],
+            carry_columns=tuple(request["carry_columns"]),
+            filters=Filters(**{name: _tuple_of(value) for name, value in request["filters"].items()}),
+            **{f"allow_{name}": _tuple_of(value) for name, value in request.get("allow", {}).items()},
+        )
+
     @property
     def request(self) -> dict[str, Any]:
         """What decides which images are to be captioned, in JSON's types; a killed run is continued by the same.
@@ -163,6 +176,10 @@ class JobConfig:
     def options(self) -> dict[str, Any]:
         """All of it for the summary, with neither passwords nor signatures of the inputs."""
         return dataclasses.asdict(self) | {"inputs": tuple(_noted(given) for given in self.inputs)}
+
+
+def _tuple_of(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _noted(given: str) -> str:

@@ -30,7 +30,7 @@ _CAPTIONS = (
     *("width", "height", "model_version", "captioned_at"),
 )
 _FAILURES = ("stage", "error_type", "error_message", "transient", "failed_at")
-RESERVED_COLUMNS = frozenset((*(field.name for field in LISTING_FIELDS), *_CAPTIONS, *_FAILURES, "run"))
+RESERVED_COLUMNS = frozenset((*(field.name for field in LISTING_FIELDS), *_CAPTIONS, *_FAILURES, "run", "correction"))
 BATCH_ROWS = 65_536
 _BLOCK_BYTES = 1 << 20
 _TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.null())

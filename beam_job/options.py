@@ -26,6 +26,8 @@ examples:
 commands:
   caption-images status --output=captions                  the runs, what stands, what a new run would do
   caption-images snapshot --output=captions --to=DIR       one row a URI, the newest, as compact Parquet
+  caption-images export --output=captions --format=hf --to=DIR   the same with the images, for other tools
+  caption-images correct --output=captions FILE            add what people have said of captions
 
 exit codes: 0 done, 1 the job broke or too many images failed, 2 wrong usage, 130 and 143 stopped by Ctrl-C and SIGTERM
 """
@@ -105,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--verbose", action="store_true", help="show what Beam and TensorFlow say of themselves")
     _add_what(parser.add_argument_group("what"))
     _add_which(parser.add_argument_group("which images"))
-    _add_allowed(parser.add_argument_group("what a list may name, beside the place of --input itself"))
+    add_allowed_options(parser.add_argument_group("what a list may name, beside the place of --input itself"))
     captions = parser.add_argument_group("captions")
     add_decoding_options(captions)
     captions.add_argument(
@@ -190,7 +192,8 @@ def _add_which(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _add_allowed(group: argparse._ArgumentGroup) -> None:
+def add_allowed_options(group: argparse._ArgumentGroup) -> None:
+    """What a list may name; `export` reads images too."""
     group.add_argument(
         "--allow_schemes",
         action=_CommaSeparated,

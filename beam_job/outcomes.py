@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -53,6 +53,16 @@ def read_outcomes(output: str) -> Outcomes:
         caption_parts,
         failure_parts,
     )
+
+
+def captioned_versions(output: str, uris: Collection[str]) -> dict[str, list[str]]:
+    """The versions of these URIs that any run has captioned ("" for none), the newest caption's last."""
+    rows = _rows(_parts(output, "captions"), "captions")
+    rows = rows.filter(pc.is_in(rows["uri"], pa.array(list(uris), pa.string()))).sort_by([("at", "ascending")])
+    versions: dict[str, list[str]] = {}
+    for uri, version in zip(rows["uri"].to_pylist(), rows["version"].to_pylist(), strict=True):
+        versions.setdefault(uri, []).append(version)
+    return versions
 
 
 def read_rows(parts: Sequence[StoredObject], places: pa.Table, part: int) -> pa.Table:

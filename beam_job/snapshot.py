@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from beam_job.outcomes import common_schema, read_outcomes, read_rows
+from beam_job.corrections import BAD, EDITED
 from beam_job.parquet import parquet_bytes
+from beam_job.standing import read_standing
 from beam_job.storage import StoredObject, join, storage_for
 
 _DESCRIPTION = """\
 Writes what stands in an output as a table of its own: each URI once, with its newest caption, in
 DIR/data/train-00000-of-0000N.parquet, as datasets.load_dataset(DIR) expects; and the URIs that have none, with the
-reason, in DIR/failures/. It may run while a run is under way, and sees the shards that are done.
+reason, in DIR/failures/. It may run while a run is under way, and sees the shards that are done. The column
+`correction` tells what people said with `correct`: `edited` (the caption is theirs, without a score), `bad`, or null.
 """
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Rows written."""
+    """Rows written.
+
+    Attributes:
+      captions: all of them.
+      failures: likewise.
+      edited: captions that people wrote.
+      bad: captions of images that people marked as bad.
+    """
 
     captions: int
     failures: int
+    edited: int
+    bad: int
 
 
 def write_snapshot(output: str, to: str, max_rows: int = 1_000_000, max_bytes: int = 256 * 2**20) -> Snapshot:
@@ -37,42 +48,43 @@ def write_snapshot(output: str, to: str, max_rows: int = 1_000_000, max_bytes: i
       max_rows: of a file.
       max_bytes: of a file, by the compressed size of the rows where they lie now.
     """
-    outcomes = read_outcomes(output)
-    captions = _write(outcomes.caption_parts, outcomes.captions, join(to, "data"), "train", max_rows, max_bytes)
-    failures = _write(outcomes.failure_parts, outcomes.failures, join(to, "failures"), "train", max_rows, max_bytes)
-    return Snapshot(captions, failures)
+    standing = read_standing(output)
+    outcomes, corrections = standing.outcomes, Counter[str | None]()
+
+    def counted(rows: int) -> Iterator[pa.Table]:
+        for table in standing.captions(rows):
+            corrections.update(table["correction"].to_pylist())
+            yield table
+
+    captions = _write(
+        counted, outcomes.caption_parts, outcomes.captions.num_rows, join(to, "data"), max_rows, max_bytes
+    )
+    failed = outcomes.failures.num_rows
+    failures = _write(standing.failures, outcomes.failure_parts, failed, join(to, "failures"), max_rows, max_bytes)
+    return Snapshot(captions, failures, corrections[EDITED], corrections[BAD])
 
 
 def _write(
-    parts: Sequence[StoredObject], places: pa.Table, folder: str, split: str, max_rows: int, max_bytes: int
+    tables_of: Callable[[int], Iterator[pa.Table]],
+    parts: Sequence[StoredObject],
+    count: int,
+    folder: str,
+    max_rows: int,
+    max_bytes: int,
 ) -> int:
-    """Writes the rows at `places` in files of about equal size; removes the files of an earlier snapshot."""
+    """Writes `count` rows, which `tables_of` deals out, in files of about equal size; removes an earlier snapshot's."""
     storage = storage_for(folder)
     size = sum(part.size for part in parts)
-    files = max(-(-places.num_rows // max_rows), -(-size // max_bytes)) if places.num_rows else 0
-    rows = -(-places.num_rows // max(files, 1))
+    files = max(-(-count // max_rows), -(-size // max_bytes)) if count else 0
     written = set()
-    for number, table in enumerate(_regrouped(parts, places, rows)):
-        uri = join(folder, f"{split}-{number:05d}-of-{files:05d}.parquet")
+    for number, table in enumerate(tables_of(-(-count // max(files, 1)))):
+        uri = join(folder, f"train-{number:05d}-of-{files:05d}.parquet")
         storage.write(uri, parquet_bytes(table))
         written.add(uri.split("/")[-1])
     for stored in list(storage.list(folder)):
         if stored.uri.split("/")[-1] not in written:
             storage.delete(stored.uri)
-    return places.num_rows
-
-
-def _regrouped(parts: Sequence[StoredObject], places: pa.Table, rows: int) -> Iterator[pa.Table]:
-    """The rows at `places` in tables of `rows` rows and of one schema: what a run did not carry is null."""
-    used = pc.unique(places["part"]).to_pylist()
-    waiting = common_schema([parts[part] for part in used]).empty_table() if used else None
-    for part in used:
-        waiting = pa.concat_tables([waiting, read_rows(parts, places, part)], promote_options="permissive")
-        while waiting.num_rows >= rows:
-            yield waiting.slice(0, rows).combine_chunks()
-            waiting = waiting.slice(rows)
-    if waiting is not None and waiting.num_rows:
-        yield waiting.combine_chunks()
+    return count
 
 
 def main(arguments: list[str]) -> int:
@@ -86,5 +98,6 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--max_bytes", type=int, default=256 * 2**20, help="of a file, about (default: %(default)s)")
     args = parser.parse_args(arguments)
     snapshot = write_snapshot(args.output, args.to, args.max_rows, args.max_bytes)
-    print(f"{snapshot.captions:,} captions and {snapshot.failures:,} standing failures in {args.to}")
+    corrected = f" ({snapshot.edited:,} edited, {snapshot.bad:,} marked bad)" if snapshot.edited or snapshot.bad else ""
+    print(f"{snapshot.captions:,} captions{corrected} and {snapshot.failures:,} standing failures in {args.to}")
     return 0

@@ -6,12 +6,10 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
 import pyarrow.compute as pc
 
 from beam_job.config import JobConfig
-from beam_job.filters import Filters
 from beam_job.inputs import InputError
 from beam_job.outcomes import Outcomes, read_outcomes, read_rows
 from beam_job.prepare import list_request, todo_of
@@ -68,25 +66,13 @@ def _next_run(run: Run, note: RunNote) -> str:
         return f"would continue {run.run_id}"
     if any(public_name(given) != given for given in note.request["inputs"]):
         return "not told, since runs keep no signed addresses"
-    filters: dict[str, Any] = {name: _tuple_of(value) for name, value in note.request["filters"].items()}
-    config = JobConfig(
-        inputs=tuple(note.request["inputs"]),
-        output=run.output,
-        uri_column=note.request["uri_column"],
-        carry_columns=tuple(note.request["carry_columns"]),
-        filters=Filters(**filters),
-        **{f"allow_{name}": _tuple_of(value) for name, value in note.request.get("allow", {}).items()},
-    )
+    config = JobConfig.from_request(note.request, run.output)
     try:
         listed = list_request(config).table()
     except InputError as error:
         return f"would refuse: {error}"
     todo = todo_of(config, note, listed).num_rows
     return f"would caption {counted(todo, 'image')} and skip {listed.num_rows - todo:,} done before"
-
-
-def _tuple_of(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def main(arguments: list[str]) -> int:
