@@ -8,12 +8,11 @@ from collections.abc import Hashable
 from concurrent.futures import Future
 
 import apache_beam as beam
-from apache_beam.metrics import Metrics
 
 from beam_job.budget import FailureBudget
 from beam_job.config import JobConfig
 from beam_job.engine import Engine
-from beam_job.model_time import WAITED_FOR
+from beam_job.metrics import count_report, count_work
 from beam_job.open_shard import ShardResult
 from beam_job.plan import PlanReader
 from beam_job.progress import ProgressFile
@@ -21,8 +20,6 @@ from beam_job.run import Run, read_note
 from beam_job.sink import publish_failures, read_report
 from model import load_captioner
 from model.devices import open_gpus
-
-NAMESPACE = "caption_images"
 
 
 class CaptionShards(beam.DoFn):
@@ -53,7 +50,9 @@ class CaptionShards(beam.DoFn):
         images = self._plan.shard(shard)
         if self._run.storage.exists(self._run.captions(shard)):
             # An earlier attempt committed it, perhaps without its failures file.
-            publish_failures(self._run, shard, read_report(self._run, shard), images)
+            report = read_report(self._run, shard)
+            publish_failures(self._run, shard, report, images)
+            count_report(report)
             return
         self._under_way.append(self._engine.submit(shard, images))
         while len(self._under_way) > 1:
@@ -69,12 +68,8 @@ class CaptionShards(beam.DoFn):
 
 
 def _count(result: ShardResult) -> None:
-    """Beam's counters: what runners show while they work, and where the summary's times come from."""
-    Metrics.counter(NAMESPACE, "captions").inc(result.report.captions)
-    Metrics.counter(NAMESPACE, "failures").inc(len(result.report.failures))
-    waited = {f"wait_{stage}": result.model_seconds[stage] for stage in WAITED_FOR}
-    for stage, seconds in {**result.seconds, **waited}.items():
-        Metrics.counter(NAMESPACE, f"{stage}_milliseconds").inc(round(1000 * seconds))
+    count_report(result.report)
+    count_work(result)
 
 
 # One engine, so one model, a process: runners make a DoFn for each of their threads.

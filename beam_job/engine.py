@@ -160,6 +160,7 @@ class Engine:
         else:
             self._model_time.move(leaves="fetch", enters="decode")
             self._failures.fetched()
+            shard.image_bytes.append(len(fetched.data))
             self._budget.release(taken - len(fetched.data))
             self._decoders.submit(self._decode, shard, fetched)
 
@@ -198,6 +199,7 @@ class Engine:
 
     def _caption(self, batch: list[tuple[OpenShard, DecodedImage]]) -> None:
         started = time.monotonic()
+        batch[0][0].batch_fill.append(100 * len(batch) // self._batches.size)
         self._model_time.move(enters="model")
         outcomes = self._batches.caption([image for _, image in batch])
         self._model_time.move(leaves="model")
@@ -222,7 +224,7 @@ class Engine:
         try:
             report = shard.commit(self._run, self._model_version, self._several)
             self._model_time.move(leaves="write")
-            shard.done.set_result(ShardResult(report, shard.seconds, self._model_time.take()))
+            shard.done.set_result(shard.result(report, self._model_time.take()))
         except BaseException as error:
             self.fail(error)
             shard.done.set_exception(error)

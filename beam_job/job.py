@@ -18,9 +18,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
 from beam_job.budget import FailureBudgetError
-from beam_job.caption_shards import NAMESPACE, stop_engines
+from beam_job.caption_shards import stop_engines
 from beam_job.config import JobConfig
 from beam_job.lease import lease
+from beam_job.metrics import Measured, counters, measured
 from beam_job.pipeline import build_pipeline
 from beam_job.prepare import Prepared, killed_run, list_request, plan_run
 from beam_job.printable import printable
@@ -81,9 +82,9 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
         if not prepared.plan.inputs:
             return None
         with _stopped_halfway(options, prepared):
-            seconds_by_stage = _run_pipeline(config, options, prepared)
+            taken = _run_pipeline(config, options, prepared)
         try:
-            summary = summarize(config, prepared, time.monotonic() - started, seconds_by_stage, model_version)
+            summary = summarize(config, prepared, time.monotonic() - started, taken, model_version)
             _conclude(prepared.run, summary, config.max_failure_ratio)
         except StorageError as error:
             reason = f"run {prepared.run.run_id} is not concluded: {error}; the same command goes on"
@@ -133,21 +134,21 @@ def _run_planning(
     """Runs a planning graph; its counters."""
     with quiet_stderr(config.verbose):
         try:
-            return _counters(_run_graph(options, build))
+            return counters(_run_graph(options, build))
         except Exception as error:
             kind, reason = _root_cause(error)
             raise kind(f"planning broke: {reason}; the same command starts again") from error
 
 
-def _run_pipeline(config: JobConfig, options: PipelineOptions, prepared: Prepared) -> Mapping[str, float]:
-    """Runs the graph to its end; the seconds by stage."""
+def _run_pipeline(config: JobConfig, options: PipelineOptions, prepared: Prepared) -> Measured:
+    """Runs the graph to its end; what it took."""
     with _progress(config, prepared, here=runs_here(options)) as folder:
         try:
             result = _run_graph(options, lambda p: build_pipeline(p, config, prepared.run, prepared.plan, folder))
         except Exception as error:
             kind, reason = _root_cause(error)
             raise kind(f"run {prepared.run.run_id} broke: {reason}; the same command goes on") from error
-    return _seconds_by_stage(result)
+    return measured(result)
 
 
 def _run_graph(options: PipelineOptions, build: Callable[[beam.Pipeline], None]) -> PipelineResult:
@@ -211,21 +212,6 @@ def _done_before(run: Run) -> Counts:
     counts = [(captions, reasons.total()) for captions, reasons in read_counts(run, committed_shards(run))]
     failed = sum(failures for _, failures in counts)
     return Counts(failed + sum(captions for captions, _ in counts), failed)
-
-
-def _seconds_by_stage(result: PipelineResult) -> dict[str, float]:
-    suffix = "_milliseconds"
-    return {
-        name.removesuffix(suffix): value / 1000 for name, value in _counters(result).items() if name.endswith(suffix)
-    }
-
-
-def _counters(result: PipelineResult) -> dict[str, int]:
-    return {
-        counter.key.metric.name: counter.result or 0
-        for counter in result.metrics().query()["counters"]
-        if counter.key.metric.namespace == NAMESPACE
-    }
 
 
 def _root_cause(error: BaseException) -> tuple[type[JobError], str]:

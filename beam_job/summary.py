@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from beam_job.config import JobConfig
+from beam_job.metrics import Measured
 from beam_job.model_time import WAITED_FOR
 from beam_job.prepare import Prepared
 from beam_job.sink import read_counts
@@ -33,6 +34,8 @@ class Summary:
         them apart; summed over workers.
       model_share: of the time from the first image to the last file, which waiting and captioning fill together, the
         share that was captioning; None where no image came to the model. Start-up is no part of it.
+      bytes_fetched: of the images, as stored.
+      batch_fill: images in a batch by those that it has room for, on average; None where no image came to the model.
       model: version of the model.
       options: of the job.
     """
@@ -48,6 +51,8 @@ class Summary:
     seconds_by_stage: Mapping[str, float]
     wait_seconds: Mapping[str, float]
     model_share: float | None
+    bytes_fetched: int
+    batch_fill: float | None
     model: str
     options: Mapping[str, Any]
 
@@ -76,7 +81,7 @@ def summarize(
     config: JobConfig,
     prepared: Prepared,
     seconds: float,
-    seconds_by_stage: Mapping[str, float],
+    measured: Measured,
     model_version: str,
 ) -> Summary:
     """Counts the rows of all committed shards.
@@ -85,7 +90,7 @@ def summarize(
       config: the job.
       prepared: its run.
       seconds: wall time.
-      seconds_by_stage: summed up, with the model's waiting as "wait_fetch" and so on.
+      measured: from the pipeline's metrics.
       model_version: of the captioner.
 
     Raises:
@@ -96,6 +101,7 @@ def summarize(
     for captioned, failed in read_counts(run, range(plan.shards)):
         captions += captioned
         reasons.update(failed)
+    seconds_by_stage = measured.seconds_by_stage
     waited = {stage: seconds_by_stage.get(f"wait_{stage}", 0.0) for stage in WAITED_FOR}
     captioning = seconds_by_stage.get("caption", 0.0)
     total = captioning + sum(waited.values())
@@ -113,6 +119,8 @@ def summarize(
         },
         wait_seconds={stage: round(spent, 3) for stage, spent in waited.items()},
         model_share=round(captioning / total, 3) if total else None,
+        bytes_fetched=measured.bytes_fetched,
+        batch_fill=None if measured.batch_fill is None else round(measured.batch_fill, 3),
         model=model_version,
         options=config.options,
     )
