@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from beam_job.filters import Filters
-from beam_job.storage import SCHEMES, bucket_of, public_name, scheme_of
+from beam_job.storage import SCHEMES, absolute, bucket_of, public_name, scheme_of
 from model import DEFAULT_BUNDLE, Decoding
 from model.engine_choice import ENGINES
 from model.preprocessing import MAX_PIXELS
@@ -111,6 +111,16 @@ class JobConfig:
     def bundle(self) -> Path:
         """The model's folder, on the machine that asks."""
         return Path(self.model) if self.model else DEFAULT_BUNDLE
+
+    def with_absolute_paths(self) -> JobConfig:
+        """The same, for processes that have another working directory."""
+        return dataclasses.replace(
+            self,
+            inputs=tuple(map(absolute, self.inputs)),
+            output=absolute(self.output),
+            model=self.model and absolute(self.model),
+            allow_root=tuple(map(absolute, self.allow_root)),
+        )
 
     @property
     def request(self) -> dict[str, Any]:

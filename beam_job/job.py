@@ -70,6 +70,8 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
     """
     started = time.monotonic()
     options = beam_options(config, beam_arguments)
+    if not runs_here(options):
+        config = config.with_absolute_paths()
     model_version = check_bundle(config.bundle)
     if runs_here(options):
         check_engine(config.engine)
