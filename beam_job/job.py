@@ -32,7 +32,7 @@ from beam_job.runner import beam_options, runs_here
 from beam_job.signals import Stopped, end_workers
 from beam_job.sink import committed_shards, read_counts
 from beam_job.storage import CredentialsError, StorageError
-from beam_job.summary import Summary, summarize
+from beam_job.summary import Summary, conclude
 from model import BundleError, check_bundle
 from model.devices import NoGpuError, open_gpus
 from model.engine_choice import EngineError, check_engine
@@ -86,12 +86,10 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
         with _stopped_halfway(options, prepared):
             taken = _run_pipeline(config, options, prepared)
         try:
-            summary = summarize(config, prepared, time.monotonic() - started, taken, model_version)
-            _conclude(prepared.run, summary, config.max_failure_ratio)
+            return conclude(config, prepared, time.monotonic() - started, taken, model_version)
         except StorageError as error:
             reason = f"run {prepared.run.run_id} is not concluded: {error}; the same command goes on"
             raise BrokenOffError(reason) from error
-        return summary
 
 
 def _require_gpu(verbose: bool) -> None:
@@ -104,12 +102,6 @@ def _require_gpu(verbose: bool) -> None:
             refused = error
     if refused:
         raise refused
-
-
-def _conclude(run: Run, summary: Summary, max_failure_ratio: float) -> None:
-    run.storage.write(run.summary, summary.to_json())
-    if summary.failure_ratio <= max_failure_ratio:
-        run.storage.write(run.success, b"")
 
 
 def _announce(prepared: Prepared, model_version: str) -> None:

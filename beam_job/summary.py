@@ -77,6 +77,22 @@ class RowCountError(RuntimeError):
     """The rows written are not the rows planned."""
 
 
+def conclude(config: JobConfig, prepared: Prepared, seconds: float, measured: Measured, model_version: str) -> Summary:
+    """Sums a run up, and writes that down: `summary.json`, and the mark of success unless too many images failed.
+
+    Takes what `summarize` takes. Done again, it writes the same but for the times.
+
+    Raises:
+      RowCountError: as `summarize`.
+      StorageError: the output cannot be read or written.
+    """
+    run, summary = prepared.run, summarize(config, prepared, seconds, measured, model_version)
+    run.storage.write(run.summary, summary.to_json())
+    if summary.failure_ratio <= config.max_failure_ratio:
+        run.storage.write(run.success, b"")
+    return summary
+
+
 def summarize(
     config: JobConfig,
     prepared: Prepared,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
 
 import apache_beam as beam
@@ -10,8 +12,9 @@ from apache_beam.runners.runner import PipelineResult
 
 from beam_job.config import JobConfig
 from beam_job.metrics import NAMESPACE, counters, measured
-from beam_job.pipeline import build_pipeline
+from beam_job.pipeline import Unattended, build_pipeline
 from beam_job.plan import Plan
+from beam_job.prepare import Prepared
 from beam_job.run import Run
 from tests.fakes import FakeCaptioner
 from tests.planned import grey, planned_run
@@ -66,3 +69,15 @@ def test_rows_of_an_earlier_attempt_are_shown_and_its_work_is_not(tmp_path: Path
         "failures_fetch_FileNotFoundError": 1,
     }
     assert (measured(again).bytes_fetched, measured(again).batch_fill) == (0, None)
+
+
+def test_a_graph_that_nobody_waits_for_sums_itself_up_after_its_last_shard(tmp_path: Path) -> None:
+    config, run, plan = planned_run(str(tmp_path), 10, missing=2)
+    unattended = Unattended(Prepared(run, plan, 5, continued=False), "fake-1", started=time.time() - 60)
+    pipeline = beam.Pipeline(runner="FnApiRunner")
+    build_pipeline(pipeline, config, run, plan, None, unattended)
+    pipeline.run().wait_until_finish()
+    summary = json.loads(Path(run.summary).read_text())
+    assert (summary["inputs"], summary["captions"], summary["failures"], summary["skipped"]) == (10, 8, 2, 5)
+    assert 60 < summary["seconds"] < 600
+    assert Path(run.success).exists()
