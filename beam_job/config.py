@@ -14,7 +14,7 @@ from typing import Any
 
 from beam_job.filters import Filters
 from beam_job.machines import check_gpu
-from beam_job.storage import SCHEMES, bucket_of, public_name, scheme_of
+from beam_job.storage import SCHEMES, absolute, bucket_of, public_name, scheme_of
 from model import Decoding
 from model.engine_choice import check_precision
 from model.preprocessing import MAX_PIXELS
@@ -149,6 +149,16 @@ class JobConfig:
             carry_columns=tuple(request["carry_columns"]),
             filters=Filters(**{name: _tuple_of(value) for name, value in request["filters"].items()}),
             **{f"allow_{name}": _tuple_of(value) for name, value in request.get("allow", {}).items()},
+        )
+
+    def with_absolute_paths(self) -> JobConfig:
+        """The same, for processes that have another working directory."""
+        return dataclasses.replace(
+            self,
+            inputs=tuple(map(absolute, self.inputs)),
+            output=absolute(self.output),
+            model=self.model and absolute(self.model),
+            allow_root=tuple(map(absolute, self.allow_root)),
         )
 
     @property

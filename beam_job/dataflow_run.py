@@ -87,14 +87,11 @@ def page_of(options: PipelineOptions, job_id: str = "") -> str:
 def submitted(options: PipelineOptions, result: PipelineResult, run_id: str) -> str:
     """What to say of a job that is not waited for."""
     if template := template_of(options):
-        return (
-            f"template written to {template}; started once, it captions what run {run_id} has planned; afterwards the "
-            "same command without --template_location sums the run up"
-        )
+        return f"template written to {template}; started once, it captions what run {run_id} has planned and sums it up"
     job_id = result.job_id()
     return (
-        f"not waiting for job {job_id} of run {run_id}: {page_of(options, job_id)}; when it has ended, the same "
-        "command without --no_wait_until_finish sums the run up"
+        f"not waiting for job {job_id} of run {run_id}: {page_of(options, job_id)}; at its end the job writes the "
+        "run's summary.json"
     )
 
 

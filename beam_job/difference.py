@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.metrics import Metrics
 
-from beam_job.caption_shards import NAMESPACE
 from beam_job.done import DoneFile, read_done_file, without_done
+from beam_job.metrics import NAMESPACE
 from beam_job.parquet import parquet_bytes, read_parquet
 from beam_job.plan import first_of_each_uri, regrouped
 from beam_job.run import Run

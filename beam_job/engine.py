@@ -181,6 +181,7 @@ class Engine:
         else:
             self._model_time.move(leaves="fetch", enters="decode")
             self._failures.fetched()
+            shard.image_bytes.append(len(fetched.data))
             self._budget.release(taken - len(fetched.data))
             self._decoders.submit(self._decode, shard, fetched)
 
@@ -214,6 +215,7 @@ class Engine:
                 self._failures.add(None)
                 batch.append((shard, outcome))
             if len(batch) >= self._batches.size or (batch and last):
+                batch[0][0].batch_fill.append(100 * len(batch) // self._batches.size)
                 self._running.append((batch, self._start([image for _, image in batch])))
                 batch = []
             while self._running and (last or len(self._running) >= self._at_once or self._running[0][1].done()):
@@ -265,7 +267,7 @@ class Engine:
         try:
             report = shard.commit(self._run, self._model_version, self._several, self._min_score)
             self._model_time.move(leaves="write")
-            shard.done.set_result(ShardResult(report, shard.seconds, self._model_time.take()))
+            shard.done.set_result(shard.result(report, self._model_time.take()))
         except BaseException as error:
             self.fail(error)
             shard.done.set_exception(error)

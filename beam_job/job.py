@@ -18,7 +18,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
 from beam_job.budget import FailureBudgetError
-from beam_job.caption_shards import NAMESPACE, RAN_WITH, stop_engines
+from beam_job.caption_shards import stop_engines
 from beam_job.captioners import CaptionerError, model_version
 from beam_job.config import JobConfig
 from beam_job.dataflow_run import (
@@ -32,7 +32,8 @@ from beam_job.dataflow_run import (
     told_states,
 )
 from beam_job.lease import lease
-from beam_job.pipeline import build_pipeline
+from beam_job.metrics import Measured, counters, measured
+from beam_job.pipeline import Unattended, build_pipeline
 from beam_job.preflight import announce_workers, check_reachable, tell_estimate
 from beam_job.prepare import Prepared, killed_run, list_request, plan_run
 from beam_job.printable import printable
@@ -43,7 +44,7 @@ from beam_job.runner import beam_options, runs_here
 from beam_job.signals import Stopped, end_workers
 from beam_job.sink import committed_shards, read_counts
 from beam_job.storage import CredentialsError, StorageError
-from beam_job.summary import RanWith, Summary, summarize
+from beam_job.summary import Summary, conclude
 from model import BundleError
 from model.devices import NoGpuError, open_gpus
 from model.engine_choice import EngineError, check_engine
@@ -81,6 +82,8 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
     """
     started = time.monotonic()
     options = beam_options(config, beam_arguments)
+    if not runs_here(options):
+        config = config.with_absolute_paths()
     version = _model_version(config)
     if config.estimate:
         tell_estimate(config, beam_arguments, version)
@@ -99,17 +102,14 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
         announce_workers(config, beam_arguments, prepared)
         options = options_of_run(options, prepared.run.run_id)
         with _stopped_halfway(options, prepared):
-            counters = _run_pipeline(config, options, prepared)
-        if counters is None:
+            taken = _run_pipeline(config, options, prepared, version)
+        if taken is None:
             return None
         try:
-            seconds = time.monotonic() - started
-            summary = summarize(config, prepared, seconds, _seconds_by_stage(counters), version, _ran_with(counters))
-            _conclude(prepared.run, summary, config.max_failure_ratio)
+            return conclude(config, prepared, time.monotonic() - started, taken, version)
         except StorageError as error:
             reason = f"run {prepared.run.run_id} is not concluded: {error}; the same command goes on"
             raise BrokenOffError(reason) from error
-        return summary
 
 
 def _model_version(config: JobConfig) -> str:
@@ -128,12 +128,6 @@ def _require_gpu(verbose: bool) -> None:
             refused = error
     if refused:
         raise refused
-
-
-def _conclude(run: Run, summary: Summary, max_failure_ratio: float) -> None:
-    run.storage.write(run.summary, summary.to_json())
-    if summary.failure_ratio <= max_failure_ratio:
-        run.storage.write(run.success, b"")
 
 
 def _announce(prepared: Prepared, model_version: str) -> None:
@@ -161,24 +155,29 @@ def _run_planning(
     options = options_of_planning(options)
     with _quiet(config, options):
         try:
-            return _counters(_run_graph(options, build))
+            return counters(_run_graph(options, build))
         except Exception as error:
             kind, reason = _root_cause(error, options)
             raise kind(f"planning broke: {reason}; the same command starts again") from error
 
 
-def _run_pipeline(config: JobConfig, options: PipelineOptions, prepared: Prepared) -> Mapping[str, int] | None:
-    """Runs the graph to its end; its counters. None where its end is not waited for."""
+def _run_pipeline(config: JobConfig, options: PipelineOptions, prepared: Prepared, version: str) -> Measured | None:
+    """Runs the graph to its end; what it took. None where its end is not waited for."""
+    unattended = None if is_awaited(options) else Unattended(prepared, version, time.time())
+
+    def build(pipeline: beam.Pipeline) -> None:
+        build_pipeline(pipeline, config, prepared.run, prepared.plan, folder, unattended)
+
     with _progress(config, options, prepared) as folder:
         try:
-            result = _run_graph(options, lambda p: build_pipeline(p, config, prepared.run, prepared.plan, folder))
+            result = _run_graph(options, build)
         except Exception as error:
             kind, reason = _root_cause(error, options)
             raise kind(f"run {prepared.run.run_id} broke: {reason}; the same command goes on") from error
-    if not is_awaited(options):
+    if unattended:
         print(submitted(options, result, prepared.run.run_id), file=sys.stderr)
         return None
-    return _counters(result)
+    return _measured(result)
 
 
 def _run_graph(options: PipelineOptions, build: Callable[[beam.Pipeline], None]) -> PipelineResult:
@@ -257,31 +256,12 @@ def _done_before(run: Run) -> Counts:
     return Counts(captions + failed, failed)
 
 
-def _seconds_by_stage(counters: Mapping[str, int]) -> dict[str, float]:
-    suffix = "_milliseconds"
-    return {name.removesuffix(suffix): value / 1000 for name, value in counters.items() if name.endswith(suffix)}
-
-
-def _ran_with(counters: Mapping[str, int]) -> list[RanWith]:
-    found = []
-    for name, shards in sorted(counters.items()):
-        if name.startswith(RAN_WITH):
-            engine, precision, batch_size = name.removeprefix(RAN_WITH).rsplit(maxsplit=2)
-            found.append(RanWith(engine, precision, int(batch_size), shards))
-    return found
-
-
-def _counters(result: PipelineResult) -> dict[str, int]:
+def _measured(result: PipelineResult) -> Measured:
     try:
-        counters = result.metrics().query()["counters"]
+        return measured(result)
     except Exception as error:  # of a service; the images are done, and only times are lost
         print(f"the times by stage are unknown: {printable(str(error))}", file=sys.stderr)
-        return {}
-    return {
-        counter.key.metric.name: counter.result or 0
-        for counter in counters
-        if counter.key.metric.namespace == NAMESPACE
-    }
+        return Measured()
 
 
 def _root_cause(error: BaseException, options: PipelineOptions) -> tuple[type[JobError], str]:

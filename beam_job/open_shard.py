@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -23,11 +23,15 @@ class ShardResult:
       report: what it came to.
       seconds: spent on it by stage ("fetch", "decode", "caption" and "write"), summed over threads.
       model_seconds: of the model's thread since an earlier shard's result, as `ModelTime.take` gives them.
+      image_bytes: of each image that was fetched, as stored.
+      batch_fill: of each batch that began with an image of this shard, in percent of its size.
     """
 
     report: ShardReport
     seconds: Mapping[str, float]
     model_seconds: Mapping[str, float]
+    image_bytes: Sequence[int]
+    batch_fill: Sequence[int]
 
 
 class OpenShard:
@@ -39,6 +43,8 @@ class OpenShard:
         self.captioned: list[CaptionedImage] = []
         self.failures: list[Failure] = []
         self.done: Future[ShardResult] = Future()
+        self.image_bytes: list[int] = []  # appended to by any thread
+        self.batch_fill: list[int] = []
         self._seconds: Counter[str] = Counter()
         self._lock = threading.Lock()
 
@@ -71,3 +77,7 @@ class OpenShard:
         report = commit_shard(run, self.number, captions, self.failures, self.shard)
         self.spent("write", time.monotonic() - started)
         return report
+
+    def result(self, report: ShardReport, model_seconds: Mapping[str, float]) -> ShardResult:
+        """What the shard came to, and what it took."""
+        return ShardResult(report, self.seconds, model_seconds, self.image_bytes, self.batch_fill)

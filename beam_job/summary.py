@@ -10,26 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from beam_job.config import JobConfig
+from beam_job.metrics import Measured, RanWith
 from beam_job.model_time import WAITED_FOR
 from beam_job.prepare import Prepared
 from beam_job.sink import read_counts
-
-
-@dataclass(frozen=True)
-class RanWith:
-    """What shards were captioned with.
-
-    Attributes:
-      engine: "litert", "tensorflow", or "xla" for TensorFlow compiled for a GPU.
-      precision: what the encoder computed in.
-      batch_size: images at once, when the shard was done.
-      shards: how many.
-    """
-
-    engine: str
-    precision: str
-    batch_size: int
-    shards: int
 
 
 @dataclass(frozen=True)
@@ -51,6 +35,8 @@ class Summary:
         them apart; summed over workers.
       model_share: of the time from the first image to the last file, which waiting and captioning fill together, the
         share that was captioning; None where no image came to the model. Start-up is no part of it.
+      bytes_fetched: of the images, as stored.
+      batch_fill: images in a batch by those that it has room for, on average; None where no image came to the model.
       model: version of the model.
       ran_with: what its shards were captioned with; of a continued run, those of its last attempt.
       options: of the job.
@@ -68,6 +54,8 @@ class Summary:
     seconds_by_stage: Mapping[str, float]
     wait_seconds: Mapping[str, float]
     model_share: float | None
+    bytes_fetched: int
+    batch_fill: float | None
     model: str
     ran_with: Sequence[RanWith]
     options: Mapping[str, Any]
@@ -93,13 +81,28 @@ class RowCountError(RuntimeError):
     """The rows written are not the rows planned."""
 
 
+def conclude(config: JobConfig, prepared: Prepared, seconds: float, measured: Measured, model_version: str) -> Summary:
+    """Sums a run up, and writes that down: `summary.json`, and the mark of success unless too many images failed.
+
+    Takes what `summarize` takes. Done again, it writes the same but for the times.
+
+    Raises:
+      RowCountError: as `summarize`.
+      StorageError: the output cannot be read or written.
+    """
+    run, summary = prepared.run, summarize(config, prepared, seconds, measured, model_version)
+    run.storage.write(run.summary, summary.to_json())
+    if summary.failure_ratio <= config.max_failure_ratio:
+        run.storage.write(run.success, b"")
+    return summary
+
+
 def summarize(
     config: JobConfig,
     prepared: Prepared,
     seconds: float,
-    seconds_by_stage: Mapping[str, float],
+    measured: Measured,
     model_version: str,
-    ran_with: Sequence[RanWith],
 ) -> Summary:
     """Counts the rows of all committed shards.
 
@@ -107,9 +110,8 @@ def summarize(
       config: the job.
       prepared: its run.
       seconds: wall time.
-      seconds_by_stage: summed up; "model_fetch" and so on is the model's waiting, "model_model" its work.
+      measured: from the pipeline's metrics.
       model_version: of the captioner.
-      ran_with: what the shards were captioned with.
 
     Raises:
       RowCountError: captions and failures do not add up to the inputs.
@@ -120,6 +122,7 @@ def summarize(
         captions += counts.captions
         low_confidence += counts.low_confidence
         reasons.update(counts.failures)
+    seconds_by_stage = measured.seconds_by_stage
     waited = {stage: seconds_by_stage.get(f"model_{stage}", 0.0) for stage in WAITED_FOR}
     captioning = seconds_by_stage.get("model_model", 0.0)  # two batches at the same time count once, unlike "caption"
     total = captioning + sum(waited.values())
@@ -140,7 +143,9 @@ def summarize(
         },
         wait_seconds={stage: round(spent, 3) for stage, spent in waited.items()},
         model_share=round(captioning / total, 3) if total else None,
+        bytes_fetched=measured.bytes_fetched,
+        batch_fill=None if measured.batch_fill is None else round(measured.batch_fill, 3),
         model=model_version,
-        ran_with=ran_with,
+        ran_with=measured.ran_with,
         options=config.options,
     )

@@ -22,6 +22,7 @@ from beam_job.storage.fsspec_storage import FsspecStorage as FsspecStorage
 from beam_job.storage.gcs import GoogleCloudStorage as GoogleCloudStorage
 from beam_job.storage.http import HttpStorage as HttpStorage
 from beam_job.storage.local import LocalStorage as LocalStorage
+from beam_job.storage.local import absolute as absolute
 from beam_job.storage.local import local_path as local_path
 from beam_job.storage.local import local_uri as local_uri
 from beam_job.storage.local import real_path as real_path

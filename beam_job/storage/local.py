@@ -111,6 +111,11 @@ def real_path(uri: str) -> str:
         return os.path.realpath(local_path(uri))
 
 
+def absolute(uri: str) -> str:
+    """A path from the root on, which other working directories read the same; a URI with a scheme as it is."""
+    return uri if SCHEME.match(uri) else os.path.abspath(uri)
+
+
 def local_uri(path: str) -> str:
     """The URI of a path: itself, but `file://` with escapes where its name is no text, which Parquet could not hold."""
     try:

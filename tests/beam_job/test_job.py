@@ -92,7 +92,7 @@ def finished(photographs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "out"
 
 
-def test_the_summary_tells_what_happened(finished: Path) -> None:
+def test_the_summary_tells_what_happened(photographs, finished: Path) -> None:
     summary = json.loads((only_run(finished) / "summary.json").read_text())
     assert (summary["inputs"], summary["captions"], summary["failures"]) == (7, 6, 1)
     assert summary["failures_by_reason"] == {"fetch: FileNotFoundError": 1}
@@ -105,6 +105,8 @@ def test_the_summary_tells_what_happened(finished: Path) -> None:
     working = captioning + sum(summary["wait_seconds"].values())
     assert summary["model_share"] == pytest.approx(captioning / working, abs=0.01)
     assert 0 < captioning < working < summary["seconds"]
+    assert summary["bytes_fetched"] == sum(path.stat().st_size for path in map(photographs.__getitem__, GOOD))
+    assert 0 < summary["batch_fill"] <= 6 / 32  # six images, in one batch or several
     assert summary["model"] == check_bundle(DEFAULT_BUNDLE)
     assert summary["options"]["decoding"]["num_captions"] == 2
 
