@@ -29,7 +29,7 @@ from model.backbones import BACKBONES, BackboneError, backbone_named
 from model.bundle import BundleError, check_bundle, load_captioner, save_bundle
 from model.captioner import Captioner
 from model.config import INITIAL_STATES, CaptionerConfig, Decoding
-from model.data import DataError, Example, read_examples
+from model.data import TFDS, DataError, Example, read_examples
 from model.features import cached_features, cached_images, with_margin
 from model.learners import Draw, FineTuning, FrozenBackbone, Learner, SelfCritical, Words
 from model.metrics import MetricsError
@@ -65,7 +65,7 @@ def train(args: argparse.Namespace) -> list[Epoch]:
         f"{len(training):,} photographs, {len(validation):,} for validation, {len(captioner.vocabulary):,} words",
         flush=True,
     )
-    folder = args.output.parent / f"{args.output.name}.training"
+    folder = _workplace(args)
     folder.mkdir(parents=True, exist_ok=True)
     learner, validate = _learner(args, captioner, training, validation, folder, origin)
 
@@ -180,12 +180,19 @@ def _words(examples: Sequence[Example], vocabulary: Vocabulary, config: Captione
 
 def _examples(args: argparse.Namespace) -> tuple[list[Example], list[Example]]:
     """Photographs to train on and to validate with; without --validation one in twenty is held out."""
-    examples = read_examples(args.data, args.images)
+    images = args.images
+    if images is None and args.data.startswith(TFDS):
+        images = str(_workplace(args) / "photographs")
+    examples = read_examples(args.data, images)
     if args.validation:
-        return examples, read_examples(args.validation, args.images)
+        return examples, read_examples(args.validation, images)
     if len(examples) < 2:
         raise DataError(f"{args.data} holds one photograph; give others with --validation")
     return [e for n, e in enumerate(examples) if n % 20], examples[::20]
+
+
+def _workplace(args: argparse.Namespace) -> Path:
+    return args.output.parent / f"{args.output.name}.training"
 
 
 def _keras_weights(weights: str) -> str | None:
@@ -240,9 +247,17 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     data = parser.add_argument_group("data")
-    data.add_argument("--data", required=True, help="Parquet files (image, captions) or a captions JSON of COCO")
+    data.add_argument(
+        "--data",
+        required=True,
+        help="Parquet files (image, captions), a captions JSON of COCO, or tfds:NAME[:SPLIT], such as "
+        "tfds:coco_captions",
+    )
     data.add_argument("--validation", help="the same for choosing the epoch (default: every 20th photograph of --data)")
-    data.add_argument("--images", help="folder of the image files (default: the folder of --data)")
+    data.add_argument(
+        "--images",
+        help="folder of the image files (default: the folder of --data; with tfds:, BUNDLE.training/photographs)",
+    )
     data.add_argument("--output", required=True, type=Path, help="folder of the bundle to write")
     _add_model_options(parser)
     _add_training_options(parser)
