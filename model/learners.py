@@ -24,7 +24,7 @@ from model.vocabulary import END, PAD, START
 Tensor = Any
 Words = npt.NDArray[np.int32]
 Batch = tuple[npt.NDArray[Any], ...]
-# features float32[B, L, U], uniforms float32[B, K, T] -> words int32[B, K, T] drawn from the decoder
+# what a learner sees, uniforms float32[B, K, T] -> words int32[B, K, T] drawn from the decoder
 Draw = Callable[[Tensor, Tensor], Tensor]
 _LENGTH_STEP = 4  # captions are padded to a multiple of it: a graph for each length that comes up, but not for many
 
@@ -77,6 +77,10 @@ class Learner(abc.ABC):
         """What a step sees of the photographs with these numbers."""
 
     @abc.abstractmethod
+    def features(self, seen: Tensor) -> Tensor:
+        """What the decoder looks at, from the first of a batch's arrays: float32[B, L, U]."""
+
+    @abc.abstractmethod
     def loss(self, *batch: Tensor) -> Tensor:
         """The loss of a batch: float32, one number."""
 
@@ -100,10 +104,12 @@ class FrozenBackbone(Learner):
         views = rng.integers(self._features.shape[1], size=len(chosen))
         return self._features[chosen, views], trimmed(self.words[chosen])
 
+    def features(self, seen: Tensor) -> Tensor:
+        return self.encoder.project(seen)
+
     def loss(self, *batch: Tensor) -> Tensor:
         grid, words = batch
-        features = self.encoder.project(grid)
-        return forced_loss(self.decoder, features, words, self._label_smoothing)
+        return forced_loss(self.decoder, self.features(grid), words, self._label_smoothing)
 
 
 class FineTuning(Learner):
@@ -131,12 +137,15 @@ class FineTuning(Learner):
         size = self.encoder.backbone.input_shape[1]
         return changed(self._images[chosen], size, rng), trimmed(self.words[chosen])
 
+    def features(self, seen: Tensor) -> Tensor:
+        return self.encoder(seen)
+
     def loss(self, *batch: Tensor) -> Tensor:
         images, words = batch
-        return forced_loss(self.decoder, self.encoder(images), words, self._label_smoothing)
+        return forced_loss(self.decoder, self.features(images), words, self._label_smoothing)
 
 
-class SelfCritical(FrozenBackbone):
+class SelfCritical(Learner):
     """Captions drawn from the decoder become likelier the more their CIDEr-D is above that of the image's others.
 
     S. Rennie et al. (2017), "Self-critical Sequence Training for Image Captioning"; the baseline of a caption is the
@@ -144,38 +153,35 @@ class SelfCritical(FrozenBackbone):
     Sequence Training"). Teacher forcing on people's captions is mixed in, against a narrowing language.
 
     Args:
+      looking: which photographs are seen and how, and what of the encoder learns.
       draw: the captions of a batch, with what the decoder knows at the time.
       forcing: weight of teacher forcing in the loss, 0 to 1.
       captions: drawn for an image.
+      label_smoothing: of teacher forcing.
     """
 
     def __init__(
-        self,
-        encoder: Encoder,
-        decoder: Decoder,
-        words: Words,
-        features: Features,
-        label_smoothing: float,
-        draw: Draw,
-        forcing: float,
-        captions: int,
+        self, looking: FrozenBackbone | FineTuning, draw: Draw, forcing: float, captions: int, label_smoothing: float
     ) -> None:
         if captions < 2:
             raise ValueError(f"samples must be a whole number from 2, not {captions}: each is compared with the others")
-        super().__init__(encoder, decoder, words, features, label_smoothing)
+        super().__init__(looking.encoder, looking.decoder, looking.words)
+        self.backbone_variables = looking.backbone_variables
+        self._looking = looking
         self._draw = draw
         self._forcing = forcing
         self._captions = captions
-        self._reward = CiderD([[ended(row) for row in rows if row[0] == START] for rows in words])
+        self._label_smoothing = label_smoothing
+        self._reward = CiderD([[ended(row) for row in rows if row[0] == START] for rows in self.words])
         self._rewards: list[float] = []
 
     def said(self) -> str:
         return f"  reward {np.mean(self._rewards[-50:]):.2f}"
 
     def batch(self, chosen: npt.NDArray[np.int64], rng: np.random.Generator) -> Batch:
-        grid, words = super().batch(chosen, rng)
+        seen, words = self._looking.batch(chosen, rng)
         uniforms = rng.random((len(chosen), self._captions, self.words.shape[2] - 2), np.float32)
-        drawn = np.asarray(self._draw(tf.convert_to_tensor(grid), tf.convert_to_tensor(uniforms)))
+        drawn = np.asarray(self._draw(tf.convert_to_tensor(seen), tf.convert_to_tensor(uniforms)))
         drawn = np.pad(drawn, ((0, 0), (0, 0), (1, 1)))
         drawn[..., 0] = START
         rewards = np.array(
@@ -184,11 +190,14 @@ class SelfCritical(FrozenBackbone):
         )
         self._rewards.append(float(rewards.mean()))
         others = (rewards.sum(axis=1, keepdims=True) - rewards) / (self._captions - 1)
-        return grid, words, trimmed(drawn), rewards - others
+        return seen, words, trimmed(drawn), rewards - others
+
+    def features(self, seen: Tensor) -> Tensor:
+        return self._looking.features(seen)
 
     def loss(self, *batch: Tensor) -> Tensor:
-        grid, words, drawn, advantages = batch
-        features = self.encoder.project(grid)
+        seen, words, drawn, advantages = batch
+        features = self.features(seen)
         said = drawn[..., 1:]
         log_probabilities, mask = _of_words(self.decoder(drawn[..., :-1], features, training=True), said)
         reward = ops.sum(advantages[..., None] * log_probabilities * mask) / ops.maximum(ops.sum(mask), 1.0)

@@ -4,7 +4,7 @@
 
 frozen          the backbone stays as it is; its features are computed once, the decoder learns from people's captions
 finetune        the upper part of the backbone learns too, from photographs that are cropped, mirrored and relit
-self_critical   captions drawn from the decoder are rewarded by their CIDEr-D; the backbone stays as it is
+self_critical   captions of the decoder rewarded by their CIDEr-D; with --tuned_share the backbone learns too
 
 The bundle of the epoch with the best validation CIDEr is written. `BUNDLE.training/` keeps what was computed once, a
 checkpoint, the log and, where TensorBoard is installed, its events; the same command, given again after an
@@ -58,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 def train(args: argparse.Namespace) -> list[Epoch]:
     """Trains as the options say and leaves a bundle at `args.output`; returns the log."""
     options = TrainingOptions(**{field.name: getattr(args, field.name) for field in fields(TrainingOptions)})
+    args.tuned_share = _tuned_share(args)
     training, validation = _examples(args)
     keras.utils.set_random_seed(options.seed)
     captioner, origin = _begin(args, training)
@@ -119,38 +120,40 @@ def _learner(
     """What `--method` names, and its validation."""
     encoder, decoder, config = captioner.encoder, captioner.decoder, captioner.config
     size, words = config.input_size, _words(training, captioner.vocabulary, config)
-    if args.method == "finetune":
+    looking: FineTuning | FrozenBackbone
+    if args.tuned_share:
         images = cached_images(with_margin(size), training, folder / "train")
-        learner = FineTuning(encoder, decoder, words, images, args.tuned_share, args.label_smoothing)
+        looking = FineTuning(encoder, decoder, words, images, args.tuned_share, args.label_smoothing)
         pictures = cached_images(size, validation, folder / "validation")
-        return learner, Validation(captioner, validation, pictures, encoder)
-    if args.views < 1:
-        raise ValueError(f"views must be a whole number from 1, not {args.views}")
-    key = f"{origin} {args.precision}"
-    features = cached_features(encoder, size, training, folder / "train", key, args.views)
-    held_out = cached_features(encoder, size, validation, folder / "validation", key, 1)[:, 0]
-    validate = Validation(captioner, validation, held_out, _from_grid(captioner))
-    if args.method == "self_critical":
-        draw = _drawing(captioner, args.samples)
-        return SelfCritical(
-            encoder, decoder, words, features, args.label_smoothing, draw, args.forcing, args.samples
-        ), validate
-    return FrozenBackbone(encoder, decoder, words, features, args.label_smoothing), validate
+        validate = Validation(captioner, validation, pictures, encoder)
+    else:
+        if args.views < 1:
+            raise ValueError(f"views must be a whole number from 1, not {args.views}")
+        key = f"{origin} {args.precision}"
+        features = cached_features(encoder, size, training, folder / "train", key, args.views)
+        looking = FrozenBackbone(encoder, decoder, words, features, args.label_smoothing)
+        held_out = cached_features(encoder, size, validation, folder / "validation", key, 1)[:, 0]
+        validate = Validation(captioner, validation, held_out, encoder.project)
+    if args.method != "self_critical":
+        return looking, validate
+    draw = _drawing(captioner, looking.features, args.samples)
+    return SelfCritical(looking, draw, args.forcing, args.samples, args.label_smoothing), validate
 
 
-def _from_grid(captioner: Captioner) -> Callable[[Tensor], Tensor]:
-    """The backbone's features float16[B, L, C] -> float32[B, L, U]."""
-    return captioner.encoder.project
+def _tuned_share(args: argparse.Namespace) -> float:
+    """How much of the backbone learns: by default that of the method."""
+    if args.method == "frozen":
+        return 0.0
+    return {"finetune": 0.6, "self_critical": 0.0}[args.method] if args.tuned_share is None else args.tuned_share
 
 
-def _drawing(captioner: Captioner, captions: int) -> Draw:
-    """Captions drawn from the decoder as it stands: grid float16[B, L, C], float32[B, K, T] -> int32[B, K, T]."""
+def _drawing(captioner: Captioner, features: Callable[[Tensor], Tensor], captions: int) -> Draw:
+    """Captions drawn from the network as it stands: what `features` takes, float32[B, K, T] -> int32[B, K, T]."""
     decoding = Decoding("sample", num_captions=captions, top_k=_DRAWN_FROM, no_repeat_ngram=0)
     drawer = Captioner(captioner.config, captioner.vocabulary, captioner.encoder, captioner.decoder, decoding=decoding)
-    encode = _from_grid(captioner)
 
-    def draw(grid: Tensor, uniforms: Tensor) -> Tensor:
-        return drawer.caption_features(encode(grid), uniforms).words
+    def draw(seen: Tensor, uniforms: Tensor) -> Tensor:
+        return drawer.caption_features(features(seen), uniforms).words
 
     return tf.function(draw, autograph=False)
 
@@ -222,8 +225,8 @@ An image captioner: {config.backbone} encoder, GRU decoder with attention.
 
 def _of_method(args: argparse.Namespace) -> list[str]:
     """The options that `--method` reads, itself among them."""
-    read = {"frozen": ["views"], "finetune": ["tuned_share"], "self_critical": ["views", "samples", "forcing"]}
-    return ["method", *read[args.method]]
+    looking = ["tuned_share"] if args.tuned_share else ["views"]
+    return ["method", *looking, *(["samples", "forcing"] if args.method == "self_critical" else [])]
 
 
 def _origin(args: argparse.Namespace) -> str:

@@ -78,15 +78,15 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     learning.add_argument(
         "--tuned_share",
         type=share_of,
-        default=0.6,
-        help="finetune: how many of the backbone's layers learn, from the top, 0 to 1 (default: 0.6)",
+        help="how many of the backbone's layers learn, from the top, 0 to 1 (default: 0.6 with finetune, 0 with "
+        "self_critical)",
     )
     learning.add_argument(
         "--views",
         type=int,
         default=2,
-        help="frozen, self_critical: features of each photograph, 1 as it is, 2 also in a mirror, more also cropped, "
-        "mirrored and relit by chance (default: 2)",
+        help="features of each photograph, where the backbone does not learn: 1 as it is, 2 also mirrored, more also "
+        "cropped and relit by chance (default: 2)",
     )
     learning.add_argument(
         "--samples", type=int, default=5, help="self_critical: captions drawn for a photograph (default: 5)"
