@@ -53,6 +53,7 @@ EXTRAS["test"] = [
     "pandas>=2.2,<4",
     "pytest>=8,<10",
     "ruff>=0.8,<1",
+    "selenium>=4.20,<5",
     "webdataset>=1,<2",
 ]
 
@@ -73,7 +74,7 @@ setup(
     license_files=["LICENSE", "NOTICE"],
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["beam_job", "beam_job.*", "model", "model.*"]),
-    package_data={"model": ["default/*", "py.typed"], "beam_job": ["py.typed"]},
+    package_data={"model": ["default/*", "py.typed"], "beam_job": ["py.typed", "report/page.*"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["caption-images = beam_job.__main__:command"]},

@@ -128,6 +128,8 @@ def _report(summary: Summary, config: JobConfig) -> int:
     print(f"captions: {config.output}/captions/run={summary.run_id}", file=sys.stderr)
     if summary.failures:
         print(f"failures: {config.output}/failures/run={summary.run_id}", file=sys.stderr)
+    if not config.no_report:
+        print(f"page: {config.output}/runs/{summary.run_id}/index.html", file=sys.stderr)
     if summary.failure_ratio <= config.max_failure_ratio:
         return 0
     print(

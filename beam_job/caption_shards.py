@@ -17,6 +17,7 @@ from beam_job.metrics import count_report, count_work
 from beam_job.open_shard import ShardResult
 from beam_job.plan import PlanReader
 from beam_job.progress import ProgressFile
+from beam_job.report.thumbnails import Picks
 from beam_job.run import Run, RunNote, read_note
 from beam_job.sink import publish_failures, read_report
 from model import ImageCaptioner, load_captioner
@@ -112,7 +113,9 @@ def _open_engine(config: JobConfig, run: Run, progress_folder: str | None, note:
     captioner = _open_captioner(config, note.model, progress)
     batch_size = config.batch_size or default_batch_size()
     failures = FailureBudget(config.max_failure_ratio, note.inputs)
-    return Engine(config, run, captioner, captioner.input_size, batch_size, progress, failures)
+    samples = 0 if config.no_report else config.report_samples
+    picks = Picks.of_run(samples, note.inputs)
+    return Engine(config, run, captioner, captioner.input_size, batch_size, progress, failures, picks)
 
 
 def _open_captioner(config: JobConfig, version: str, progress: ProgressFile) -> ImageCaptioner:

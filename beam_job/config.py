@@ -23,6 +23,7 @@ from model.preprocessing import MAX_PIXELS
 RETRY = ("transient", "all", "none")
 _FUNCTION = re.compile(r"\w+(\.\w+)*:\w+")
 _BYTES_A_ROW = 400  # of the planning process at its peak, by tests/benchmarks/plan_million.py
+_COUNTS = ("shard_size", "batch_size", "fetch_threads", "decode_threads", "max_pixels", "workers", "report_samples")
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class JobConfig:
       precision: what the encoder computes in, one of `model.engine_choice.PRECISIONS`; likewise.
       require_gpu: refuse to caption on the CPU.
       max_failure_ratio: of the inputs, from 0 to 1; beyond it the job counts as broken.
+      no_report: write no review page.
+      report_samples: captions on it with their pictures.
       gpu: for each worker of Dataflow, one of `machines.GPUS`.
       estimate: tell what the run would take and cost, and do nothing.
       worker_price: dollars an hour for that, instead of the list price.
@@ -96,13 +99,23 @@ class JobConfig:
     precision: str = "auto"
     require_gpu: bool = False
     max_failure_ratio: float = 0.5
+    no_report: bool = False
+    report_samples: int = 200
     gpu: str | None = None
     estimate: bool = False
     worker_price: float | None = None
     verbose: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("shard_size", "batch_size", "fetch_threads", "decode_threads", "max_pixels", "workers"):
+        for name in (
+            "shard_size",
+            "batch_size",
+            "fetch_threads",
+            "decode_threads",
+            "max_pixels",
+            "workers",
+            "report_samples",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name} must be a whole number from 1, not {value}")

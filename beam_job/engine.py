@@ -33,6 +33,7 @@ from beam_job.open_shard import OpenShard, ShardResult
 from beam_job.plan import Shard
 from beam_job.progress import ProgressFile
 from beam_job.records import CaptionedImage, DecodedImage, Failure, ImageInput
+from beam_job.report.thumbnails import NO_PICTURES, Picks
 from beam_job.run import Run
 from beam_job.storage import CredentialsError
 from model import ImageCaptioner
@@ -65,6 +66,7 @@ class Engine:
         batch_size: int,
         progress: ProgressFile,
         failures: FailureBudget,
+        picks: Picks = NO_PICTURES,
     ) -> None:
         self._run = run
         self._model_version = captioner.version
@@ -76,6 +78,7 @@ class Engine:
         self._running: collections.deque[tuple[Batch, Future[Captioned]]] = collections.deque()
         self._several = config.decoding.num_captions > 1
         self._min_score = config.min_score
+        self._picks = picks
         self._progress = progress
         self._failures = failures
         # Of this machine: the one that launched the job may have another number of cores.
@@ -114,7 +117,7 @@ class Engine:
         Returns:
           a future that is resolved once the shard's files are written; where the engine fails first, with its error.
         """
-        opened = OpenShard(number, shard)
+        opened = OpenShard(number, shard, self._picks)
         with self._lock:
             if self._broken:
                 opened.done.set_exception(self._broken)
@@ -247,10 +250,12 @@ class Engine:
         """Waits for the oldest of the batches under way."""
         batch, captioned = self._running.popleft()
         outcomes, seconds = captioned.result()
-        for (shard, _), outcome in zip(batch, outcomes, strict=True):
+        for (shard, image), outcome in zip(batch, outcomes, strict=True):
             shard.spent("caption", seconds / len(batch))
             if isinstance(outcome, Failure):
                 self._failures.revoke(outcome)
+            else:
+                shard.pictures.see(image, outcome)
             self._finish(shard, outcome)
 
     def _finish(self, shard: OpenShard, outcome: CaptionedImage | Failure) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from beam_job.plan import Shard
 from beam_job.records import CaptionedImage, Failure
+from beam_job.report.thumbnails import NO_PICTURES, Picks, Pictures
 from beam_job.run import Run
 from beam_job.sink import ShardReport, caption_table, commit_shard
 
@@ -37,7 +38,8 @@ class ShardResult:
 class OpenShard:
     """A shard under way: rows as they come, and the future that its submitter waits for."""
 
-    def __init__(self, number: int, shard: Shard) -> None:
+    def __init__(self, number: int, shard: Shard, picks: Picks = NO_PICTURES) -> None:
+        self.pictures = Pictures(picks, number)
         self.number = number
         self.shard = shard
         self.captioned: list[CaptionedImage] = []
@@ -74,6 +76,7 @@ class OpenShard:
             rows.sort(key=lambda row: self.shard.place[row.uri])
         carried = self.shard.carried_by(row.uri for row in self.captioned)
         captions = caption_table(self.captioned, model_version, several, carried, min_score)
+        self.pictures.write(run, self.number, self.captioned)
         report = commit_shard(run, self.number, captions, self.failures, self.shard)
         self.spent("write", time.monotonic() - started)
         return report

@@ -63,6 +63,8 @@ _SAME_NAME = (
     "estimate",
     "worker_price",
     "verbose",
+    "no_report",
+    "report_samples",
 )
 
 
@@ -116,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="X",
         help="mark captions whose score is lower, such as -1.0, in the column low_confidence; none is left out",
     )
+    _add_report(parser.add_argument_group("review page (OUTPUT/runs/RUN_ID/index.html)"))
     _add_speed(parser.add_argument_group("speed"))
     _add_dataflow(parser.add_argument_group("before a large run, and on Dataflow"))
     return parser
@@ -162,6 +165,17 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
         help="exit with 1 where more than this share of the images failed (default: %(default)s); a worker that has "
         "seen 200 failures or more stops the run where no image has succeeded, where the last 200 failed for reasons "
         "that may pass, and where more than this share of all images failed; 1 never stops",
+    )
+
+
+def _add_report(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--no_report", action="store_true", help="write none")
+    group.add_argument(
+        "--report_samples",
+        type=int,
+        default=JobConfig.report_samples,
+        metavar="N",
+        help="images on it, the same ones every time, beside the lowest scores and the failures (default: %(default)s)",
     )
 
 

@@ -67,6 +67,11 @@ class Run:
         return join(self.folder, "_SUCCESS")
 
     @property
+    def page(self) -> str:
+        """The review page."""
+        return join(self.folder, "index.html")
+
+    @property
     def captions_folder(self) -> str:
         """All captions of the run."""
         return join(self.output, "captions", f"run={self.run_id}")

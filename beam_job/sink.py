@@ -10,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import math
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -71,11 +72,15 @@ class ShardReport:
       captions: rows of its captions file.
       failures: rows of its failures file.
       low_confidence: of its captions those that are marked so.
+      scores: captions by score, in steps of 0.1: the step's lower end, in tenths.
+      words: captions by number of words.
     """
 
     captions: int
     failures: tuple[Failure, ...]
     low_confidence: int = 0
+    scores: Mapping[int, int] = field(default_factory=dict)
+    words: Mapping[int, int] = field(default_factory=dict)
 
 
 def commit_shard(run: Run, number: int, captions: pa.Table, failures: Sequence[Failure], shard: Shard) -> ShardReport:
@@ -92,7 +97,9 @@ def commit_shard(run: Run, number: int, captions: pa.Table, failures: Sequence[F
       the report of the attempt that stands.
     """
     marked = pc.sum(captions[LOW_CONFIDENCE]).as_py() if LOW_CONFIDENCE in captions.column_names else 0
-    report = ShardReport(captions.num_rows, tuple(failures), marked or 0)
+    scores = Counter(math.floor(10 * score) for score in captions["score"].to_pylist())
+    words = Counter(len(caption.split()) for caption in captions["caption"].to_pylist())
+    report = ShardReport(captions.num_rows, tuple(failures), marked or 0, scores, words)
     content = parquet_bytes(captions.replace_schema_metadata({_REPORT: _to_json(report)}))
     if not run.storage.create(run.captions(number), content):
         report = read_report(run, number)
@@ -129,6 +136,8 @@ class ShardCounts:
     captions: int
     failures: Counter[str]
     low_confidence: int
+    scores: Mapping[int, int]
+    words: Mapping[int, int]
 
 
 def read_counts(run: Run, shards: Iterable[int]) -> Iterator[ShardCounts]:
@@ -137,7 +146,7 @@ def read_counts(run: Run, shards: Iterable[int]) -> Iterator[ShardCounts]:
     def counts(shard: int) -> ShardCounts:
         report = read_report(run, shard)
         reasons = Counter(f"{failure.stage}: {failure.error_type}" for failure in report.failures)
-        return ShardCounts(report.captions, reasons, report.low_confidence)
+        return ShardCounts(report.captions, reasons, report.low_confidence, report.scores, report.words)
 
     with ThreadPoolExecutor(_THREADS) as threads:
         yield from threads.map(counts, shards)
@@ -182,8 +191,8 @@ def caption_table(
 
 
 def _with_columns(table: pa.Table, others: pa.Table) -> pa.Table:
-    for field in others.schema:
-        table = table.append_column(field, others[field.name])
+    for column in others.schema:
+        table = table.append_column(column, others[column.name])
     return table
 
 
@@ -191,7 +200,13 @@ def _to_json(report: ShardReport) -> bytes:
     failures = [
         dataclasses.asdict(failure) | {"failed_at": failure.failed_at.isoformat()} for failure in report.failures
     ]
-    return json.dumps({"failures": failures, "low_confidence": report.low_confidence}).encode()
+    told = {
+        "failures": failures,
+        "low_confidence": report.low_confidence,
+        "scores": report.scores,
+        "words": report.words,
+    }
+    return json.dumps(told).encode()
 
 
 def _from_json(captions: int, content: bytes) -> ShardReport:
@@ -199,4 +214,6 @@ def _from_json(captions: int, content: bytes) -> ShardReport:
     failures = tuple(
         Failure(**row | {"failed_at": datetime.datetime.fromisoformat(row["failed_at"])}) for row in report["failures"]
     )
-    return ShardReport(captions, failures, report.get("low_confidence", 0))  # shards of earlier versions do not tell
+    # Shards of earlier versions do not tell these.
+    scores, words = ({int(step): count for step, count in report.get(name, {}).items()} for name in ("scores", "words"))
+    return ShardReport(captions, failures, report.get("low_confidence", 0), scores, words)

@@ -13,6 +13,7 @@ from beam_job.config import JobConfig
 from beam_job.metrics import Measured, RanWith
 from beam_job.model_time import WAITED_FOR
 from beam_job.prepare import Prepared
+from beam_job.report.page import write_page
 from beam_job.sink import read_counts
 
 
@@ -37,6 +38,8 @@ class Summary:
         share that was captioning; None where no image came to the model. Start-up is no part of it.
       bytes_fetched: of the images, as stored.
       batch_fill: images in a batch by those that it has room for, on average; None where no image came to the model.
+      scores: captions by score, in steps of 0.1 that are named by their lower end.
+      words: captions by number of words.
       model: version of the model.
       ran_with: what its shards were captioned with; of a continued run, those of its last attempt.
       options: of the job.
@@ -56,6 +59,8 @@ class Summary:
     model_share: float | None
     bytes_fetched: int
     batch_fill: float | None
+    scores: Mapping[str, int]
+    words: Mapping[str, int]
     model: str
     ran_with: Sequence[RanWith]
     options: Mapping[str, Any]
@@ -94,6 +99,8 @@ def conclude(config: JobConfig, prepared: Prepared, seconds: float, measured: Me
     run.storage.write(run.summary, summary.to_json())
     if summary.failure_ratio <= config.max_failure_ratio:
         run.storage.write(run.success, b"")
+    if not config.no_report:
+        write_page(run, summary, config.report_samples)
     return summary
 
 
@@ -118,10 +125,13 @@ def summarize(
     """
     run, plan = prepared.run, prepared.plan
     captions, low_confidence, reasons = 0, 0, Counter[str]()
+    scores, words = Counter[int](), Counter[int]()
     for counts in read_counts(run, range(plan.shards)):
         captions += counts.captions
         low_confidence += counts.low_confidence
         reasons.update(counts.failures)
+        scores.update(counts.scores)
+        words.update(counts.words)
     seconds_by_stage = measured.seconds_by_stage
     waited = {stage: seconds_by_stage.get(f"model_{stage}", 0.0) for stage in WAITED_FOR}
     captioning = seconds_by_stage.get("model_model", 0.0)  # two batches at the same time count once, unlike "caption"
@@ -145,6 +155,8 @@ def summarize(
         model_share=round(captioning / total, 3) if total else None,
         bytes_fetched=measured.bytes_fetched,
         batch_fill=None if measured.batch_fill is None else round(measured.batch_fill, 3),
+        scores={f"{step / 10:.1f}": count for step, count in sorted(scores.items())},
+        words={str(number): count for number, count in sorted(words.items())},
         model=model_version,
         ran_with=measured.ran_with,
         options=config.options,

@@ -9,6 +9,10 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if ! command -v java > /dev/null; then
   apt-get update -qq && apt-get install -y -qq default-jre-headless
 fi
+# The review page is read in a real browser.
+if ! command -v chromium > /dev/null || ! command -v chromedriver > /dev/null; then
+  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver
+fi
 EXTRAS=demo,test "$root/run_local.sh" --version
 
 cd "$root"

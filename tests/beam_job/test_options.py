@@ -35,6 +35,8 @@ def test_every_option_has_its_place() -> None:
         "--workers": ("workers", 13),
         "--max_failure_ratio": ("max_failure_ratio", 0.25),
         "--verbose": ("verbose", True),
+        "--no_report": ("no_report", True),
+        "--report_samples": ("report_samples", 44),
         "--uri_column": ("uri_column", "url"),
         "--allow_private_addresses": ("allow_private_addresses", True),
         "--retry": ("retry", "all"),
