@@ -154,6 +154,7 @@ def test_corrections_come_back(page: Any, output: Path, downloads: Path, tmp_pat
     assert main(["correct", f"--output={output}", str(file)]) == 0
     assert main(["snapshot", f"--output={output}", f"--to={tmp_path}/snapshot"]) == 0
     rows = duckdb.sql(
-        f"select caption, correction from '{tmp_path}/snapshot/data/*.parquet' where correction is not null order by uri"
+        f"select caption, correction from '{tmp_path}/snapshot/data/*.parquet' where correction is not null "
+        "order by uri"
     )
     assert rows.fetchall() == [('a "grey" dog <b>', "edited"), ("brightness 54", "bad")]
