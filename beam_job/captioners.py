@@ -33,8 +33,9 @@ def bundle_of_run(config: JobConfig, version: str) -> Path:
     folder = local_bundle(config.model)
     found = check_bundle(folder)
     if found != version:
+        place = f"the model at {config.model}" if config.model else "the model that ships"
         raise BundleError(
-            f"the model at {config.model} has changed since the run began: it was {version} and is {found}; "
+            f"{place} has changed since the run began: it was {version} and is {found}; "
             "the same command starts a run with the new one"
         )
     return folder

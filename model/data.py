@@ -1,4 +1,4 @@
-"""Photographs with human captions, from Parquet or from COCO's captions JSON."""
+"""Photographs with human captions, from Parquet, COCO's captions JSON or TensorFlow Datasets."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+TFDS = "tfds:"
 
 
 class DataError(ValueError):
@@ -38,12 +40,16 @@ def read_examples(data: str, images: str | None = None) -> list[Example]:
 
     Args:
       data: Parquet files (one, a folder of them or a glob) with the columns `image` (bytes, a path, or Hugging Face's
-        {bytes, path}), `captions` (list of strings) and, if there is one, `image_id`; or a captions JSON of COCO.
-      images: folder of the image files that `data` names by relative paths; by default the folder of `data`.
+        {bytes, path}), `captions` (list of strings) and, if there is one, `image_id`; or a captions JSON of COCO; or
+        `tfds:NAME` or `tfds:NAME:SPLIT` of TensorFlow Datasets, with COCO's features (`tfds:coco_captions`).
+      images: folder of the image files that `data` names by relative paths, by default the folder of `data`; with
+        `tfds:`, the folder to keep the photographs in.
 
     Raises:
       DataError: nothing is there, or it has another form.
     """
+    if data.startswith(TFDS):
+        return _from_tfds(data, images)
     folder = Path(images) if images else Path(data if Path(data).is_dir() else Path(data).parent)
     examples = _from_coco(Path(data), folder) if data.endswith(".json") else _from_parquet(data, folder)
     if not examples:
@@ -110,3 +116,39 @@ def _from_coco(path: Path, folder: Path) -> list[Example]:
         raise DataError(f"no such file: {path}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is not a captions JSON of COCO: {error!r}") from error
+
+
+def _from_tfds(data: str, images: str | None) -> list[Example]:
+    """A split of TensorFlow Datasets; its photographs become files, for they are read again and are no small memory."""
+    if images is None:
+        raise DataError(f"{data}: --images=FOLDER must say where its photographs are to be kept")
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise DataError(f"{data} needs TensorFlow Datasets: pip install 'caption-images[tfds]'") from error
+    name, _, split = data.removeprefix(TFDS).partition(":")
+    try:
+        rows = tfds.load(name, split=split or "train", decoders={"image": tfds.decode.SkipDecoding()})
+    except Exception as error:  # of a download, a name, a split; each dataset has its own
+        raise DataError(
+            f"{data} cannot be had: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        ) from error
+    folder = Path(images)
+    folder.mkdir(parents=True, exist_ok=True)
+    return [_of_tfds(row, data, folder) for row in rows.as_numpy_iterator()]
+
+
+def _of_tfds(row: dict[str, Any], data: str, folder: Path) -> Example:
+    try:
+        name = Path(row["image/filename"].decode()).name
+        captions = tuple(text.decode() for text in row["captions"]["text"])
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"{data} has no image, image/filename and captions as COCO has: {', '.join(sorted(row))}"
+        ) from error
+    path = folder / name
+    if not path.exists():
+        partial = path.with_name(f"{name}.partial")
+        partial.write_bytes(row["image"])
+        partial.replace(path)
+    return Example(name, path, captions)

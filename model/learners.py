@@ -102,7 +102,7 @@ class FrozenBackbone(Learner):
 
     def loss(self, *batch: Tensor) -> Tensor:
         grid, words = batch
-        features = self.encoder.projection(ops.cast(grid, "float32"))
+        features = self.encoder.project(grid)
         return forced_loss(self.decoder, features, words, self._label_smoothing)
 
 
@@ -188,7 +188,7 @@ class SelfCritical(FrozenBackbone):
 
     def loss(self, *batch: Tensor) -> Tensor:
         grid, words, drawn, advantages = batch
-        features = self.encoder.projection(ops.cast(grid, "float32"))
+        features = self.encoder.project(grid)
         said = drawn[..., 1:]
         log_probabilities, mask = _of_words(self.decoder(drawn[..., :-1], features, training=True), said)
         reward = ops.sum(advantages[..., None] * log_probabilities * mask) / ops.maximum(ops.sum(mask), 1.0)

@@ -26,7 +26,7 @@ class Encoder(layers.Layer):
     Args:
       config: the architecture.
       backbone_weights: None for random weights, "imagenet" for those that Keras downloads.
-      precision: what it computes in, "float32" or "float16"; its variables and its features are float32.
+      precision: what it computes in, "float32", "float16" or "bfloat16"; its variables and its features are float32.
     """
 
     def __init__(
@@ -44,8 +44,12 @@ class Encoder(layers.Layer):
         """The backbone's features: uint8[B, S, S, 3] -> float32[B, L, C]."""
         return self.to_sequence(self.backbone(self.rescale(images), training=training))
 
+    def project(self, grid: Tensor) -> Tensor:
+        """What the decoder looks at: [B, L, C] in any float type -> float32[B, L, U]."""
+        return ops.cast(self.projection(ops.cast(grid, self.compute_dtype)), "float32")
+
     def call(self, images: Tensor, training: bool = False) -> Tensor:
-        return ops.cast(self.projection(self.grid(images, training=training)), "float32")
+        return self.project(self.grid(images, training=training))
 
 
 class Decoder(layers.Layer):

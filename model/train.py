@@ -25,28 +25,28 @@ import numpy as np
 import tensorflow as tf
 from safetensors.numpy import load_file
 
-from model.backbones import BACKBONES, BackboneError, backbone_named
+from model.backbones import BackboneError, backbone_named
 from model.bundle import BundleError, check_bundle, load_captioner, save_bundle
 from model.captioner import Captioner
-from model.config import INITIAL_STATES, CaptionerConfig, Decoding
-from model.data import DataError, Example, read_examples
+from model.config import CaptionerConfig, Decoding
+from model.data import TFDS, DataError, Example, read_examples
 from model.features import cached_features, cached_images, with_margin
 from model.learners import Draw, FineTuning, FrozenBackbone, Learner, SelfCritical, Words
 from model.metrics import MetricsError
 from model.network import BACKBONE_PREFIX, Encoder, build_network, named_backbone_variables, named_variables
 from model.preprocessing import ImageError
+from model.train_options import train_parser
 from model.trainer import Epoch, Trainer, TrainingOptions
 from model.validation import Validation
 from model.vocabulary import PAD, Vocabulary
 
 Tensor = Any
-METHODS = ("frozen", "finetune", "self_critical")
 _DRAWN_FROM = 100  # likeliest words: sorting all of them for each draw would take most of the time
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    args = _parser().parse_args(argv)
+    args = train_parser(__doc__).parse_args(argv)
     try:
         train(args)
     except (BackboneError, BundleError, DataError, ImageError, MetricsError, ValueError, OSError) as error:
@@ -65,14 +65,14 @@ def train(args: argparse.Namespace) -> list[Epoch]:
         f"{len(training):,} photographs, {len(validation):,} for validation, {len(captioner.vocabulary):,} words",
         flush=True,
     )
-    folder = args.output.parent / f"{args.output.name}.training"
+    folder = _workplace(args)
     folder.mkdir(parents=True, exist_ok=True)
     learner, validate = _learner(args, captioner, training, validation, folder, origin)
 
     def keep(epoch: Epoch) -> None:
         save_bundle(args.output, captioner, _card(args, captioner.config, len(training), epoch))
 
-    recipe = {name: getattr(args, name) for name in ("dropout", *_of_method(args))} | {"origin": origin}
+    recipe = {name: getattr(args, name) for name in ("dropout", "precision", *_of_method(args))} | {"origin": origin}
     log = Trainer(learner, options, recipe, folder, validate, keep).train()
     best = max(log, key=lambda epoch: epoch.validation_cider)
     print(f"{args.output}: epoch {best.epoch}, validation CIDEr {best.validation_cider:.1f} (greedy)", flush=True)
@@ -84,7 +84,7 @@ def _begin(args: argparse.Namespace, training: Sequence[Example]) -> tuple[Capti
     if args.init:
         start = load_captioner(args.init)
         config = replace(start.config, dropout=args.dropout)
-        encoder, decoder = build_network(config, len(start.vocabulary))
+        encoder, decoder = build_network(config, len(start.vocabulary), precision=args.precision)
         given = named_variables(start.encoder, start.decoder)
         for name, variable in named_variables(encoder, decoder).items():
             variable.assign(given[name])
@@ -100,7 +100,7 @@ def _begin(args: argparse.Namespace, training: Sequence[Example]) -> tuple[Capti
             dropout=args.dropout,
         )
         vocabulary = Vocabulary.build((text for example in training for text in example.captions), args.min_count)
-        encoder, decoder = build_network(config, len(vocabulary), _keras_weights(args.backbone_weights))
+        encoder, decoder = build_network(config, len(vocabulary), _keras_weights(args.backbone_weights), args.precision)
         load_backbone(encoder, args.backbone_weights)
         origin = f"{args.backbone} {args.backbone_weights} {config.input_size} {args.seed}"
     # Epochs are compared by the network's own words: the guard against repetition would flatter one that stutters.
@@ -124,8 +124,11 @@ def _learner(
         learner = FineTuning(encoder, decoder, words, images, args.tuned_share, args.label_smoothing)
         pictures = cached_images(size, validation, folder / "validation")
         return learner, Validation(captioner, validation, pictures, encoder)
-    features = cached_features(encoder, size, training, folder / "train", origin, args.views)
-    held_out = cached_features(encoder, size, validation, folder / "validation", origin, 1)[:, 0]
+    if args.views < 1:
+        raise ValueError(f"views must be a whole number from 1, not {args.views}")
+    key = f"{origin} {args.precision}"
+    features = cached_features(encoder, size, training, folder / "train", key, args.views)
+    held_out = cached_features(encoder, size, validation, folder / "validation", key, 1)[:, 0]
     validate = Validation(captioner, validation, held_out, _from_grid(captioner))
     if args.method == "self_critical":
         draw = _drawing(captioner, args.samples)
@@ -137,7 +140,7 @@ def _learner(
 
 def _from_grid(captioner: Captioner) -> Callable[[Tensor], Tensor]:
     """The backbone's features float16[B, L, C] -> float32[B, L, U]."""
-    return lambda grid: captioner.encoder.projection(tf.cast(grid, tf.float32))
+    return captioner.encoder.project
 
 
 def _drawing(captioner: Captioner, captions: int) -> Draw:
@@ -180,12 +183,19 @@ def _words(examples: Sequence[Example], vocabulary: Vocabulary, config: Captione
 
 def _examples(args: argparse.Namespace) -> tuple[list[Example], list[Example]]:
     """Photographs to train on and to validate with; without --validation one in twenty is held out."""
-    examples = read_examples(args.data, args.images)
+    images = args.images
+    if images is None and args.data.startswith(TFDS):
+        images = str(_workplace(args) / "photographs")
+    examples = read_examples(args.data, images)
     if args.validation:
-        return examples, read_examples(args.validation, args.images)
+        return examples, read_examples(args.validation, images)
     if len(examples) < 2:
         raise DataError(f"{args.data} holds one photograph; give others with --validation")
     return [e for n, e in enumerate(examples) if n % 20], examples[::20]
+
+
+def _workplace(args: argparse.Namespace) -> Path:
+    return args.output.parent / f"{args.output.name}.training"
 
 
 def _keras_weights(weights: str) -> str | None:
@@ -194,7 +204,7 @@ def _keras_weights(weights: str) -> str | None:
 
 def _card(args: argparse.Namespace, config: CaptionerConfig, photographs: int, epoch: Epoch) -> str:
     """A model card of what the command knows; people add what only they know."""
-    names = [*_of_method(args), "dropout", *(field.name for field in fields(TrainingOptions))]
+    names = [*_of_method(args), "dropout", "precision", *(field.name for field in fields(TrainingOptions))]
     options = " ".join(f"--{name}={getattr(args, name)}" for name in names)
     return f"""# Model card
 
@@ -216,92 +226,12 @@ def _of_method(args: argparse.Namespace) -> list[str]:
     return ["method", *read[args.method]]
 
 
-def share_of(text: str) -> float:
-    """A number from 0 to 1, for argparse."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must be from 0 to 1, not {text}")
-    return value
-
-
 def _origin(args: argparse.Namespace) -> str:
     if args.init:
         return f"the bundle {check_bundle(args.init)}"
     return "backbone weights: " + (
         args.backbone_weights if args.backbone_weights in ("imagenet", "none") else "from a file"
     )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m model.train",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    data = parser.add_argument_group("data")
-    data.add_argument("--data", required=True, help="Parquet files (image, captions) or a captions JSON of COCO")
-    data.add_argument("--validation", help="the same for choosing the epoch (default: every 20th photograph of --data)")
-    data.add_argument("--images", help="folder of the image files (default: the folder of --data)")
-    data.add_argument("--output", required=True, type=Path, help="folder of the bundle to write")
-    _add_model_options(parser)
-    _add_training_options(parser)
-    return parser
-
-
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    model = CaptionerConfig()
-    shape = parser.add_argument_group("model (all but --dropout come from the bundle where --init names one)")
-    shape.add_argument("--init", type=Path, help="a bundle to go on from")
-    shape.add_argument("--backbone", default=model.backbone, choices=BACKBONES, help=f"default: {model.backbone}")
-    shape.add_argument(
-        "--backbone_weights",
-        default="imagenet",
-        help="imagenet (downloaded by Keras), none (random), or a safetensors file: a bundle's, or one that "
-        "model.convert_efficientnet_lite wrote (default: imagenet)",
-    )
-    shape.add_argument("--input_size", type=int, help="pixels a side (default: the backbone's own)")
-    shape.add_argument("--units", type=int, default=model.units, help=f"width of the decoder (default: {model.units})")
-    shape.add_argument("--max_words", type=int, default=model.max_words, help=f"default: {model.max_words}")
-    shape.add_argument(
-        "--initial_state",
-        default=model.initial_state,
-        choices=INITIAL_STATES,
-        help=f"the GRU's first state (default: {model.initial_state})",
-    )
-    shape.add_argument("--dropout", type=float, default=model.dropout, help=f"default: {model.dropout}")
-    shape.add_argument("--min_count", type=int, default=4, help="a word must be seen this often (default: 4)")
-
-
-def _add_training_options(parser: argparse.ArgumentParser) -> None:
-    training = TrainingOptions()
-    learning = parser.add_argument_group("training")
-    learning.add_argument("--method", default=METHODS[0], choices=METHODS, help=f"see above (default: {METHODS[0]})")
-    learning.add_argument(
-        "--tuned_share",
-        type=share_of,
-        default=0.6,
-        help="finetune: how many of the backbone's layers learn, from the top, 0 to 1 (default: 0.6)",
-    )
-    learning.add_argument(
-        "--views",
-        type=int,
-        default=2,
-        help="frozen, self_critical: features of each photograph, 1 as it is, 2 also in a mirror, more also cropped, "
-        "mirrored and relit by chance (default: 2)",
-    )
-    learning.add_argument(
-        "--samples", type=int, default=5, help="self_critical: captions drawn for a photograph (default: 5)"
-    )
-    learning.add_argument(
-        "--forcing",
-        type=share_of,
-        default=0.2,
-        help="self_critical: weight of people's captions in the loss, 0 to 1 (default: 0.2)",
-    )
-    for field in fields(TrainingOptions):
-        default = getattr(training, field.name)
-        learning.add_argument(f"--{field.name}", type=type(default), default=default, help=f"default: {default}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from beam_job.lists import LISTING_FIELDS
 from beam_job.plan import Plan, write_plan
 from beam_job.run import Run, RunNote
 from beam_job.storage import join, storage_for
+from model import DEFAULT_BUNDLE, check_bundle
 from tests.images import encode
 
 
@@ -36,7 +37,7 @@ def planned_run(folder: str, images: int, missing: int = 0, **options: object) -
     unknown = [None] * images
     columns = {"uri": uris} | {field.name: unknown for field in LISTING_FIELDS if field.name != "uri"}
     plan = write_plan(run, [pa.table(columns, schema=pa.schema(LISTING_FIELDS))], config.shard_size)
-    note = RunNote("fake-1", {}, config.request, plan.inputs, plan.shards, 0)
+    note = RunNote(check_bundle(DEFAULT_BUNDLE), {}, config.request, plan.inputs, plan.shards, 0)
     run.storage.write(run.note, note.to_json())
     return config, run, plan
 

@@ -43,8 +43,10 @@ def test_images_failures_by_reason_bytes_and_the_batches_fill(tmp_path: Path) ->
         "captions": 8,
         "failures": 2,
         "failures_fetch_FileNotFoundError": 2,
+        "shards with fake float32 5": 1,
     }
-    stages = {"fetch", "decode", "caption", "write", "wait_fetch", "wait_decode", "wait_write"}
+    of_the_model = {f"model_{stage}" for stage in ("model", "fetch", "decode", "write")}
+    stages = {"fetch", "decode", "caption", "write"} | of_the_model
     assert {name.removesuffix("_milliseconds") for name in found if name.endswith("_milliseconds")} == stages
     sizes = [len(grey(brightness)) for brightness in range(10, 18)]
     [shown] = [

@@ -81,6 +81,7 @@ def assert_whole(config: JobConfig, run: Run, plan: Plan) -> None:
     assert (summary.captions, summary.failures) == (len(uris(run, "captions")), len(uris(run, "failures")))
 
 
+@pytest.mark.parametrize("planned", ["local"], indirect=True)  # the emulator lets the second overwrite the first
 def test_two_workers_at_the_same_time(planned: tuple[JobConfig, Run, Plan], monkeypatch: pytest.MonkeyPatch) -> None:
     """Both have all rows of a shard before either writes; the one fails an image that the other captioned."""
     config, run, plan = planned

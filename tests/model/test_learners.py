@@ -49,6 +49,19 @@ def test_fine_tuning_changes_the_upper_backbone_only(parquet: str, begun: Path, 
     assert not statistics  # a batch of three is too small to measure them
 
 
+@pytest.mark.parametrize("method", ["frozen", "finetune"])
+def test_an_encoder_in_bfloat16_learns_into_float32_weights(
+    method: str, parquet: str, begun: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "mixed"
+    options = [f"--method={method}", "--precision=bfloat16", "--epochs=1", "--views=3", "--tuned_share=0.1"]
+    assert go_on(parquet, begun, output, *options) == 0
+    before, after = weights(begun), weights(output)
+    changed = np.abs(after["encoder/projection/kernel"].astype(float) - before["encoder/projection/kernel"])
+    assert 0 < changed.max() < 0.1
+    assert np.isfinite(log_of(output)[0]["loss"])
+
+
 def test_rewarded_captions_become_likelier(parquet: str, begun: Path, tmp_path: Path) -> None:
     output = tmp_path / "rewarded"
     options = ["--method=self_critical", "--epochs=25", "--forcing=0", "--learning_rate=0.003", "--batch_size=6"]
@@ -90,6 +103,11 @@ def test_a_checkpoint_of_another_method_is_refused(parquet: str, begun: Path, tm
 def test_one_drawn_caption_has_none_to_be_compared_with(parquet: str, begun: Path, tmp_path: Path, capsys) -> None:
     assert go_on(parquet, begun, tmp_path / "out", "--method=self_critical", "--samples=1") == 2
     assert "samples must be a whole number from 2, not 1" in capsys.readouterr().err
+
+
+def test_no_view_is_none(parquet: str, begun: Path, tmp_path: Path, capsys) -> None:
+    assert go_on(parquet, begun, tmp_path / "none", "--views=0") == 2
+    assert "views must be a whole number from 1, not 0" in capsys.readouterr().err
 
 
 def test_a_lost_bundle_to_go_on_from_is_one_line(parquet: str, tmp_path: Path, capsys) -> None:

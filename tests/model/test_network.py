@@ -81,7 +81,6 @@ def test_encoder_gives_a_sequence_of_projected_features() -> None:
     [
         pytest.param("efficientnet_lite0", (7, 7, 1280), id="efficientnet_lite0"),
         pytest.param("efficientnet_lite2", (9, 9, 1280), id="efficientnet_lite2"),
-        pytest.param("inception_resnet_v2", (8, 8, 1536), id="inception_resnet_v2"),
         pytest.param("resnet50_v2", (7, 7, 2048), id="resnet50_v2"),
         pytest.param("efficientnet_v2_b0", (7, 7, 1280), id="efficientnet_v2_b0"),
     ],

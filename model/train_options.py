@@ -1,0 +1,109 @@
+"""The options of `model.train`."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+
+from model.backbones import BACKBONES
+from model.config import INITIAL_STATES, CaptionerConfig
+from model.trainer import TrainingOptions
+
+METHODS = ("frozen", "finetune", "self_critical")
+
+
+def share_of(text: str) -> float:
+    """A number from 0 to 1, for argparse."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 1, not {text}")
+    return value
+
+
+def train_parser(description: str | None) -> argparse.ArgumentParser:
+    """The command's options; `args.method` is one of `METHODS`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m model.train",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--data",
+        required=True,
+        help="Parquet files (image, captions), a captions JSON of COCO, or tfds:NAME[:SPLIT], such as "
+        "tfds:coco_captions",
+    )
+    data.add_argument("--validation", help="the same for choosing the epoch (default: every 20th photograph of --data)")
+    data.add_argument(
+        "--images",
+        help="folder of the image files (default: the folder of --data; with tfds:, BUNDLE.training/photographs)",
+    )
+    data.add_argument("--output", required=True, type=Path, help="folder of the bundle to write")
+    _add_model_options(parser)
+    _add_training_options(parser)
+    return parser
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    model = CaptionerConfig()
+    shape = parser.add_argument_group("model (all but --dropout come from the bundle where --init names one)")
+    shape.add_argument("--init", type=Path, help="a bundle to go on from")
+    shape.add_argument("--backbone", default=model.backbone, choices=BACKBONES, help=f"default: {model.backbone}")
+    shape.add_argument(
+        "--backbone_weights",
+        default="imagenet",
+        help="imagenet (downloaded by Keras), none (random), or a safetensors file: a bundle's, or one that "
+        "model.convert_efficientnet_lite wrote (default: imagenet)",
+    )
+    shape.add_argument("--input_size", type=int, help="pixels a side (default: the backbone's own)")
+    shape.add_argument("--units", type=int, default=model.units, help=f"width of the decoder (default: {model.units})")
+    shape.add_argument("--max_words", type=int, default=model.max_words, help=f"default: {model.max_words}")
+    shape.add_argument(
+        "--initial_state",
+        default=model.initial_state,
+        choices=INITIAL_STATES,
+        help=f"the GRU's first state (default: {model.initial_state})",
+    )
+    shape.add_argument("--dropout", type=float, default=model.dropout, help=f"default: {model.dropout}")
+    shape.add_argument("--min_count", type=int, default=4, help="a word must be seen this often (default: 4)")
+
+
+def _add_training_options(parser: argparse.ArgumentParser) -> None:
+    training = TrainingOptions()
+    learning = parser.add_argument_group("training")
+    learning.add_argument("--method", default=METHODS[0], choices=METHODS, help=f"see above (default: {METHODS[0]})")
+    learning.add_argument(
+        "--tuned_share",
+        type=share_of,
+        default=0.6,
+        help="finetune: how many of the backbone's layers learn, from the top, 0 to 1 (default: 0.6)",
+    )
+    learning.add_argument(
+        "--views",
+        type=int,
+        default=2,
+        help="frozen, self_critical: features of each photograph, 1 as it is, 2 also in a mirror, more also cropped, "
+        "mirrored and relit by chance (default: 2)",
+    )
+    learning.add_argument(
+        "--samples", type=int, default=5, help="self_critical: captions drawn for a photograph (default: 5)"
+    )
+    learning.add_argument(
+        "--forcing",
+        type=share_of,
+        default=0.2,
+        help="self_critical: weight of people's captions in the loss, 0 to 1 (default: 0.2)",
+    )
+    learning.add_argument(
+        "--precision",
+        default="float32",
+        choices=("float32", "bfloat16"),
+        help="what the encoder computes in; bfloat16 is for a GPU with tensor cores, where --method=finetune is faster "
+        "with it (default: float32)",
+    )
+    for field in fields(TrainingOptions):
+        default = getattr(training, field.name)
+        learning.add_argument(f"--{field.name}", type=type(default), default=default, help=f"default: {default}")
