@@ -54,8 +54,8 @@ def job_server_reason(error: BaseException, options: PipelineOptions) -> str | N
     if "remote job server jar" in str(error):
         return (
             f"--runner={options.view_as(StandardOptions).runner} starts Beam's job server, a Java program, which could "
-            "not be fetched; give its file (--flink_job_server_jar, --spark_job_server_jar), or the address of one that "
-            f"runs (--runner=PortableRunner --job_endpoint=HOST:PORT): {str(error).splitlines()[0]}"
+            "not be fetched; give its file (--flink_job_server_jar, --spark_job_server_jar), or the address of one "
+            f"that runs (--runner=PortableRunner --job_endpoint=HOST:PORT): {str(error).splitlines()[0]}"
         )
     return None
 

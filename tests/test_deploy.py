@@ -139,11 +139,7 @@ def test_the_build_names_stages_and_arguments_of_the_dockerfile() -> None:
 
 
 def test_the_template_s_parameters_are_options() -> None:
-    sys.path.insert(0, str(DEPLOY))
-    try:
-        from launch import FLAGS
-    finally:
-        sys.path.remove(str(DEPLOY))
+    flags = runpy.run_path(str(DEPLOY / "launch.py"))["FLAGS"]
     parameters = template()
     assert {f"--{name}" for name in parameters.keys() - BEAM_S_OWN} <= set(option_names())
     assert {name for name, each in parameters.items() if not each.get("isOptional")} == {
@@ -151,7 +147,7 @@ def test_the_template_s_parameters_are_options() -> None:
         "output",
         *BEAM_S_OWN,
     }
-    assert {name for name, each in parameters.items() if each.get("paramType") == "BOOLEAN"} == set(FLAGS)
+    assert {name for name, each in parameters.items() if each.get("paramType") == "BOOLEAN"} == set(flags)
     assert parameters["gpu"]["regexes"] == [f"^({'|'.join(GPUS)})$"]
     for each in parameters.values():
         assert each["label"]

@@ -94,7 +94,7 @@ def test_a_graph_that_nobody_waits_for_sums_itself_up_after_its_last_shard(tmp_p
 def test_too_many_failures_fail_the_job_that_nobody_waits_for(tmp_path: Path) -> None:
     """Whoever watches jobs sees it; the run has ended all the same, and the next night plans anew."""
     config, run, plan = planned_run(str(tmp_path), 10, missing=2, max_failure_ratio=0.1)
-    with pytest.raises(RuntimeError, match="20% of the images failed, more than --max_failure_ratio=0.1"):
+    with pytest.raises(RuntimeError, match=r"20% of the images failed, more than --max_failure_ratio=0\.1"):
         run_unattended(config, run, plan)
     assert json.loads(Path(run.summary).read_text())["failures"] == 2
     assert not Path(run.success).exists()
