@@ -62,6 +62,7 @@ def nightly() -> dict[str, Any]:
     text = (DEPLOY / "nightly.json").read_text()
     for name, value in {"PROJECT": "my-project", "REGION": "us-central1", "BUCKET": "my-bucket"}.items():
         text = text.replace(name, value)
+    assert not re.search(r"\b[A-Z]{3,}\b", text), "a name to fill in that the README does not"
     return json.loads(text)
 
 
