@@ -10,6 +10,7 @@ import io
 import json
 import os
 import runpy
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -98,6 +99,7 @@ def nights(bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         yield Nights(f"gs://{bucket.name}", address, variables)
+    socket.setdefaulttimeout(None)  # Beam has set one in this process
 
 
 def test_nights_of_a_template(nights: Nights) -> None:
