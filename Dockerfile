@@ -2,7 +2,7 @@
 #
 #   docker build --target=worker -t IMAGE .                        with CUDA's libraries
 #   docker build --target=worker -t IMAGE --build-arg DEVICE=cpu . without
-#   docker build --target=launcher -t IMAGE .                      of a flex template
+#   docker build --target=launcher -t IMAGE --build-arg DEVICE=cpu .   of a flex template, which captions nothing
 
 # Of the process that submits the job too: a harness of another version is refused.
 ARG BEAM=2.77.0

@@ -227,10 +227,12 @@ def _check_code(config: JobConfig, given: argparse.Namespace) -> None:
             "Dataflow's workers need the job's code: give --sdk_container_image=IMAGE, or --setup_file=setup.py of a "
             "checkout"
         )
-    if config.model and not given.sdk_container_image:
+    is_folder_here = config.model and not config.captioner and scheme_of(config.model) == "file"
+    if is_folder_here and not given.sdk_container_image:
         raise DataflowError(
-            f"--model={config.model} lies on this machine, where Dataflow's workers cannot read it; build an image "
-            "that has it under the same path, and give --sdk_container_image=IMAGE"
+            f"--model={config.model} lies on this machine, where Dataflow's workers cannot read it; copy it to a "
+            "bucket (gcloud storage cp --recursive) and give --model=gs://BUCKET/..., or build an image that has it "
+            "under the same path, and give --sdk_container_image=IMAGE"
         )
 
 

@@ -128,6 +128,9 @@ class _Process:
         code = f"import sys; sys.path[:] = {sys.path!r}; {program}"
         numbers = [str(number) for number in (size, max_pixels, memory, seconds)]
         self._socket, theirs = socket.socketpair()
+        # Beam sets a default timeout once it has logged in to Google, and a process that inherits a socket with a
+        # timeout has one that does not wait at all.
+        theirs.setblocking(True)
         with theirs, tempfile.TemporaryFile() as said:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-c", code, *numbers],

@@ -40,7 +40,7 @@ from beam_job.printable import printable
 from beam_job.progress import NOTHING, Counts, ProgressPrinter, counted
 from beam_job.quiet import quiet_stderr
 from beam_job.run import Run
-from beam_job.runner import beam_options, runs_here
+from beam_job.runner import beam_options, job_server_reason, runs_here
 from beam_job.signals import Stopped, end_workers
 from beam_job.sink import committed_shards, read_counts
 from beam_job.storage import CredentialsError, StorageError
@@ -270,7 +270,7 @@ def _root_cause(error: BaseException, options: PipelineOptions) -> tuple[type[Jo
     Beam adds the step's name to the message; with workers in other processes it is their whole traceback, of which the
     last line names the error's class.
     """
-    if told := reason_of(error, options):
+    if told := reason_of(error, options) or job_server_reason(error, options):
         return BrokenOffError, told
     lines = [line for line in str(error).splitlines() if line.strip()]
     last = re.sub(r" \[while running .*\]$", "", lines[-1].strip()) if lines else repr(error)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import apache_beam as beam
 
+from beam_job.budget import FailureBudgetError
 from beam_job.caption_shards import CaptionShards
 from beam_job.config import JobConfig
 from beam_job.metrics import Measured
@@ -63,5 +64,12 @@ def build_pipeline(
 
 
 def _conclude(unattended: Unattended, config: JobConfig, done: Iterable[None]) -> None:
+    """Fails the job, where the command would exit with 1, so that whoever watches the job hears of it."""
     seconds = time.time() - unattended.started
-    conclude(config, unattended.prepared, seconds, Measured(), unattended.model_version)
+    summary = conclude(config, unattended.prepared, seconds, Measured(), unattended.model_version)
+    if summary.failure_ratio > config.max_failure_ratio:
+        raise FailureBudgetError(
+            f"{summary.failure_ratio:.0%} of the images failed, more than "
+            f"--max_failure_ratio={config.max_failure_ratio}; the run is done all the same, see "
+            f"{unattended.prepared.run.summary}"
+        )

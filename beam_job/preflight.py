@@ -37,7 +37,6 @@ def check_reachable(config: JobConfig, arguments: Sequence[str]) -> None:
     if not on_dataflow(arguments):
         return
     wanted: dict[str, dict[str, None]] = {}
-    _check_model_travels(config, arguments)
     for uri in (uri for uri in (*config.inputs, config.model or "") if scheme_of(uri) == "gs"):
         wanted.setdefault(bucket_of(uri), {}).update(dict.fromkeys(_READ))
     for uri in (config.output, *places_of(arguments)):
@@ -63,16 +62,6 @@ def check_reachable(config: JobConfig, arguments: Sequence[str]) -> None:
             unknown.append(place)
     if unknown:
         _say(f"whether you may read and write in {', '.join(unknown)} could not be asked")
-
-
-def _check_model_travels(config: JobConfig, arguments: Sequence[str]) -> None:
-    """A folder of this machine is not on the workers, unless their image has it too."""
-    in_image = any(argument.startswith("--sdk_container_image") for argument in arguments)
-    if config.model and not config.captioner and scheme_of(config.model) == "file" and not in_image:
-        raise PreflightError(
-            f"--model={config.model} is a folder of this machine, and Dataflow's workers do not have it; "
-            "copy it to a bucket (gcloud storage cp --recursive) and give --model=gs://..."
-        )
 
 
 def announce_workers(config: JobConfig, arguments: Sequence[str], prepared: Prepared) -> None:

@@ -6,7 +6,7 @@ import argparse
 import difflib
 from collections.abc import Sequence
 
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions, StandardOptions
 
 from beam_job.config import JobConfig
 
@@ -35,6 +35,8 @@ def beam_options(config: JobConfig, arguments: Sequence[str]) -> PipelineOptions
         raise RunnerError(f"unknown runner {runner}; Beam has {', '.join(StandardOptions.KNOWN_RUNNER_NAMES)}")
     if runner.lower() in ("direct", "directrunner", IN_PROCESS.lower()):
         return PipelineOptions([*arguments, f"--runner={IN_PROCESS}", *_workers(config.workers)])
+    if runner.lower() in ("portable", "portablerunner") and not options.view_as(PortableOptions).job_endpoint:
+        raise RunnerError(f"--runner={runner} needs --job_endpoint=HOST:PORT, where the cluster's job server listens")
     if config.workers > 1:
         raise RunnerError(f"--workers={config.workers} is for this machine; with --runner={runner} use Beam's options")
     return options
@@ -43,6 +45,19 @@ def beam_options(config: JobConfig, arguments: Sequence[str]) -> PipelineOptions
 def runs_here(options: PipelineOptions) -> bool:
     """Whether the workers are processes of this machine."""
     return options.view_as(StandardOptions).runner == IN_PROCESS
+
+
+def job_server_reason(error: BaseException, options: PipelineOptions) -> str | None:
+    """Why a graph did not get as far as a job server, in a line; None for errors of another kind."""
+    if type(error).__name__ == "FutureTimeoutError":  # gRPC's, which says nothing
+        return f"no job server answers at --job_endpoint={options.view_as(PortableOptions).job_endpoint}"
+    if "remote job server jar" in str(error):
+        return (
+            f"--runner={options.view_as(StandardOptions).runner} starts Beam's job server, a Java program, which could "
+            "not be fetched; give its file (--flink_job_server_jar, --spark_job_server_jar), or the address of one "
+            f"that runs (--runner=PortableRunner --job_endpoint=HOST:PORT): {str(error).splitlines()[0]}"
+        )
+    return None
 
 
 def _workers(count: int) -> list[str]:

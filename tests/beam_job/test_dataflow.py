@@ -27,7 +27,7 @@ from google.api_core.exceptions import TooManyRequests
 
 from beam_job import caption_shards, storage
 from beam_job.dataflow_run import gist, options_of_planning, options_of_run, reason_of
-from tests.dataflow_service import JOB_ID, DataflowService, serving
+from tests.dataflow_service import JOB_ID, DataflowService, log_in, private_key, serving
 from tests.fakes import FakeCaptioner
 
 IMAGE = "us-docker.pkg.dev/p/r/captions:1"
@@ -71,12 +71,12 @@ def ended(photographs_in_bucket: str, tmp_path_factory: pytest.TempPathFactory) 
         "failed": (DataflowService(), gpu),
         "cancelled": (DataflowService(end="JOB_STATE_CANCELLED"), WORKER),
         "forbidden": (DataflowService(refuse=(403, "The caller lacks dataflow.jobs.create")), WORKER),
-        "not awaited": (DataflowService(end="JOB_STATE_RUNNING"), [*WORKER, "--no_wait_until_finish"]),
+        "not awaited": (DataflowService(), [*WORKER, "--no_wait_until_finish"]),
         "template": (DataflowService(), [*gpu, f"--setup_file={ROOT / 'setup.py'}"]),
         "no bucket": (DataflowService(), [*WORKER, "--staging_location=gs://nowhere/x"]),
     }
     root = tmp_path_factory.mktemp("dataflow")
-    key = _private_key()
+    key = private_key()
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(4) as pool:
         patch.setattr(caption_shards, "load_captioner", lambda *_: FakeCaptioner())
         yield {
@@ -90,13 +90,11 @@ def _submit(bucket: str, folder: Path, key: str, service: DataflowService, optio
     output, template = f"{bucket}/{folder.name}", folder / "template.json"
     options = [*options, f"--template_location={template}"] if folder.name == "template" else options
     with serving(service) as address:
-        credentials = {"type": "service_account", "client_email": "t@p.iam.gserviceaccount.com", "private_key": key}
-        (folder / "key.json").write_text(json.dumps(credentials | {"token_uri": f"{address}/token", "project_id": "p"}))
         arguments = [f"--input={bucket}/photos", f"--output={output}", "--runner=DataflowRunner", "--project=p"]
         arguments += ["--region=us-central1", f"--temp_location={bucket}/temp", f"--dataflow_endpoint={address}"]
         done = subprocess.run(
             [sys.executable, "-m", "beam_job", *arguments, *options],
-            env=os.environ | {"GOOGLE_APPLICATION_CREDENTIALS": str(folder / "key.json"), "PYTHONPATH": str(ROOT)},
+            env=os.environ | log_in(folder, key, address) | {"PYTHONPATH": str(ROOT)},
             cwd=folder,
             capture_output=True,
             text=True,
@@ -106,17 +104,14 @@ def _submit(bucket: str, folder: Path, key: str, service: DataflowService, optio
     return Ended(done.returncode, done.stderr, service, output, template)
 
 
-def _private_key() -> str:
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import rsa
-
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return key.private_bytes(*form).decode()
-
-
 def stored(uri: str) -> list[str]:
     return [each.uri for each in storage.storage_for(uri).list(f"{uri}/")]
+
+
+def summary_of(output: str) -> dict[str, Any]:
+    """Of the only run that has one."""
+    [uri] = [uri for uri in stored(output) if uri.endswith("summary.json")]
+    return json.loads(storage.storage_for(uri).read(uri)[0])
 
 
 def only_line(run: Ended) -> str:
@@ -135,7 +130,7 @@ def test_a_job_that_was_submitted_captions_what_the_bucket_holds(ended: dict[str
     [job] = run.service.jobs
     run_id = next(uri for uri in stored(run.output) if uri.endswith("_SUCCESS")).split("/")[-2]
     assert job["name"] == f"caption-images-{run_id.lower()}"  # a second active job of it would be refused
-    summary = json.loads(storage.storage_for(run.output).read(f"{run.output}/runs/{run_id}/summary.json")[0])
+    summary = summary_of(run.output)
     assert (summary["captions"], summary["failures_by_reason"]) == (3, {"decode: ImageError": 1})
     assert f"{run.output}/runs/_LEASE.json" not in stored(run.output)
 
@@ -165,12 +160,18 @@ def test_a_refused_job_names_what_is_missing(ended: dict[str, Future[Ended]]) ->
     assert len(run.service.jobs) == 1
 
 
-def test_a_job_that_is_not_awaited_claims_nothing(ended: dict[str, Future[Ended]]) -> None:
+def test_a_job_that_is_not_awaited_claims_nothing_and_sums_itself_up(ended: dict[str, Future[Ended]]) -> None:
     run = ended["not awaited"].result()
     assert run.code == 0, run.stderr
-    assert f"not waiting for job {JOB_ID}" in only_line(run)
+    line = only_line(run)
+    assert f"not waiting for job {JOB_ID}" in line
+    assert line.endswith("at its end the job writes the run's summary.json")
     assert "captions and" not in run.stderr
-    assert not [uri for uri in stored(run.output) if uri.endswith(("summary.json", "_SUCCESS"))]
+    summary = summary_of(run.output)
+    assert (summary["captions"], summary["failures_by_reason"]) == (3, {"decode: ImageError": 1})
+    assert summary["ran_with"] == []  # metrics are with the runner
+    assert [uri for uri in stored(run.output) if uri.endswith("_SUCCESS")]
+    assert f"{run.output}/runs/_LEASE.json" not in stored(run.output)
 
 
 def test_a_missing_bucket_is_found_before_anything_is_written(ended: dict[str, Future[Ended]]) -> None:
@@ -184,7 +185,7 @@ def test_a_missing_bucket_is_found_before_anything_is_written(ended: dict[str, F
 def test_a_template_holds_what_the_options_mean(ended: dict[str, Future[Ended]]) -> None:
     run = ended["template"].result()
     assert run.code == 0, run.stderr
-    assert f"template written to {run.template}" in only_line(run)
+    assert f"template written to {run.template}; started once, it captions what run" in only_line(run)
     assert not run.service.jobs
     environment: dict[str, Any] = json.loads(run.template.read_text())["environment"]
     assert environment["serviceOptions"] == ["worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver"]

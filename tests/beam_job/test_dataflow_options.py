@@ -107,13 +107,28 @@ def test_other_runners_keep_their_arguments(runner: list[str]) -> None:
             "n1-standard-8 cannot have a nvidia-l4, which comes with g2 machines, such as g2-standard-8",
             id="machine",
         ),
-        pytest.param(config(model="my-model"), DATAFLOW, "--model=my-model lies on this machine", id="local model"),
+        pytest.param(
+            config(model="my-model"), DATAFLOW, "--model=my-model lies on this machine.*gcloud storage cp", id="model"
+        ),
     ],
 )
 def test_contradictions_get_a_line(job: JobConfig, arguments: list[str], message: str) -> None:
     with pytest.raises(DataflowError, match=message) as refused:
         with_dataflow(job, arguments)
     assert "\n" not in str(refused.value)
+
+
+@needs_dataflow
+@pytest.mark.parametrize(
+    ("job", "image"),
+    [
+        pytest.param(config(model="gs://b/model"), [], id="in a bucket"),
+        pytest.param(config(model="/opt/model"), [IMAGE], id="in the image"),
+        pytest.param(config(model="hub/name", captioner="theirs:make"), [], id="another captioner's"),
+    ],
+)
+def test_models_that_the_workers_can_read(job: JobConfig, image: list[str]) -> None:
+    assert with_dataflow(job, [*DATAFLOW, *image])[0] == job
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

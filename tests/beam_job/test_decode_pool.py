@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -152,6 +153,16 @@ def test_a_process_killed_while_idle_costs_nothing() -> None:
         os.kill(pid := pid_of(pool), 9)
         assert has_ended(pid)
         assert pool.load(PNG).width == 40
+
+
+def test_a_process_waits_for_its_next_image_whatever_sockets_do_by_default() -> None:
+    """Beam sets a timeout for all sockets to come, on Dataflow's workers too."""
+    socket.setdefaulttimeout(60)
+    try:
+        with pool_of(program=HOOKED) as pool:
+            assert len({pid_of(pool) for _ in range(100)}) == 1
+    finally:
+        socket.setdefaulttimeout(None)
 
 
 def test_an_image_whose_process_died_gets_a_second_try(tmp_path: Path) -> None:

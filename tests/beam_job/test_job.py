@@ -19,10 +19,8 @@ from model import DEFAULT_BUNDLE, check_bundle, load_captioner, load_image
 GOOD = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "china.jpg", "flower.jpg")
 
 
-@pytest.fixture
-def folder(photographs, tmp_path: Path) -> Path:
+def fill(root: Path, photographs: dict[str, Path]) -> Path:
     """Six photographs, three files that are none, and one image below."""
-    root = tmp_path / "photos"
     (root / "sub").mkdir(parents=True)
     for name in GOOD[:-1]:
         (root / name).write_bytes(photographs[name].read_bytes())
@@ -31,6 +29,11 @@ def folder(photographs, tmp_path: Path) -> Path:
     (root / "empty.jpg").touch()
     (root / "truncated.jpg").write_bytes(photographs["rocket.jpg"].read_bytes()[:5000])
     return root
+
+
+@pytest.fixture
+def folder(photographs, tmp_path: Path) -> Path:
+    return fill(tmp_path / "photos", photographs)
 
 
 def caption_images(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -58,18 +61,32 @@ def expected(photographs) -> dict[str, str]:
     }
 
 
+@pytest.fixture(scope="module")
+def by_workers(
+    photographs, tmp_path_factory: pytest.TempPathFactory
+) -> dict[int, tuple[Path, subprocess.CompletedProcess[str]]]:
+    """The output and the ended command by --workers, of the same folder."""
+    root = tmp_path_factory.mktemp("by-workers")
+    folder = fill(root / "photos", photographs)
+    ran = {}
+    for workers in (1, 2):
+        output = root / f"out-{workers}"
+        done = caption_images(f"--input={folder}", f"--output={output}", "--shard_size=2", f"--workers={workers}")
+        ran[workers] = (output, done)
+    return ran
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_good_images_become_captions_and_the_others_failures(
-    workers: int, folder: Path, tmp_path: Path, expected: dict[str, str]
+    workers: int, by_workers: dict[int, tuple[Path, subprocess.CompletedProcess[str]]], expected: dict[str, str]
 ) -> None:
-    output = tmp_path / "out"
-    done = caption_images(f"--input={folder}", f"--output={output}", "--shard_size=2", f"--workers={workers}")
+    output, done = by_workers[workers]
     assert done.returncode == 0, done.stderr
     captions = {Path(row["uri"]).name: row for row in table(output, "captions")}
     assert {name: row["caption"] for name, row in captions.items()} == expected
     assert captions["chelsea.png"]["width"] == 451
     assert captions["chelsea.png"]["height"] == 300
-    assert captions["flower.jpg"]["uri"] == str(folder / "sub" / "flower.jpg")
+    assert captions["flower.jpg"]["uri"] == str(output.parent / "photos" / "sub" / "flower.jpg")
     assert {row["model_version"] for row in captions.values()} == {check_bundle(DEFAULT_BUNDLE)}
     failures = {Path(row["uri"]).name: row for row in table(output, "failures")}
     assert set(failures) == {"text.jpg", "empty.jpg", "truncated.jpg"}
@@ -78,6 +95,19 @@ def test_good_images_become_captions_and_the_others_failures(
     assert "6 captions and 3 failures of 9 images" in done.stderr
     assert "INFO" not in done.stderr
     assert "WARNING" not in done.stderr
+
+
+def test_two_workers_write_the_rows_of_one(
+    by_workers: dict[int, tuple[Path, subprocess.CompletedProcess[str]]],
+) -> None:
+    """In all columns but the run's name and the time; batches differ, and a score's last digits with them."""
+    for name in ("captions", "failures"):
+        one, two = (sorted(table(output, name), key=lambda row: row["uri"]) for output, _ in by_workers.values())
+        assert len(one) == len(two) > 0
+        for first, second in zip(one, two, strict=True):
+            assert first.pop("score", 0.0) == pytest.approx(second.pop("score", 0.0), abs=1e-4)
+            same = {key for key in first if key != "run" and not key.endswith("_at")}
+            assert {key: first[key] for key in same} == {key: second[key] for key in same}
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import pytest
@@ -73,13 +74,27 @@ def test_rows_of_an_earlier_attempt_are_shown_and_its_work_is_not(tmp_path: Path
     assert (measured(again).bytes_fetched, measured(again).batch_fill) == (0, None)
 
 
-def test_a_graph_that_nobody_waits_for_sums_itself_up_after_its_last_shard(tmp_path: Path) -> None:
-    config, run, plan = planned_run(str(tmp_path), 10, missing=2)
+def run_unattended(config: JobConfig, run: Run, plan: Plan) -> dict[str, Any]:
+    """The summary that the graph has written."""
     unattended = Unattended(Prepared(run, plan, 5, continued=False), "fake-1", started=time.time() - 60)
     pipeline = beam.Pipeline(runner="FnApiRunner")
     build_pipeline(pipeline, config, run, plan, None, unattended)
     pipeline.run().wait_until_finish()
-    summary = json.loads(Path(run.summary).read_text())
+    return json.loads(Path(run.summary).read_text())
+
+
+def test_a_graph_that_nobody_waits_for_sums_itself_up_after_its_last_shard(tmp_path: Path) -> None:
+    config, run, plan = planned_run(str(tmp_path), 10, missing=2)
+    summary = run_unattended(config, run, plan)
     assert (summary["inputs"], summary["captions"], summary["failures"], summary["skipped"]) == (10, 8, 2, 5)
     assert 60 < summary["seconds"] < 600
     assert Path(run.success).exists()
+
+
+def test_too_many_failures_fail_the_job_that_nobody_waits_for(tmp_path: Path) -> None:
+    """Whoever watches jobs sees it; the run has ended all the same, and the next night plans anew."""
+    config, run, plan = planned_run(str(tmp_path), 10, missing=2, max_failure_ratio=0.1)
+    with pytest.raises(RuntimeError, match=r"20% of the images failed, more than --max_failure_ratio=0\.1"):
+        run_unattended(config, run, plan)
+    assert json.loads(Path(run.summary).read_text())["failures"] == 2
+    assert not Path(run.success).exists()

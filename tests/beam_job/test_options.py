@@ -146,6 +146,7 @@ def test_a_captioner_of_ones_own() -> None:
         pytest.param(["--zzzz"], "see --help", id="nothing like it"),
         pytest.param(["stray.jpg"], "unknown option stray.jpg", id="a stray word"),
         pytest.param(["--runner=DaskRunner"], "use DirectRunner or DataflowRunner", id="a runner that loses rows"),
+        pytest.param(["--runner=PortableRunner"], "needs --job_endpoint=HOST:PORT", id="no job server"),
     ],
 )
 def test_options_that_beam_does_not_know(arguments: list[str], message: str) -> None:

@@ -132,6 +132,20 @@ def test_workers_with_nothing_but_the_package_write_the_same_rows(
     assert len(rows("portable", "captions")) == 3
 
 
+def test_a_job_server_that_is_not_there_is_one_line(
+    photographs, tiny_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as closed:
+        closed.bind(("localhost", 0))  # and does not listen
+        endpoint = f"localhost:{closed.getsockname()[1]}"
+        portable = ["--runner=PortableRunner", f"--job_endpoint={endpoint}", "--job_server_timeout=1"]
+        options = [f"--input={photographs['rocket.jpg']}", f"--model={tiny_bundle}", f"--output={tmp_path}/out"]
+        assert main([*options, *portable]) == 1
+    told = capfd.readouterr().err
+    assert "Traceback" not in told
+    assert f"no job server answers at --job_endpoint={endpoint}; the same command goes on" in told.splitlines()[-1]
+
+
 def rows(output: str, table: str) -> list[dict]:
     """All rows by URI, without what tells the time."""
     found = ds.dataset(f"{output}/{table}").to_table().to_pylist()

@@ -1,0 +1,64 @@
+"""What Dataflow's launcher of a flex template runs: the same command, with the template's parameters as options.
+
+The launcher adds `--runner`, `--project`, `--region`, `--template_location` and more, and starts the job that it finds
+at the last of them when this process has ended well; without one it counts the launch as failed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import GoogleCloudOptions
+
+from beam_job.__main__ import main
+from beam_job.dataflow import with_dataflow
+from beam_job.dataflow_run import options_of_planning, template_of
+from beam_job.options import parse
+from beam_job.runner import beam_options
+from beam_job.signals import end_process
+from beam_job.storage import storage_for
+
+# Options without a value; of the template's parameters each has one.
+FLAGS = ("recaption",)
+
+
+def launch(parameters: Sequence[str]) -> int:
+    """Plans the night's run and writes its job; the exit code."""
+    arguments = as_options(parameters)
+    code = main(arguments)
+    return code or write_idle_job_where_none_is(arguments)
+
+
+def as_options(parameters: Sequence[str]) -> list[str]:
+    """Leaves out parameters that were left empty, and gives flags their form."""
+    options = []
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.removeprefix("--") in FLAGS and value.lower() in ("true", "false"):
+            options += [name] if value.lower() == "true" else []
+        elif value or "=" not in parameter:
+            options.append(parameter)
+    return options
+
+
+def write_idle_job_where_none_is(arguments: Sequence[str]) -> int:
+    """Where nothing was to be done, a job that does nothing, on a worker without a GPU."""
+    options = beam_options(*with_dataflow(*parse(arguments)))
+    location = template_of(options)
+    if location and not storage_for(location).exists(location):
+        job_name = options.view_as(GoogleCloudOptions).job_name
+        options = options_of_planning(options)
+        options.view_as(GoogleCloudOptions).template_location = location
+        options.view_as(GoogleCloudOptions).job_name = job_name
+        pipeline = beam.Pipeline(options=options)
+        _ = pipeline | "NothingToDo" >> beam.Create([None])
+        pipeline.run()
+    return 0
+
+
+if __name__ == "__main__":
+    code = launch(sys.argv[1:])
+    if code:
+        end_process(code)  # of a job that broke threads may hang in a read
