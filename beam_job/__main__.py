@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import importlib
 import os
 import shlex
@@ -11,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from beam_job.dataflow import DataflowError, with_dataflow
+from beam_job.log_format import json_line, stderr_in_json, tell, wants_json
 from beam_job.options import UsageError, parse
 from beam_job.printable import printable, printable_lines
 from beam_job.progress import counted
@@ -49,7 +52,13 @@ def main(arguments: list[str] | None = None) -> int:
     """
     given = sys.argv[1:] if arguments is None else arguments
     again = _same_command(given)
-    with stop_on_signals(f"caption-images: stopped in haste; to go on: {again}") as terminal:
+    in_json = wants_json(given)
+    with (
+        stderr_in_json() if in_json else contextlib.nullcontext(),
+        stop_on_signals(
+            f"caption-images: stopped in haste; to go on: {again}", json_line if in_json else str
+        ) as terminal,
+    ):
         try:
             return _run(given)
         except Stopped as stopped:
@@ -109,33 +118,40 @@ def _run(given: list[str]) -> int:
 
 
 def _report(summary: Summary, config: JobConfig) -> int:
-    """Tells what the run came to; the exit code."""
-    print(
+    """Tells what the run came to, and what to do with it; the exit code."""
+    figures = dataclasses.asdict(summary)
+    del figures["options"]
+    tell(
         f"{counted(summary.captions, 'caption')} and {counted(summary.failures, 'failure')} of "
         f"{counted(summary.inputs, 'image')} "
         f"in {summary.seconds:.1f} s ({summary.images_per_second:.1f} images/s)",
-        file=sys.stderr,
+        **figures,
     )
+    rows = [("captions", f"{config.output}/captions/run={summary.run_id}")]
     if summary.low_confidence is not None:
         share = summary.low_confidence / max(summary.captions, 1)
-        print(
-            f"  {counted(summary.low_confidence, 'caption')} ({share:.0%}) with a score below "
-            f"--min_score={config.min_score}, marked in low_confidence",
-            file=sys.stderr,
+        rows.append(
+            ("", f"{summary.low_confidence:,} ({share:.0%}) below --min_score={config.min_score}: low_confidence")
         )
-    for reason, count in summary.failures_by_reason.items():
-        print(f"  {count:,} x {printable(reason)}{_HINTS.get(reason, '')}", file=sys.stderr)
-    print(f"captions: {config.output}/captions/run={summary.run_id}", file=sys.stderr)
     if summary.failures:
-        print(f"failures: {config.output}/failures/run={summary.run_id}", file=sys.stderr)
+        rows.append(("failures", f"{config.output}/failures/run={summary.run_id}"))
+    for reason, count in summary.failures_by_reason.items():
+        rows.append(("", f"{count:,} x {printable(reason)}{_HINTS.get(reason, '')}"))
     if not config.no_report:
-        print(f"page: {config.output}/runs/{summary.run_id}/index.html", file=sys.stderr)
+        rows.append(("page", f"{config.output}/runs/{summary.run_id}/index.html"))
+    if summary.model_share is not None:
+        waited = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.wait_seconds.items())
+        rows.append(("time", f"model busy {summary.model_share:.0%}; it waited for {waited}"))
+    rows.append(
+        ("next", f"caption-images snapshot --output={shlex.quote(config.output)} --to=DIR, or export, or status")
+    )
+    for name, text in rows:
+        tell(f"  {name:<8}  {text}")
     if summary.failure_ratio <= config.max_failure_ratio:
         return 0
-    print(
+    tell(
         f"caption-images: {summary.failure_ratio:.0%} of the images failed, more than "
-        f"--max_failure_ratio={config.max_failure_ratio}",
-        file=sys.stderr,
+        f"--max_failure_ratio={config.max_failure_ratio}"
     )
     return 1
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 from beam_job import __version__
 from beam_job.config import RETRY, JobConfig
 from beam_job.filters import Filters
+from beam_job.log_format import LOG_FORMATS
 from beam_job.machines import GPUS
 from model.decoding_options import add_decoding_options, add_number, decoding_from
 from model.engine_choice import add_engine_options
@@ -106,6 +107,12 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"caption-images {__version__}")
+    parser.add_argument(
+        "--log_format",
+        choices=LOG_FORMATS,
+        default="text",
+        help="of stderr: lines for people, or json, an object a line, for a log collector (default: %(default)s)",
+    )
     parser.add_argument("--verbose", action="store_true", help="show what Beam and TensorFlow say of themselves")
     _add_what(parser.add_argument_group("what"))
     _add_which(parser.add_argument_group("which images"))

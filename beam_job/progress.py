@@ -18,9 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from tqdm import tqdm
+
+from beam_job.log_format import tell
 from beam_job.model_time import told_model_time
 
 _WRITE_EVERY_S = 0.5
+_BAR_EVERY_S = 0.5
+_LINE_EVERY_S = 5.0
+_WIDTH = 100  # characters, of a bar on a terminal that tells none
 _SAID = ".said"
 
 
@@ -128,7 +134,7 @@ NOTHING = Counts()
 
 
 class ProgressPrinter:
-    """Shows progress while a block runs: one line rewritten on a terminal, a line every few seconds elsewhere.
+    """Shows progress while a block runs: a bar on a terminal, a line every few seconds elsewhere.
 
     Lines that workers tell are shown between, each once.
 
@@ -144,7 +150,7 @@ class ProgressPrinter:
         self._before = before
         self._total = total
         self._stream = stream
-        self._terminal = self._stream.isatty()
+        self._bar = _bar(total, stream, before) if stream.isatty() else None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
 
@@ -161,7 +167,7 @@ class ProgressPrinter:
         told: set[str] = set()
         stopping = False
         while not stopping:
-            stopping = self._stop.wait(0.5 if self._terminal else 5.0)
+            stopping = self._stop.wait(_BAR_EVERY_S if self._bar else _LINE_EVERY_S)
             done, failed = read_progress(self._folder)
             seen = time.monotonic()
             if done and first is None:
@@ -170,13 +176,40 @@ class ProgressPrinter:
             for line in read_said(self._folder):
                 if line not in told:
                     told.add(line)
-                    self._stream.write(f"\r\x1b[K{line}\n" if self._terminal else f"{line}\n")
-            all_done, all_failed = self._before.done + done, self._before.failed + failed
-            model = told_model_time(read_model_seconds(self._folder))
-            self._show(progress_line(all_done, all_failed, self._total, rate, model))
-        if self._terminal:
-            self._stream.write("\n")
+                    self._tell(line)
+            self._show(Counts(self._before.done + done, self._before.failed + failed), rate)
+        if self._bar:
+            self._bar.close()
 
-    def _show(self, line: str) -> None:
-        self._stream.write(f"\r\x1b[K{line}" if self._terminal else f"{line}\n")
-        self._stream.flush()
+    def _tell(self, line: str) -> None:
+        if self._bar:
+            self._bar.write(line, file=self._stream)
+        else:
+            tell(line, self._stream)
+
+    def _show(self, counts: Counts, rate: float | None) -> None:
+        model = told_model_time(read_model_seconds(self._folder))
+        if self._bar:
+            self._bar.set_postfix_str(", ".join(filter(None, (f"{counts.failed:,} failed", model))), refresh=False)
+            self._bar.update(counts.done - self._bar.n)
+            self._bar.refresh()
+            return
+        line = progress_line(counts.done, counts.failed, self._total, rate, model)
+        figures = {"done": counts.done, "failed": counts.failed, "total": self._total, "images_per_second": rate}
+        tell(line, self._stream, **figures)
+
+
+def _bar(total: int, stream: TextIO, before: Counts) -> tqdm:
+    try:
+        knows_its_width = os.get_terminal_size(stream.fileno()).columns > 0
+    except OSError:
+        knows_its_width = False
+    return tqdm(
+        total=total,
+        initial=before.done,
+        file=stream,
+        unit=" images",
+        dynamic_ncols=knows_its_width,
+        ncols=None if knows_its_width else _WIDTH,
+        bar_format="{percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt}, {rate_fmt}, {remaining} left{postfix}",
+    )

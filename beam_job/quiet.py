@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import TextIO
 
+from beam_job.log_format import like_stderr
 from beam_job.printable import printable_lines
 from beam_job.signals import Stopped
 
@@ -32,9 +33,10 @@ def quiet_stderr(verbose: bool = False, plain: tuple[type[BaseException], ...] =
         return
     sys.stderr.flush()
     with (
-        os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace") as terminal,
+        os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace") as real,
         tempfile.TemporaryFile() as held_back,
     ):
+        terminal = like_stderr(real)
         os.dup2(held_back.fileno(), 2)
         try:
             yield terminal

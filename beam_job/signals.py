@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -35,13 +35,14 @@ class Stopped(KeyboardInterrupt):
 class Terminal:
     """The stderr of the command's start: what is said last must reach people wherever stderr has been turned since."""
 
-    def __init__(self) -> None:
+    def __init__(self, as_line: Callable[[str], str]) -> None:
         self._descriptor = os.dup(2)
+        self._as_line = as_line
 
     def say(self, line: str) -> None:
         """Writes a line."""
         with contextlib.suppress(OSError):  # it may be closed by now
-            os.write(self._descriptor, f"{line}\n".encode("utf-8", "replace"))
+            os.write(self._descriptor, f"{self._as_line(line)}\n".encode("utf-8", "replace"))
 
     def close(self) -> None:
         """Lets go of the descriptor."""
@@ -49,18 +50,19 @@ class Terminal:
 
 
 @contextlib.contextmanager
-def stop_on_signals(last_words: str) -> Iterator[Terminal]:
+def stop_on_signals(last_words: str, as_line: Callable[[str], str] = str) -> Iterator[Terminal]:
     """In this block SIGTERM and Ctrl-C raise `Stopped` in the main thread; elsewhere it does nothing.
 
     Where the process still lives `GRACE_S` seconds later, or at a second signal, it ends as it is, its workers too.
 
     Args:
       last_words: for that case.
+      as_line: makes of what is said a line of the log.
 
     Yields:
       where to tell people of the end.
     """
-    with contextlib.closing(Terminal()) as terminal:
+    with contextlib.closing(Terminal(as_line)) as terminal:
         if threading.current_thread() is threading.main_thread():
             with _watched(terminal, last_words), _raising():
                 yield terminal

@@ -71,7 +71,7 @@ def test_every_option_has_its_place() -> None:
     several = {"--input", "--include", "--exclude", "--carry_columns"}
     several |= {"--allow_schemes", "--allow_root", "--allow_buckets"}
     several |= {"--captioner"}  # not together with an engine
-    assert set(arguments) == set(option_names()) - {"-h", "--help", "--version", "--output"} - several
+    assert set(arguments) == set(option_names()) - {"-h", "--help", "--version", "--output", "--log_format"} - several
 
 
 def test_a_batch_size_for_the_device_that_there_is() -> None:
