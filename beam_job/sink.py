@@ -79,8 +79,8 @@ class ShardReport:
     captions: int
     failures: tuple[Failure, ...]
     low_confidence: int = 0
-    scores: Mapping[int, int] = field(default_factory=dict)
-    words: Mapping[int, int] = field(default_factory=dict)
+    scores: Mapping[int, int] = field(default_factory=dict, compare=False)
+    words: Mapping[int, int] = field(default_factory=dict, compare=False)
 
 
 def commit_shard(run: Run, number: int, captions: pa.Table, failures: Sequence[Failure], shard: Shard) -> ShardReport:

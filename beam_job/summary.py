@@ -97,10 +97,10 @@ def conclude(config: JobConfig, prepared: Prepared, seconds: float, measured: Me
     """
     run, summary = prepared.run, summarize(config, prepared, seconds, measured, model_version)
     run.storage.write(run.summary, summary.to_json())
-    if summary.failure_ratio <= config.max_failure_ratio:
-        run.storage.write(run.success, b"")
     if not config.no_report:
         write_page(run, summary, config.report_samples)
+    if summary.failure_ratio <= config.max_failure_ratio:
+        run.storage.write(run.success, b"")
     return summary
 
 

@@ -1,6 +1,6 @@
 """The README's picture of the review page, of a run over the sample photographs.
 
-    python -m tests.screenshot
+python -m tests.screenshot
 """
 
 from __future__ import annotations

@@ -143,7 +143,8 @@ def test_the_summary_tells_what_happened(photographs, finished: Path) -> None:
 
 def test_the_run_keeps_its_plan_and_its_mark_of_success(finished: Path) -> None:
     run = only_run(finished)
-    assert {path.name for path in run.iterdir()} == {"run.json", "plan", "summary.json", "_SUCCESS"}
+    of_the_page = {"index.html", "thumbnails"}
+    assert {path.name for path in run.iterdir()} == {"run.json", "plan", "summary.json", "_SUCCESS"} | of_the_page
     assert len(pd.read_parquet(run / "plan")) == 7
     times = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
     assert times[run / "_SUCCESS"] == max(times.values())
