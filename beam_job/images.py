@@ -35,14 +35,8 @@ def fetch(image: ImageInput, timeout: float, allowed: Allowed, filters: Filters)
     """
     try:
         data, version = _read(image, timeout, allowed)
-    except UnknownSchemeError as error:
-        return Failure.of(image.uri, "list", error, image.object_version)
-    except NotAllowedError as error:
-        return Failure(image.uri, "list", error.cause, str(error), False, image.object_version)
-    except CredentialsError:
-        raise
     except StorageError as error:
-        return Failure(image.uri, "fetch", error.cause, str(error), error.transient, image.object_version)
+        return unread(image, error)
     size = len(data)
     if filters.max_bytes is not None and size > filters.max_bytes:
         message = f"{size:,} bytes are more than --max_bytes={filters.max_bytes}"
@@ -51,6 +45,17 @@ def fetch(image: ImageInput, timeout: float, allowed: Allowed, filters: Filters)
         message = f"{size:,} bytes are fewer than --min_bytes={filters.min_bytes}"
         return Failure(image.uri, "fetch", "TooSmall", message, False, version)
     return FetchedImage(image, data, version)
+
+
+def unread(image: ImageInput, error: StorageError) -> Failure:
+    """The failure of an image that its storage did not give; a lack of credentials is not the image's, and is raised."""
+    if isinstance(error, CredentialsError):
+        raise error
+    if isinstance(error, UnknownSchemeError):
+        return Failure.of(image.uri, "list", error, image.object_version)
+    if isinstance(error, NotAllowedError):
+        return Failure(image.uri, "list", error.cause, str(error), False, image.object_version)
+    return Failure(image.uri, "fetch", error.cause, str(error), error.transient, image.object_version)
 
 
 def _read(image: ImageInput, timeout: float, allowed: Allowed) -> tuple[bytes, str]:

@@ -76,8 +76,9 @@ class OpenShard:
             rows.sort(key=lambda row: self.shard.place[row.uri])
         carried = self.shard.carried_by(row.uri for row in self.captioned)
         captions = caption_table(self.captioned, model_version, several, carried, min_score)
-        self.pictures.write(run, self.number, self.captioned)
         report = commit_shard(run, self.number, captions, self.failures, self.shard)
+        if report.failures == tuple(self.failures):  # else another attempt was first, and other images have captions
+            self.pictures.write(run, self.number, self.captioned)
         self.spent("write", time.monotonic() - started)
         return report
 

@@ -136,8 +136,8 @@ class ShardCounts:
     captions: int
     failures: Counter[str]
     low_confidence: int
-    scores: Mapping[int, int]
-    words: Mapping[int, int]
+    scores: Counter[int]
+    words: Counter[int]
 
 
 def read_counts(run: Run, shards: Iterable[int]) -> Iterator[ShardCounts]:
@@ -146,7 +146,9 @@ def read_counts(run: Run, shards: Iterable[int]) -> Iterator[ShardCounts]:
     def counts(shard: int) -> ShardCounts:
         report = read_report(run, shard)
         reasons = Counter(f"{failure.stage}: {failure.error_type}" for failure in report.failures)
-        return ShardCounts(report.captions, reasons, report.low_confidence, report.scores, report.words)
+        return ShardCounts(
+            report.captions, reasons, report.low_confidence, Counter(report.scores), Counter(report.words)
+        )
 
     with ThreadPoolExecutor(_THREADS) as threads:
         yield from threads.map(counts, shards)

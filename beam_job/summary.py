@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from beam_job.metrics import Measured, RanWith
 from beam_job.model_time import WAITED_FOR
 from beam_job.prepare import Prepared
 from beam_job.report.page import write_page
-from beam_job.sink import read_counts
+from beam_job.sink import ShardCounts, read_counts
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def conclude(config: JobConfig, prepared: Prepared, seconds: float, measured: Me
     run, summary = prepared.run, summarize(config, prepared, seconds, measured, model_version)
     run.storage.write(run.summary, summary.to_json())
     if not config.no_report:
-        write_page(run, summary, config.report_samples)
+        write_page(run, prepared.plan.shards, summary, config.report_samples)
     if summary.failure_ratio <= config.max_failure_ratio:
         run.storage.write(run.success, b"")
     return summary
@@ -124,14 +124,7 @@ def summarize(
       RowCountError: captions and failures do not add up to the inputs.
     """
     run, plan = prepared.run, prepared.plan
-    captions, low_confidence, reasons = 0, 0, Counter[str]()
-    scores, words = Counter[int](), Counter[int]()
-    for counts in read_counts(run, range(plan.shards)):
-        captions += counts.captions
-        low_confidence += counts.low_confidence
-        reasons.update(counts.failures)
-        scores.update(counts.scores)
-        words.update(counts.words)
+    counted = _sum(read_counts(run, range(plan.shards)))
     seconds_by_stage = measured.seconds_by_stage
     waited = {stage: seconds_by_stage.get(f"model_{stage}", 0.0) for stage in WAITED_FOR}
     captioning = seconds_by_stage.get("model_model", 0.0)  # two batches at the same time count once, unlike "caption"
@@ -140,10 +133,10 @@ def summarize(
         run_id=run.run_id,
         inputs=plan.inputs,
         skipped=prepared.skipped,
-        captions=captions,
-        low_confidence=None if config.min_score is None else low_confidence,
-        failures=reasons.total(),
-        failures_by_reason=dict(reasons),
+        captions=counted.captions,
+        low_confidence=None if config.min_score is None else counted.low_confidence,
+        failures=counted.failures.total(),
+        failures_by_reason=dict(counted.failures),
         seconds=round(seconds, 3),
         images_per_second=round(plan.inputs / seconds, 2),
         seconds_by_stage={
@@ -155,9 +148,22 @@ def summarize(
         model_share=round(captioning / total, 3) if total else None,
         bytes_fetched=measured.bytes_fetched,
         batch_fill=None if measured.batch_fill is None else round(measured.batch_fill, 3),
-        scores={f"{step / 10:.1f}": count for step, count in sorted(scores.items())},
-        words={str(number): count for number, count in sorted(words.items())},
+        scores={f"{step / 10:.1f}": count for step, count in sorted(counted.scores.items())},
+        words={str(number): count for number, count in sorted(counted.words.items())},
         model=model_version,
         ran_with=measured.ran_with,
         options=config.options,
     )
+
+
+def _sum(shards: Iterable[ShardCounts]) -> ShardCounts:
+    total = ShardCounts(0, Counter(), 0, Counter(), Counter())
+    for shard in shards:
+        total = ShardCounts(
+            total.captions + shard.captions,
+            total.failures + shard.failures,
+            total.low_confidence + shard.low_confidence,
+            total.scores + shard.scores,
+            total.words + shard.words,
+        )
+    return total

@@ -14,9 +14,9 @@ import pyarrow as pa
 from beam_job.export.left_out import LeftOut
 from beam_job.export.names import SIGNATURE_BYTES, suffix_of
 from beam_job.filters import Filters
-from beam_job.images import fetch
+from beam_job.images import fetch, unread
 from beam_job.records import Failure, ImageInput
-from beam_job.storage import Allowed, CredentialsError, NotAllowedError, StorageError, real_path, scheme_of, storage_for
+from beam_job.storage import Allowed, StorageError, real_path, scheme_of, storage_for
 from beam_job.tars import container_of
 
 _COLUMNS = ["uri", "object_version", "run"]
@@ -109,12 +109,8 @@ def _link(image: ImageInput, allowed: Allowed) -> TakenImage | Failure:
         with contextlib.closing(storage.open(image.uri)) as file:
             head = file.read(SIGNATURE_BYTES)
         return _changed(image, storage.stat(image.uri).version) or TakenImage(suffix_of(head), None, path)
-    except NotAllowedError as error:
-        return Failure(image.uri, "list", error.cause, str(error), False, image.object_version)
-    except CredentialsError:
-        raise
     except StorageError as error:
-        return Failure(image.uri, "fetch", error.cause, str(error), error.transient, image.object_version)
+        return unread(image, error)
 
 
 def _changed(image: ImageInput, version: str) -> Failure | None:

@@ -219,7 +219,9 @@
     $("only").disabled = shown === "failures";
     $("grid").replaceChildren(...items);
     const rest = shown === "failures" && summary.failures > of ? ` (${number(summary.failures)} in all)` : "";
-    $("found").textContent = `${number(items.length)} of ${number(of)} shown${rest}`;
+    const some = shown === "lowest" && data.shards_with_lowest < data.shards
+      ? `, the lowest of the first ${number(data.shards_with_lowest)} of ${number(data.shards)} shards` : "";
+    $("found").textContent = `${number(items.length)} of ${number(of)} shown${rest}${some}`;
   }
 
   function download() {

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from beam_job.parquet import read_parquet
 from beam_job.printable import printable
-from beam_job.report.thumbnails import LOWEST, SCHEMA, read_pictures
+from beam_job.report.thumbnails import LOWEST, SCHEMA, SHARDS_WITH_LOWEST, read_pictures
 from beam_job.run import Run
 from beam_job.storage import StorageError, join, public_name
 
@@ -30,19 +30,20 @@ _FAILURES = 200  # rows shown; the counts are of all
 _FAILURE_COLUMNS = ["uri", "stage", "error_type", "error_message"]
 
 
-def write_page(run: Run, summary: Summary, samples: int) -> None:
+def write_page(run: Run, shards: int, summary: Summary, samples: int) -> None:
     """Writes the page; where that fails it is told, for the run is done all the same."""
     try:
-        run.storage.write(run.page, page(run, summary, samples).encode("utf-8", "replace"))
+        run.storage.write(run.page, page(run, shards, summary, samples).encode("utf-8", "replace"))
     except (StorageError, pa.ArrowException, OSError, ValueError) as error:
         print(f"the review page could not be written: {printable(str(error))}", file=sys.stderr)
 
 
-def page(run: Run, summary: Summary, samples: int) -> str:
+def page(run: Run, shards: int, summary: Summary, samples: int) -> str:
     """The page's text.
 
     Args:
       run: that has ended.
+      shards: of it.
       summary: of it.
       samples: captions to show with their pictures, beside the lowest scores and the failures.
     """
@@ -50,14 +51,16 @@ def page(run: Run, summary: Summary, samples: int) -> str:
     sampled = pictures.sort_by("place")[:samples]
     lowest = pictures.sort_by("score")[:LOWEST]
     both = pa.concat_tables([sampled, lowest]).to_pylist()
-    cards = {row["uri"]: _card(row) for row in both}
+    cards = {row["id"]: _card(row) for row in both}
     shown = {
         "run": run.run_id,
         "summary": {name: value for name, value in vars(summary).items() if name != "options"}
         | {"ran_with": [vars(found) for found in summary.ran_with]},
         "cards": list(cards.values()),
-        "sample": [cards[row["uri"]]["id"] for row in both[: len(sampled)]],
-        "lowest": [cards[row["uri"]]["id"] for row in both[len(sampled) :]],
+        "sample": [row["id"] for row in both[: len(sampled)]],
+        "lowest": [row["id"] for row in both[len(sampled) :]],
+        "shards_with_lowest": min(shards, SHARDS_WITH_LOWEST),
+        "shards": shards,
         "failures": list(_failures(run, summary.failures)),
     }
     script, style = _file("page.js"), _file("page.css")
@@ -76,14 +79,13 @@ def page(run: Run, summary: Summary, samples: int) -> str:
 
 
 def _card(row: dict[str, Any]) -> dict[str, Any]:
-    """What the page knows of a caption. Without its secrets, a URI does not tell whose correction it is."""
-    uri = public_name(row["uri"])
+    """What the page knows of a caption; without a version it cannot be corrected there."""
     return {
-        "id": hashlib.sha256(row["uri"].encode("utf-8", "surrogatepass")).hexdigest()[:16],
-        "uri": uri,
+        "id": row["id"],
+        "uri": row["name"],
         "caption": row["caption"],
         "score": round(row["score"], 2),
-        "version": row["object_version"] if uri == row["uri"] else None,
+        "version": row["object_version"],
         "picture": base64.b64encode(row["jpeg"]).decode(),
     }
 

@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,19 +23,22 @@ import pyarrow as pa
 from beam_job.parquet import parquet_bytes, read_parquet
 from beam_job.records import CaptionedImage, DecodedImage
 from beam_job.run import Run
-from beam_job.storage import StorageError, join
+from beam_job.storage import StorageError, join, public_name
 from model.preprocessing import LoadedImage
 
 LOWEST = 50  # of a run's captions, shown with their pictures
 _SIDE = 160  # pixels of the longer side
 _LOWEST_OF_SHARD = 4
-_SHARDS_WITH_LOWEST = 2_000  # of larger runs the other shards have sampled pictures alone: each file is read again
+SHARDS_WITH_LOWEST = 2_000  # of larger runs the other shards have sampled pictures alone: each file is read again
 _QUALITY = 70
 _THREADS = 16
 
+# `name` is the URI without its secrets, `id` tells apart those that differ in them alone, and where there are some
+# `object_version` is null: without its whole URI nobody can say whose correction it is.
 SCHEMA = pa.schema(
     [
-        ("uri", pa.string()),
+        ("id", pa.string()),
+        ("name", pa.string()),
         ("caption", pa.string()),
         ("score", pa.float32()),
         ("object_version", pa.string()),
@@ -62,7 +66,7 @@ class Picks:
 
     def lowest_of(self, shard: int) -> int:
         """How many of a shard's lowest scores."""
-        return _LOWEST_OF_SHARD if self.share and shard < _SHARDS_WITH_LOWEST else 0
+        return _LOWEST_OF_SHARD if self.share and shard < SHARDS_WITH_LOWEST else 0
 
 
 NO_PICTURES = Picks(0.0)
@@ -70,7 +74,11 @@ NO_PICTURES = Picks(0.0)
 
 def place_of(uri: str) -> float:
     """Where a URI stands in the order in which images are sampled: in [0, 1), the same in every run."""
-    return int.from_bytes(hashlib.sha256(uri.encode("utf-8", "surrogatepass")).digest()[:6], "big") / 2**48
+    return (int(_id(uri), 16) >> 11) / 2**53
+
+
+def _id(uri: str) -> str:
+    return hashlib.sha256(uri.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 class Pictures:
@@ -99,23 +107,25 @@ class Pictures:
                 heapq.heapreplace(self._low, entry)
 
     def write(self, run: Run, shard: int, rows: list[CaptionedImage]) -> None:
-        """Writes the shard's pictures, in place of those of an earlier attempt at it."""
+        """Writes the shard's pictures."""
         pixels = self._kept | {uri: low for _, uri, low in self._low}
-        table = [
-            {
-                "uri": row.uri,
-                "caption": row.captions[0].text,
-                "score": row.captions[0].score,
-                "object_version": row.object_version,
-                "place": place_of(row.uri),
-                "jpeg": _jpeg(pixels[row.uri], row.width, row.height),
-            }
-            for row in rows
-            if row.uri in pixels
-        ]
+        table = [_entry(row, pixels[row.uri]) for row in rows if row.uri in pixels]
         if table:
-            with contextlib.suppress(StorageError):  # what matters is written next, and fails if it must
+            with contextlib.suppress(StorageError):  # the page lacks them then, and says how many it shows
                 run.storage.write(_file(run, shard), parquet_bytes(pa.Table.from_pylist(table, SCHEMA)))
+
+
+def _entry(row: CaptionedImage, pixels: npt.NDArray[np.uint8]) -> dict[str, Any]:
+    name = public_name(row.uri)
+    return {
+        "id": _id(row.uri),
+        "name": name,
+        "caption": row.captions[0].text,
+        "score": row.captions[0].score,
+        "object_version": row.object_version if name == row.uri else None,
+        "place": place_of(row.uri),
+        "jpeg": _jpeg(pixels, row.width, row.height),
+    }
 
 
 def read_pictures(run: Run) -> Iterator[pa.Table]:

@@ -65,7 +65,8 @@ def everything_but_uris(output: Path) -> dict[Path, str]:
         if path.suffix == ".parquet":
             table = pq.read_table(path, partitioning=None)
             notes = [json.loads(note) for note in (table.schema.metadata or {}).values()]
-            texts[path] = str(table.drop_columns("uri").to_pylist()) + str(without_uris(notes))
+            others = [name for name in table.column_names if name != "uri"]
+            texts[path] = str(table.select(others).to_pylist()) + str(without_uris(notes))
         elif path.is_file():
             texts[path] = path.read_text()
     return texts
