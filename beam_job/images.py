@@ -48,7 +48,7 @@ def fetch(image: ImageInput, timeout: float, allowed: Allowed, filters: Filters)
 
 
 def unread(image: ImageInput, error: StorageError) -> Failure:
-    """The failure of an image that its storage did not give; a lack of credentials is not the image's, and is raised."""
+    """The failure of an image that its storage did not give; missing credentials are not its own, and raised."""
     if isinstance(error, CredentialsError):
         raise error
     if isinstance(error, UnknownSchemeError):

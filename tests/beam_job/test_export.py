@@ -20,32 +20,13 @@ import pytest
 from PIL import Image
 
 from beam_job.__main__ import main
-from beam_job.export.bigquery import column_names
-from beam_job.export.names import UnusableNameError, flat_name, name_below, suffix_of
 from model import Caption
 from model.data import read_examples
 from tests.fakes import FakeCaptioner
+from tests.hostile_names import NAMES
 from tests.images import encode
 
 HOSTILE = '=HYPERLINK("http://evil","<script>alert(1)</script>")\r\nsecond line'
-# In a folder, or (with #) in a tar; each has pixels of its own.
-NAMES = (
-    "a/dog.png",
-    "b/dog.png",
-    "b/../c/dog.png",
-    "=cmd|' /C calc'!A0.png",
-    "two\nlines.png",
-    "<img src=x onerror=alert(1)>.png",
-    "-rf.png",
-    ".hidden.png",
-    "CON.png",
-    "猫.png",
-    "no suffix",
-    "lying.jpg",
-    f"{'x' * 240}.png",
-    "set.tar#in/dog.png",
-    "set.tar#../../../escaped.png",
-)
 
 
 class HostileCaptioner(FakeCaptioner):
@@ -315,12 +296,6 @@ def test_bigquery_gets_a_file_its_schema_and_a_command(job: Job, tmp_path: Path)
     assert loaded.stdout.splitlines() == [*options, f"{folder}/captions.parquet", f"{folder}/schema.json"]
 
 
-def test_names_that_bigquery_takes() -> None:
-    assert column_names(["uri", "URI", "a.b", "a b", "2x", "_table_x", "猫"]) == [
-        *("uri", "URI_2", "a_b", "a_b_2", "c_2x", "c__table_x", "_"),
-    ]
-
-
 def test_what_has_changed_or_gone_is_left_out_and_told(own_job: Job, tmp_path: Path, capfd) -> None:
     photos = tmp_path / "mine"
     photos.mkdir()
@@ -405,62 +380,6 @@ def test_a_folder_that_holds_something_is_left_alone(job: Job, tmp_path: Path, c
     assert job.export("csv", tmp_path / "full" / "mine.txt" / "x") == 1
     assert f"cannot write {tmp_path}/full/mine.txt/x: " in capfd.readouterr().err
     assert sorted(os.listdir(tmp_path)) == ["empty", "full"]
-
-
-@pytest.mark.parametrize("uri", [*NAMES, "https://h/x.jpg?sig=SECRET", "gs://b/../..", "///", "a\x00b"], ids=repr)
-def test_flat_names_are_names(uri: str) -> None:
-    name = flat_name(uri)
-    assert len(os.fsencode(name)) < 200
-    assert "/" not in name
-    assert name[0] not in "-."
-    assert name.isprintable()
-    assert "SECRET" not in name
-    assert flat_name(uri + "x") != name
-
-
-@pytest.mark.parametrize(
-    ("uri", "root", "name"),
-    [
-        ("gs://b/set/a/x.jpg", "gs://b/set", "a/x.jpg"),
-        ("gs://b/set/a/x.jpg", "gs://b/set/", "a/x.jpg"),
-        ("gs://b/settle/x.jpg", "gs://b/set", None),
-        ("gs://b/set//x.jpg", "gs://b/set", None),
-        ("gs://b/set/../x.jpg", "gs://b/set", None),
-        ("/photos/x.jpg", "file:///photos", "x.jpg"),
-        ("/photos/./x.jpg", "/photos", None),
-        ("/etc/passwd", "/photos", None),
-        ("/photos/C:x.jpg", "/photos", None),
-        ("/photos/a\u202egpj.exe", "/photos", None),
-    ],
-)
-def test_names_below_a_root(uri: str, root: str, name: str | None) -> None:
-    if name is not None:
-        assert name_below(uri, root) == name
-        return
-    with pytest.raises(UnusableNameError):
-        name_below(uri, root)
-
-
-def test_relative_uris_lie_below_a_relative_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert name_below("photos/x.jpg", "photos") == "x.jpg"
-    assert name_below(f"{tmp_path}/photos/x.jpg", "photos") == "x.jpg"
-
-
-@pytest.mark.parametrize(
-    ("suffix", "kind"),
-    {
-        ".jpg": "JPEG",
-        ".png": "PNG",
-        ".webp": "WEBP",
-        ".gif": "GIF",
-        ".bmp": "BMP",
-        ".tif": "TIFF",
-        ".avif": "AVIF",
-    }.items(),
-)
-def test_the_content_tells_the_suffix(suffix: str, kind: str) -> None:
-    assert suffix_of(encode(Image.new("RGB", (16, 16)), kind)[:16]) == suffix
 
 
 def test_images_of_a_bucket(bucket, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
