@@ -140,9 +140,9 @@ def _suffix(uri: str) -> str:
 def _nothing_at(given: str) -> str:
     name = public_name(given)
     if is_glob(given):
-        return f"--input: nothing matches {name}"
+        return f"--input: nothing matches {name}; check its spelling (** reaches into folders, * does not)"
     if is_list(given):
         return f"--input: the list {name} is empty"
     if storage_for(given).is_folder(given):
-        return f"--input: the folder {name} holds no images ({', '.join(IMAGE_SUFFIXES)})"
-    return f"--input: {name} is not there"
+        return f"--input: the folder {name} holds no images ({', '.join(IMAGE_SUFFIXES)}); a glob takes other names"
+    return f"--input: {name} is not there; check its spelling, and where it starts if it is relative"

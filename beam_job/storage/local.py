@@ -182,6 +182,13 @@ def _temporary(path: str, data: bytes) -> Iterator[str]:
             os.unlink(temporary)
 
 
+# By what the system said; a bad file of a run has the words in its failure row.
+_REMEDIES: dict[type[Exception], str] = {
+    NotADirectoryError: "; a part of this path is a file, name another path",
+    PermissionError: "; change its rights, or name another path",
+}
+
+
 @contextlib.contextmanager
 def _local_errors(uri: str) -> Iterator[None]:
     try:
@@ -189,4 +196,5 @@ def _local_errors(uri: str) -> Iterator[None]:
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL byte
         reason = getattr(error, "strerror", None) or str(error)
         transient = isinstance(error, (TimeoutError, InterruptedError, BlockingIOError))
-        raise StorageError(f"{uri}: {reason}", type(error).__name__, transient) from error
+        remedy = _REMEDIES.get(type(error), "")
+        raise StorageError(f"{uri}: {reason}{remedy}", type(error).__name__, transient) from error

@@ -1,4 +1,4 @@
-"""What a newcomer does wrong first: each mistake has exit code 2, three lines at most, and names what is wrong."""
+"""What a newcomer does wrong first: each mistake has exit code 2, three lines at most, and a word on what to do."""
 
 from __future__ import annotations
 
@@ -25,12 +25,26 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("arguments", "told"),
     [
         pytest.param("--input=photos --outptu=out --output=out", "did you mean --output", id="misspelt option"),
-        pytest.param("--input=fotos --output=out", "fotos", id="wrong path"),
-        pytest.param("--input=empty --output=out", "empty", id="empty folder"),
-        pytest.param("--input=photos/*.png --output=out", "*.png", id="a glob that matches nothing"),
-        pytest.param("--input=photos --output=out --model=no_model", "no_model", id="a model that is none"),
-        pytest.param("--input=photos --output=out --model=nowhere", "nowhere", id="a model that is not there"),
-        pytest.param("--input=photos --output=file/out", "file/out", id="an output below a file"),
+        pytest.param("--input=fotos --output=out", "fotos is not there; check its spelling", id="wrong path"),
+        pytest.param("--input=empty --output=out", "empty holds no images (.jpg", id="empty folder"),
+        pytest.param(
+            "--input=photos/*.png --output=out", "photos/*.png; check its spelling", id="a glob that matches nothing"
+        ),
+        pytest.param(
+            "--input=photos --output=out --model=no_model",
+            "config.json is missing; name a folder that model.train wrote",
+            id="a model that is none",
+        ),
+        pytest.param(
+            "--input=photos --output=out --model=nowhere",
+            "no such folder; name one that model.train wrote",
+            id="a model that is not there",
+        ),
+        pytest.param(
+            "--input=photos --output=file/out",
+            "a part of this path is a file, name another",
+            id="an output below a file",
+        ),
         pytest.param("--input=photos --output=out --gpu=nvidia-l4", "--require_gpu", id="a GPU for this machine"),
         pytest.param("--input=photos --output=out --runner=DataflowRunner", "--project=PROJECT", id="half of Dataflow"),
     ],
@@ -38,9 +52,10 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_mistake_is_told_in_three_lines(
     arguments: str, told: str, desk: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    before = set(desk.rglob("*"))
     assert main(arguments.split()) == 2
     said = capfd.readouterr().err
     assert told in said
     assert "Traceback" not in said
     assert len(said.splitlines()) <= 3
-    assert not (desk / "out").exists()
+    assert set(desk.rglob("*")) == before, "nothing is written"
