@@ -22,13 +22,13 @@ What --gpu and Dataflow's runner set of Beam's own options (--machine_type, --ma
 examples:
   caption-images --input=photos --output=captions
   caption-images --input='photos/**/*.jpg' --output=captions --num_captions=3
-  caption-images --input=uris.txt --output=gs://bucket/captions --workers=4
+  caption-images --input=uris.txt --output=gs://bucket/captions
 
 commands:
-  caption-images status --output=captions                  the runs, what stands, what a new run would do
-  caption-images snapshot --output=captions --to=DIR       one row a URI, the newest, as compact Parquet
-  caption-images export --output=captions --format=hf --to=DIR   the same with the images, for other tools
-  caption-images correct --output=captions FILE            add what people have said of captions
+  caption-images status --output=captions                         the runs, what stands, what a new run would do
+  caption-images snapshot --output=captions --to=newest           one row a URI, the newest, as compact Parquet
+  caption-images export --output=captions --format=hf --to=set    the same with the images, for other tools
+  caption-images correct --output=captions corrections.jsonl      add what people have said of captions
 
 exit codes: 0 done, 1 the job broke or too many images failed, 2 wrong usage, 130 and 143 stopped by Ctrl-C and SIGTERM
 """

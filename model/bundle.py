@@ -72,8 +72,18 @@ def check_bundle(folder: Path) -> str:
     """The version of the bundle, after checking that it is whole; imports no TensorFlow.
 
     Raises:
-      BundleError: a file is missing, lies elsewhere or differs from its checksum, or the configuration is none.
+      BundleError: a file is missing, lies elsewhere, cannot be read or differs from its checksum, or the
+        configuration is none.
     """
+    try:
+        return _check(folder)
+    except OSError as error:
+        raise BundleError(
+            f"no model at {folder}: {error.strerror or error}; change its rights, or name another folder"
+        ) from error
+
+
+def _check(folder: Path) -> str:
     if not folder.is_dir():
         raise BundleError(f"no model at {folder}: there is no such folder; name one that model.train wrote")
     for name in (*CHECKED, CHECKSUMS):

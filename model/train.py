@@ -186,14 +186,16 @@ def _words(examples: Sequence[Example], vocabulary: Vocabulary, config: Captione
 
 def _examples(args: argparse.Namespace) -> tuple[list[Example], list[Example]]:
     """Photographs to train on and to validate with; without --validation one in twenty is held out."""
-    images = args.images
-    if images is None and args.data.startswith(TFDS):
-        images = str(_workplace(args) / "photographs")
-    examples = read_examples(args.data, images)
+
+    def read(data: str) -> list[Example]:
+        kept = str(_workplace(args) / "photographs") if data.startswith(TFDS) else None
+        return read_examples(data, args.images or kept)
+
+    examples = [example for data in args.data for example in read(data)]
     if args.validation:
-        return examples, read_examples(args.validation, images)
+        return examples, read(args.validation)
     if len(examples) < 2:
-        raise DataError(f"{args.data} holds one photograph; give others with --validation")
+        raise DataError(f"{args.data[0]} holds one photograph; give others with --validation")
     return [e for n, e in enumerate(examples) if n % 20], examples[::20]
 
 
@@ -215,7 +217,7 @@ An image captioner: {config.backbone} encoder, GRU decoder with attention.
 
 | | |
 |---|---|
-| trained on | {Path(args.data).name}, {photographs:,} photographs |
+| trained on | {", ".join(Path(data).name for data in args.data)}, {photographs:,} photographs |
 | started from | {_origin(args)} |
 | epoch | {epoch.epoch} of {args.epochs} |
 | validation CIDEr, greedy decoding, words split at blanks | {epoch.validation_cider:.1f} |

@@ -33,8 +33,9 @@ def train_parser(description: str | None) -> argparse.ArgumentParser:
     data.add_argument(
         "--data",
         required=True,
+        action="append",
         help="Parquet files (image, captions), a captions JSON of COCO, or tfds:NAME[:SPLIT], such as "
-        "tfds:coco_captions",
+        "tfds:coco_captions; may be given several times, as for captions that people have corrected (README)",
     )
     data.add_argument("--validation", help="the same for choosing the epoch (default: every 20th photograph of --data)")
     data.add_argument(

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_job.config import JobConfig
-from beam_job.corrections import BAD
+from beam_job.corrections import BAD, EDITED
 from beam_job.export import csv_file
 from beam_job.export.bigquery import write_bigquery
 from beam_job.export.coco import write_coco
@@ -48,9 +48,17 @@ _NEXT = {
 
 @dataclass
 class Chosen:
-    """The captions to export, as tables of `_ROWS` rows; those marked bad are left out and counted."""
+    """The captions to export, as tables of `_ROWS` rows; those marked bad are left out and counted.
+
+    Attributes:
+      output: of the job.
+      only_edited: those alone that a person has written.
+      bad: how many were marked so.
+      without_caption: images that have none.
+    """
 
     output: str
+    only_edited: bool = False
     bad: int = field(default=0, init=False)
     without_caption: int = field(default=0, init=False)
 
@@ -63,6 +71,8 @@ class Chosen:
         for table in standing.captions(_ROWS):
             good = table.filter(pc.fill_null(pc.not_equal(table["correction"], BAD), True))
             self.bad += table.num_rows - good.num_rows
+            if self.only_edited:
+                good = good.filter(pc.fill_null(pc.equal(good["correction"], EDITED), False))
             yield good.combine_chunks()
 
 
@@ -89,7 +99,7 @@ def main(arguments: list[str]) -> int:
 
 def _export(args: argparse.Namespace, folder: str, left_out: LeftOut) -> list[str]:
     """Writes everything into `folder`, which is removed where nothing could be; what to tell."""
-    chosen = Chosen(args.output)
+    chosen = Chosen(args.output, args.only_edited)
     policies, otherwise = _policies(args)
     images = Images(policies, otherwise, left_out, link=args.images == "link", timeout=args.fetch_timeout)
     tables, more = chosen.tables(), []

@@ -26,6 +26,7 @@ examples:
   caption-images export --output=captions --format=hf --to=dataset
   caption-images export --output=captions --format=webdataset --to=shards --max_rows=1000
   caption-images export --output=captions --format=sidecar --images=none --root=photos --to=texts
+  caption-images export --output=captions --format=hf --images=embed --only_edited --to=edited
 
 exit codes: 0 done, 1 images were left out or it broke off, 2 wrong usage
 """
@@ -92,6 +93,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--format", required=True, choices=_DEFAULTS, help="see above")
     add("--to", required=True, metavar="DIR", help="a new local folder")
     add("--fetch_timeout", type=float, default=60.0, metavar="S", help="seconds to fetch one image (default: 60)")
+    add(
+        "--only_edited",
+        action="store_true",
+        help="only captions that a person has written (`correct`), such as for model.train",
+    )
     group = parser.add_argument_group("of some formats")
     add = group.add_argument
     add(

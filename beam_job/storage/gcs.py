@@ -32,6 +32,8 @@ _OPEN_BYTES_A_SECOND = 1 << 20
 _AS_STORED = {"Accept-Encoding": "gzip"}  # without it, Google undoes the gzip of objects stored so
 _WILDCARD = re.compile(r"[*?\[{\\]")  # what means more than itself in a glob of Google's
 _LOG_IN = "log in with `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
+_NO_RIGHT = "grant this right to the account, or " + _LOG_IN.replace("log in", "log in as another", 1)
+_REQUEST = re.compile(r"[A-Z]+ https?://\S+: ")  # what the client puts before Google's own words
 
 
 class GoogleCloudStorage:
@@ -207,6 +209,8 @@ class GoogleCloudStorage:
             except DownloadError as error:
                 gone = f"generation {version} was replaced or deleted" if version and error.status == 404 else ""
                 error.args = (": ".join(filter(None, (str(error), error.detail, gone))),)
+                if error.status == 403:
+                    error.args = (f"{str(error).rstrip('.')}; {_NO_RIGHT}",)
                 if error.status == 401:
                     raise CredentialsError(f"{error}; {_LOG_IN}", error.cause) from error
                 raise
@@ -264,7 +268,9 @@ def _gcs_errors(uri: str) -> Iterator[None]:
         yield
     except GoogleAPICallError as error:
         code: Any = error.code or 0
-        message = f"{uri}: {int(code)} {error.message or error}"
+        message = f"{uri}: {int(code)} {_REQUEST.sub('', error.message or str(error), count=1)}"
+        if code == 403:
+            message = f"{message.rstrip('.')}; {_NO_RIGHT}"
         raise StorageError(message, type(error).__name__, is_transient(code)) from error
     except GoogleAPIError as error:  # the client's own retries ran out of time
         raise StorageError(f"{uri}: {error}", type(error).__name__, transient=True) from error

@@ -142,7 +142,7 @@ def test_an_error_comes_in_its_place(listing) -> None:
     server, storage = listing(FOLDERS, 10)
     server.refuse = lambda query: 403 if query.get("startOffset", "") >= "f100/" else None
     found: list[str] = []
-    with pytest.raises(StorageError, match=r"^gs://bucket/: 403 .*refused$") as caught:
+    with pytest.raises(StorageError, match=r"^gs://bucket/: 403 .*refused; grant this right") as caught:
         found.extend(stored.uri for stored in storage.list("gs://bucket/"))
     assert not caught.value.transient
     limited = [stored.uri for stored in itertools.islice(storage.list("gs://bucket/"), 1000)]

@@ -1,13 +1,20 @@
-"""What a newcomer does wrong first: each mistake has exit code 2, three lines at most, and a word on what to do."""
+"""What goes wrong first for a newcomer: exit code 2, three lines at most, and a word on what to do."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from beam_job import storage
 from beam_job.__main__ import main
+from tests.conftest import ROOT
+from tests.fault_server import serve, status
 
 
 @pytest.fixture
@@ -54,8 +61,63 @@ def test_a_mistake_is_told_in_three_lines(
 ) -> None:
     before = set(desk.rglob("*"))
     assert main(arguments.split()) == 2
+    assert_tells(capfd.readouterr().err, told)
+    assert set(desk.rglob("*")) == before, "nothing is written"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param("--input=locked --output=out", id="input"),
+        pytest.param("--input=photos --output=fixed/out", id="output"),
+        pytest.param("--input=photos --output=out --model=locked", id="model"),
+    ],
+)
+def test_no_rights(arguments: str, desk: Path) -> None:
+    (desk / "locked").mkdir(mode=0o000)
+    (desk / "fixed").mkdir(mode=0o555)
+    command = [sys.executable, "-m", "beam_job", *arguments.split()]
+    if os.geteuid() == 0:  # who may do all, unless that right is given up
+        if not shutil.which("setpriv"):
+            pytest.skip("needs setpriv (util-linux) where the tests run as root")
+        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert_tells(done.stderr, "Permission denied; change its rights, or name another ")
+    assert not (desk / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param("--input=gs://theirs/photos/ --output=out", id="input"),
+        pytest.param("--input=photos --output=gs://theirs/out", id="output"),
+        pytest.param("--input=photos --output=out --model=gs://theirs/model", id="model"),
+    ],
+)
+def test_a_bucket_of_another_project(
+    arguments: str, desk: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Google says the same of a bucket that is not ours and of one that is nobody's."""
+    denied = (
+        b'{"error": {"code": 403, "message": "me@example.com does not have storage.objects.list access to the Google '
+        b'Cloud Storage bucket. Permission denied on resource (or it may not exist)."}}'
+    )
+    with serve() as server:
+        server.otherwise = status(403, {"Content-Type": "application/json"}, denied)
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.address)
+        storage._storage.cache_clear()
+        assert main(arguments.split()) == 2
+        storage._storage("gs").close()
+    storage._storage.cache_clear()
     said = capfd.readouterr().err
+    assert "me@example.com does not have storage.objects.list access" in said
+    assert_tells(said, "grant this right to the account, or log in as another with `gcloud auth")
+    assert not (desk / "out").exists()
+
+
+def assert_tells(said: str, told: str) -> None:
     assert told in said
     assert "Traceback" not in said
     assert len(said.splitlines()) <= 3
-    assert set(desk.rglob("*")) == before, "nothing is written"
