@@ -144,26 +144,29 @@ def beam(step: Step, state: Tensor, max_words: int, length_penalty: float, no_re
 
     def next_word(now: _Progress) -> _Progress:
         logits, state = step(now.last, now.state)
-        log_probabilities = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
-        log_probabilities = _without_repeats(log_probabilities, now, no_repeat_ngram)
-        log_probabilities = _only_padding_after_end(log_probabilities, now.ended)
-        parent, chosen = _best(log_probabilities, now, length_penalty)
-        score = ops.take_along_axis(_gather(log_probabilities, parent), chosen[..., None], axis=-1)[..., 0]
+        logits = ops.cast(logits, "float32")
+        # At most K successors of a hypothesis are among the K best: a pass over all V words costs as much as a layer.
+        allowed = _without_repeats(logits, now, no_repeat_ngram)
+        values, words = ops.top_k(allowed, min(logits.shape[1], logits.shape[2]))
+        log_probabilities = values - ops.logsumexp(logits, axis=-1, keepdims=True)
+        log_probabilities, words = _only_padding_after_end(log_probabilities, ops.cast(words, "int32"), now.ended)
+        parent, place = _best(log_probabilities, now, length_penalty)
+        chosen = _at(words, parent, place)
         return _Progress(
             number=now.number + 1,
             last=chosen,
-            ended=ops.logical_or(_gather(now.ended, parent), ops.equal(chosen, END)),
-            state=_gather(state, parent),
-            words=_put(_gather(now.words, parent), now.number, chosen),
-            scores=_put(_gather(now.scores, parent), now.number, score),
+            ended=ops.logical_or(_rows(now.ended, parent), ops.equal(chosen, END)),
+            state=_rows(state, parent),
+            words=_put(_rows(now.words, parent), now.number, chosen),
+            scores=_put(_rows(now.scores, parent), now.number, _at(log_probabilities, parent, place)),
         )
 
     return _loop(state, max_words, next_word)
 
 
 def _best(log_probabilities: Tensor, now: _Progress, length_penalty: float) -> tuple[Tensor, Tensor]:
-    """The K best continuations of all K hypotheses: their parents int32[B, K] and their words int32[B, K]."""
-    width, size = log_probabilities.shape[1], log_probabilities.shape[2]
+    """The K best of float32[B, K, C], C continuations of each hypothesis: their parents and places, int32[B, K]."""
+    width, count = log_probabilities.shape[1], log_probabilities.shape[2]
     total = ops.sum(now.scores, axis=-1)[..., None] + log_probabilities
     length = ops.sum(ops.cast(ops.not_equal(now.words, PAD), "float32"), axis=-1)
     length = length + ops.cast(ops.logical_not(now.ended), "float32")
@@ -171,15 +174,15 @@ def _best(log_probabilities: Tensor, now: _Progress, length_penalty: float) -> t
     # Before the first word all hypotheses are the same: only the first may continue.
     duplicate = ops.logical_and(ops.equal(now.number, 0), ops.arange(width) > 0)
     ranked = ops.where(duplicate[None, :, None], _IMPOSSIBLE, ranked)
-    _, places = ops.top_k(ops.reshape(ranked, (-1, width * size)), width)
+    _, places = ops.top_k(ops.reshape(ranked, (-1, width * count)), width)
     places = ops.cast(places, "int32")
-    return places // size, places % size
+    return places // count, places % count
 
 
-def _without_repeats(log_probabilities: Tensor, now: _Progress, no_repeat_ngram: int) -> Tensor:
+def _without_repeats(scores: Tensor, now: _Progress, no_repeat_ngram: int) -> Tensor:
     """float32[B, K, V] with the last word, and what would write n words a second time, made impossible."""
     if not no_repeat_ngram:
-        return log_probabilities
+        return scores
     captions, length = now.words.shape[1], now.words.shape[2]
     # follows[b, k, t]: the n - 1 words before place t are the last n - 1 words. START fills the places before the first
     # word; it cannot match one after it, so that no phrase reaches out of the caption.
@@ -196,20 +199,28 @@ def _without_repeats(log_probabilities: Tensor, now: _Progress, no_repeat_ngram:
     columns = ops.broadcast_to(ops.arange(captions)[None, :, None], shape)
     indices = ops.reshape(ops.stack([rows, columns, ruled_out], axis=-1), (-1, 3))
     penalties = ops.full((ops.shape(indices)[0],), _IMPOSSIBLE)
-    return log_probabilities + ops.scatter(indices, penalties, ops.shape(log_probabilities))
+    return scores + ops.scatter(indices, penalties, ops.shape(scores))
 
 
-def _only_padding_after_end(log_probabilities: Tensor, ended: Tensor) -> Tensor:
-    is_padding = ops.equal(ops.arange(log_probabilities.shape[-1]), PAD)
-    padding = ops.where(is_padding, 0.0, _IMPOSSIBLE)
-    return ops.where(ended[..., None], padding, log_probabilities)
+def _only_padding_after_end(log_probabilities: Tensor, words: Tensor, ended: Tensor) -> tuple[Tensor, Tensor]:
+    """Continuations [B, K, C] of hypotheses, of which those that have ended have one: PAD, for nothing."""
+    first = ops.equal(ops.arange(words.shape[-1]), 0)
+    ended = ended[..., None]
+    padding = ops.where(first, 0.0, _IMPOSSIBLE)
+    return ops.where(ended, padding, log_probabilities), ops.where(ended, PAD, words)
 
 
-def _gather(values: Tensor, parent: Tensor) -> Tensor:
-    """Rows of [B, K, ...] by int32[B, K] along axis 1."""
-    for _ in range(len(values.shape) - 2):
-        parent = parent[..., None]
-    return ops.take_along_axis(values, parent, axis=1)
+def _rows(values: Tensor, parent: Tensor) -> Tensor:
+    """Rows of [B, K, ...] by int32[B, K] along axis 1, each copied as a whole."""
+    width, shape = values.shape[1], ops.shape(values)
+    rows = ops.arange(shape[0])[:, None] * width + parent
+    return ops.take(ops.reshape(values, (-1, *values.shape[2:])), rows, axis=0)
+
+
+def _at(values: Tensor, parent: Tensor, place: Tensor) -> Tensor:
+    """Of [B, K, C] those at int32[B, K] and int32[B, K]: [B, K]."""
+    count = values.shape[2]
+    return ops.take_along_axis(ops.reshape(values, (-1, values.shape[1] * count)), parent * count + place, axis=1)
 
 
 def _put(values: Tensor, number: Tensor, column: Tensor) -> Tensor:
