@@ -158,11 +158,11 @@ def build_network(
 
 def named_backbone_variables(encoder: Encoder) -> dict[str, keras.Variable]:
     """The backbone's variables, as `number of the layer/variable`: Keras invents some layers' names in each process."""
-    layers_with_weights = [layer for layer in encoder.backbone.layers if layer.variables]
+    weights = [_weights(layer) for layer in encoder.backbone.layers]
     return {
         f"{number:03d}/{variable.name}": variable
-        for number, layer in enumerate(layers_with_weights)
-        for variable in layer.variables
+        for number, variables in enumerate(filter(None, weights))
+        for variable in variables
     }
 
 
