@@ -113,7 +113,7 @@ class Captioner:
         def step(last: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
             logits, state = self.decoder.step(last, state, features)
             # All captions are at their start at the same time: one vector for all, as a pass over all logits is dear.
-            at_start = tf.cast(tf.equal(last[0, 0], START), tf.float32)
+            at_start = tf.cast(tf.reduce_any(tf.equal(last, START)), tf.float32)
             return logits + (_banned(size, _NEVER_WRITTEN) + at_start * _banned(size, (END,))), state
 
         size = len(self.vocabulary)
