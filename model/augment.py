@@ -8,18 +8,27 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-_SMALLEST_CROP = 0.75  # of a side
+SMALLEST_CROP = 0.75  # of a side
 _LIGHT = 0.2  # the most by which a channel is made brighter or darker
 _SHIFT = 20.0  # the most that is added to a channel, of 255
 
 
-def changed(images: npt.NDArray[np.uint8], size: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+def changed(
+    images: npt.NDArray[np.uint8], size: int, rng: np.random.Generator, smallest_crop: float = SMALLEST_CROP
+) -> npt.NDArray[np.uint8]:
     """A part of each photograph, perhaps in a mirror and in other light: uint8[B, S', S', 3] -> uint8[B, S, S, 3].
 
     The part has its own height and width, so proportions change a little, as they do when a photograph is made square.
+
+    Args:
+      images: a little larger than S.
+      size: S.
+      rng: all the chance there is.
+      smallest_crop: of a side of the photograph, 0 to 1. What is cropped looks larger than it will when it is captioned
+        whole: H. Touvron et al. (2019), "Fixing the train-test resolution discrepancy".
     """
     count = len(images)
-    sides = rng.uniform(_SMALLEST_CROP, 1.0, (count, 2))
+    sides = rng.uniform(smallest_crop, 1.0, (count, 2))
     corners = rng.uniform(0.0, 1.0, (count, 2)) * (1.0 - sides)
     boxes = np.concatenate([corners, corners + sides], axis=1).astype(np.float32)
     mirrored = rng.random(count) < 0.5

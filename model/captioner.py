@@ -65,6 +65,7 @@ class Captioner:
         self.engine = "litert" if encode else "xla" if xla else "tensorflow"
         self.precision: str = encoder.compute_dtype
         self._tell = tell
+        self._xla = xla
         self._compiled_for: set[int] = set()
         size = config.input_size
         _, height, width, _ = encoder.backbone.output_shape
@@ -110,15 +111,22 @@ class Captioner:
     def caption_features(self, features: Tensor, uniforms: Tensor = None) -> search.Hypotheses:
         """The decoding loop alone: float32[B, L, U] and, for sampling, float32[B, K, T] in [0, 1)."""
 
-        def step(last: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-            logits, state = self.decoder.step(last, state, features)
-            # All captions are at their start at the same time: one vector for all, as a pass over all logits is dear.
-            at_start = tf.cast(tf.reduce_any(tf.equal(last, START)), tf.float32)
-            return logits + (_banned(size, _NEVER_WRITTEN) + at_start * _banned(size, (END,))), state
+        def step_for(features: Tensor) -> search.Step:
+            def step(last: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+                logits, state = self.decoder.step(last, state, features)
+                # All captions are at their start at the same time: one vector for all, as a pass over all logits is
+                # dear.
+                at_start = tf.cast(tf.reduce_any(tf.equal(last, START)), tf.float32)
+                return logits + (_banned(size, _NEVER_WRITTEN) + at_start * _banned(size, (END,))), state
+
+            return step
+
+        def narrowed(images: Tensor) -> search.Step:
+            return step_for(tf.gather(features, images))
 
         size = len(self.vocabulary)
         state = self.decoder.initial_state(features, _hypotheses(self.decoding))
-        return self._decode_from(step, state, uniforms)
+        return self._decode_from(step_for(features), state, uniforms, None if self._xla else narrowed)
 
     def _caption(self, given: Tensor, uniforms: Tensor) -> search.Hypotheses:
         """In the graph, from images or, where they are encoded outside of it, from features."""
@@ -160,17 +168,21 @@ def _hypotheses(decoding: Decoding) -> int:
     return max(decoding.beam_width, decoding.num_captions) if decoding.method == "beam" else decoding.num_captions
 
 
-def _search_of(decoding: Decoding, max_words: int) -> Callable[[search.Step, Tensor, Tensor], search.Hypotheses]:
-    """(step, first state float32[B, K, U], uniforms float32[B, K, T]) -> hypotheses."""
+Search = Callable[[search.Step, Tensor, Tensor, search.Narrowed | None], search.Hypotheses]
+
+
+def _search_of(decoding: Decoding, max_words: int) -> Search:
+    """(step, first state float32[B, K, U], uniforms float32[B, K, T], step for some images) -> hypotheses."""
     guard = decoding.no_repeat_ngram
 
-    def run(step: search.Step, state: Tensor, uniforms: Tensor) -> search.Hypotheses:
+    def run(step: search.Step, state: Tensor, uniforms: Tensor, narrowed: search.Narrowed | None) -> search.Hypotheses:
         match decoding.method:
             case "beam":
-                return search.beam(step, state, max_words, decoding.length_penalty, guard)
+                return search.beam(step, state, max_words, decoding.length_penalty, guard, narrowed)
             case "sample":
-                return search.sample(step, state, max_words, uniforms, decoding.top_k, decoding.temperature, guard)
+                top_k, temperature = decoding.top_k, decoding.temperature
+                return search.sample(step, state, max_words, uniforms, top_k, temperature, guard, narrowed)
             case _:
-                return search.greedy(step, state, max_words, guard)
+                return search.greedy(step, state, max_words, guard, narrowed)
 
     return run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,28 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from model.augment import changed
+from model.augment import SMALLEST_CROP, changed
 from model.data import Example
 from model.network import Encoder
 from model.preprocessing import load_image, pad_batch
+
+
+@dataclass(frozen=True)
+class Views:
+    """How often, and in which parts, each photograph is looked at.
+
+    Attributes:
+      count: as it is, in a mirror, then changed by chance (`model.augment`).
+      smallest_crop: see `changed`.
+    """
+
+    count: int
+    smallest_crop: float = SMALLEST_CROP
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"views must be a whole number from 1, not {self.count}")
+
 
 Features = npt.NDArray[np.float16]
 Images = npt.NDArray[np.uint8]
@@ -22,7 +41,7 @@ _BATCH = 32
 
 
 def cached_features(
-    encoder: Encoder, size: int, examples: Sequence[Example], path: Path, key: str, views: int
+    encoder: Encoder, size: int, examples: Sequence[Example], path: Path, key: str, views: Views
 ) -> Features:
     """The backbone's features of all photographs.
 
@@ -32,7 +51,7 @@ def cached_features(
       examples: N photographs.
       path: without suffix; a .key beside the .npy tells whether they are of the same photographs and backbone.
       key: tells the backbone and its weights.
-      views: F, of each photograph: as it is, in a mirror, then cropped, mirrored and relit by chance.
+      views: F, of each photograph.
 
     Returns:
       float16[N, F, L, C]; mapped, not read.
@@ -43,13 +62,13 @@ def cached_features(
 
     def compute(chunk: Sequence[Example]) -> npt.NDArray[Any]:
         images = pad_batch(_pixels(chunk, size), _BATCH)
-        seen = [images, images[:, :, ::-1]][:views]
-        if views > len(seen):
+        seen = [images, images[:, :, ::-1]][: views.count]
+        if views.count > len(seen):
             larger = pad_batch(_pixels(chunk, with_margin(size)), _BATCH)
-            seen += [changed(larger, size, rng) for _ in range(views - len(seen))]
+            seen += [changed(larger, size, rng, views.smallest_crop) for _ in range(views.count - len(seen))]
         return np.stack([grid(tf.constant(view)).numpy()[: len(chunk)] for view in seen], axis=1)
 
-    shape = (views, height * width, channels)
+    shape = (views.count, height * width, channels)
     return _cached(examples, path, f"features {key} {views}", np.float16, shape, compute)
 
 

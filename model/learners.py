@@ -15,10 +15,10 @@ import numpy.typing as npt
 import tensorflow as tf
 from keras import ops
 
-from model.augment import changed
+from model.augment import SMALLEST_CROP, changed
 from model.features import Features, Images
 from model.network import Decoder, Encoder
-from model.reward import CiderD
+from model.reward import Caption, Reward
 from model.vocabulary import END, PAD, START
 
 Tensor = Any
@@ -121,13 +121,22 @@ class FineTuning(Learner):
       images: uint8[N, S', S', 3], S' a little more than S.
       share: of the backbone's layers with weights, how many are trained, from the top: 0 to 1.
       label_smoothing: see `TrainingOptions`.
+      smallest_crop: see `model.augment.changed`.
     """
 
     def __init__(
-        self, encoder: Encoder, decoder: Decoder, words: Words, images: Images, share: float, label_smoothing: float
+        self,
+        encoder: Encoder,
+        decoder: Decoder,
+        words: Words,
+        images: Images,
+        share: float,
+        label_smoothing: float,
+        smallest_crop: float = SMALLEST_CROP,
     ) -> None:
         super().__init__(encoder, decoder, words)
         self._images = images
+        self._smallest_crop = smallest_crop
         self._label_smoothing = label_smoothing
         layers = [layer for layer in encoder.backbone.layers if layer.trainable_variables]
         tuned = layers[len(layers) - round(share * len(layers)) :]
@@ -135,7 +144,7 @@ class FineTuning(Learner):
 
     def batch(self, chosen: npt.NDArray[np.int64], rng: np.random.Generator) -> Batch:
         size = self.encoder.backbone.input_shape[1]
-        return changed(self._images[chosen], size, rng), trimmed(self.words[chosen])
+        return changed(self._images[chosen], size, rng, self._smallest_crop), trimmed(self.words[chosen])
 
     def features(self, seen: Tensor) -> Tensor:
         return self.encoder(seen)
@@ -150,7 +159,8 @@ class SelfCritical(Learner):
 
     S. Rennie et al. (2017), "Self-critical Sequence Training for Image Captioning"; the baseline of a caption is the
     mean reward of the other captions drawn for the same image (R. Luo 2020, "A Better Variant of Self-Critical
-    Sequence Training"). Teacher forcing on people's captions is mixed in, against a narrowing language.
+    Sequence Training"). Teacher forcing on people's captions, one of each photograph, is mixed in, against a narrowing
+    language.
 
     Args:
       looking: which photographs are seen and how, and what of the encoder learns.
@@ -158,10 +168,17 @@ class SelfCritical(Learner):
       forcing: weight of teacher forcing in the loss, 0 to 1.
       captions: drawn for an image.
       label_smoothing: of teacher forcing.
+      reward: of a caption; that of `references`, by the photographs' numbers.
     """
 
     def __init__(
-        self, looking: FrozenBackbone | FineTuning, draw: Draw, forcing: float, captions: int, label_smoothing: float
+        self,
+        looking: FrozenBackbone | FineTuning,
+        draw: Draw,
+        forcing: float,
+        captions: int,
+        label_smoothing: float,
+        reward: Reward,
     ) -> None:
         if captions < 2:
             raise ValueError(f"samples must be a whole number from 2, not {captions}: each is compared with the others")
@@ -172,7 +189,7 @@ class SelfCritical(Learner):
         self._forcing = forcing
         self._captions = captions
         self._label_smoothing = label_smoothing
-        self._reward = CiderD([[ended(row) for row in rows if row[0] == START] for rows in self.words])
+        self._reward = reward
         self._rewards: list[float] = []
 
     def said(self) -> str:
@@ -190,7 +207,7 @@ class SelfCritical(Learner):
         )
         self._rewards.append(float(rewards.mean()))
         others = (rewards.sum(axis=1, keepdims=True) - rewards) / (self._captions - 1)
-        return seen, words, trimmed(drawn), rewards - others
+        return seen, one_of_each(words, rng), trimmed(drawn), rewards - others
 
     def features(self, seen: Tensor) -> Tensor:
         return self._looking.features(seen)
@@ -199,16 +216,28 @@ class SelfCritical(Learner):
         seen, words, drawn, advantages = batch
         features = self.features(seen)
         said = drawn[..., 1:]
-        log_probabilities, mask = _of_words(self.decoder(drawn[..., :-1], features, training=True), said)
+        log_probabilities, _, mask = _of_words(self.decoder(drawn[..., :-1], features, training=True), said)
         reward = ops.sum(advantages[..., None] * log_probabilities * mask) / ops.maximum(ops.sum(mask), 1.0)
         forced = forced_loss(self.decoder, features, words, self._label_smoothing) if self._forcing else 0.0
         return self._forcing * forced - (1.0 - self._forcing) * reward
+
+
+def references(words: Words) -> list[list[Caption]]:
+    """People's captions as a reward takes them, from int32[N, K, T + 2]."""
+    return [[ended(row) for row in rows if row[0] == START] for rows in words]
 
 
 def trimmed(words: Words) -> Words:
     """int32[B, K, T'] -> int32[B, K, T]: without the columns that are padding in each caption."""
     longest = int(np.count_nonzero(words, axis=-1).max())
     return words[..., : min(words.shape[-1], -(-longest // _LENGTH_STEP) * _LENGTH_STEP)]
+
+
+def one_of_each(words: Words, rng: np.random.Generator) -> Words:
+    """One of the captions of each photograph, chosen by chance: int32[B, K, T] -> int32[B, 1, T]."""
+    captions = np.count_nonzero(words[..., 0], axis=1)  # those behind are padding
+    chosen = rng.integers(np.maximum(captions, 1))
+    return trimmed(words[np.arange(len(words)), chosen][:, None])
 
 
 def ended(words: Words) -> tuple[int, ...]:
@@ -225,15 +254,16 @@ def forced_loss(decoder: Decoder, features: Tensor, words: Tensor, label_smoothi
 def cross_entropy(words: Tensor, logits: Tensor, label_smoothing: float) -> Tensor:
     """int32[B, K, T], logits float32[B, K, T, V] -> mean over the words that are not padding."""
     logits = ops.cast(logits, "float32")
-    said, mask = _of_words(logits, words)
-    spread = ops.mean(ops.log_softmax(logits, axis=-1), axis=-1)
+    said, normalizer, mask = _of_words(logits, words)
+    spread = ops.mean(logits, axis=-1) - normalizer
     per_word = (1 - label_smoothing) * said + label_smoothing * spread
     return -ops.sum(per_word * mask) / ops.maximum(ops.sum(mask), 1.0)
 
 
-def _of_words(logits: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of `words` and which of them are no padding: float32[B, K, T] both."""
-    words = ops.cast(words, "int32")
-    log_probabilities = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
-    said = ops.take_along_axis(log_probabilities, words[..., None], axis=-1)[..., 0]
-    return said, ops.cast(ops.not_equal(words, PAD), "float32")
+def _of_words(logits: Tensor, words: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities of `words`, what was taken off their logits, and which are no padding: float32[B, K, T]."""
+    words, logits = ops.cast(words, "int32"), ops.cast(logits, "float32")
+    # Not log_softmax: on a CPU each pass over all V words of all places is dear.
+    normalizer = ops.logsumexp(logits, axis=-1)
+    said = ops.take_along_axis(logits, words[..., None], axis=-1)[..., 0] - normalizer
+    return said, normalizer, ops.cast(ops.not_equal(words, PAD), "float32")

@@ -58,10 +58,19 @@ class Decoder(layers.Layer):
     `call` is teacher forcing over whole captions; `step` is one word of the decoding loop, with the state explicit.
     Both use the same layers, K captions of an image side by side: the attention takes all their GRU outputs as
     queries on the one sequence of features, so features are never repeated.
+
+    Args:
+      config: the architecture.
+      vocabulary_size: V.
+      precision: what it computes in while it is trained; its variables, states and the logits of a step are float32.
     """
 
-    def __init__(self, config: CaptionerConfig, vocabulary_size: int) -> None:
-        super().__init__(name="decoder")
+    def __init__(self, config: CaptionerConfig, vocabulary_size: int, precision: str = "float32") -> None:
+        with _computing_in(precision):
+            super().__init__(name="decoder")
+            self._build_layers(config, vocabulary_size)
+
+    def _build_layers(self, config: CaptionerConfig, vocabulary_size: int) -> None:
         self.units = config.units
         self.embedding = layers.Embedding(vocabulary_size, config.embedding_units, name="embedding")
         self.embedding_dropout = layers.Dropout(config.dropout)
@@ -81,7 +90,7 @@ class Decoder(layers.Layer):
         """The GRU's first state: float32[B, L, U] -> float32[B, K, U], the same for each of the K captions."""
         mean = ops.mean(features, axis=1)
         state = ops.zeros_like(mean) if self.state_from_mean is None else self.state_from_mean(mean)
-        return ops.repeat(state[:, None, :], captions, axis=1)
+        return ops.repeat(ops.cast(state, "float32")[:, None, :], captions, axis=1)
 
     def call(self, words: Tensor, features: Tensor, training: bool = False) -> Tensor:
         """Teacher forcing: int32[B, K, T], float32[B, L, U] -> logits float32[B, K, T, V]."""
@@ -114,7 +123,8 @@ class Decoder(layers.Layer):
         embedded = ops.reshape(self.embedding(words), (-1, self.embedding.output_dim))
         output, [state] = self.gru.cell(embedded, [ops.reshape(state, (-1, self.units))])
         queries = ops.reshape(output, (-1, captions, self.units))
-        return self._next_word(queries, features), ops.reshape(state, (-1, captions, self.units))
+        logits = ops.cast(self._next_word(queries, features), "float32")
+        return logits, ops.cast(ops.reshape(state, (-1, captions, self.units)), "float32")
 
     def _next_word(self, queries: Tensor, features: Tensor, training: bool = False) -> Tensor:
         """GRU outputs float32[B, Q, U] -> logits float32[B, Q, V]."""
@@ -138,7 +148,11 @@ def _computing_in(precision: str) -> Iterator[None]:
 
 
 def build_network(
-    config: CaptionerConfig, vocabulary_size: int, backbone_weights: str | None = None, precision: str = "float32"
+    config: CaptionerConfig,
+    vocabulary_size: int,
+    backbone_weights: str | None = None,
+    precision: str = "float32",
+    decoder_precision: str = "float32",
 ) -> tuple[Encoder, Decoder]:
     """An encoder and a decoder with all their variables made.
 
@@ -146,10 +160,11 @@ def build_network(
       config: the architecture.
       vocabulary_size: V.
       backbone_weights: None for random weights, "imagenet" for those that Keras downloads.
-      precision: what the encoder computes in; the decoder always in float32, as its logits and scores are.
+      precision: what the encoder computes in.
+      decoder_precision: what the decoder computes in: float32 but for training.
     """
     encoder = Encoder(config, backbone_weights, precision)
-    decoder = Decoder(config, vocabulary_size)
+    decoder = Decoder(config, vocabulary_size, decoder_precision)
     images = keras.Input((config.input_size, config.input_size, 3), dtype="uint8")
     words = keras.Input((1, config.max_words + 1), dtype="int32")
     decoder(words, encoder(images))

@@ -1,19 +1,23 @@
-"""CIDEr-D of one caption at a time, on word numbers: the reward of self-critical training.
+"""Scores of one caption at a time, on word numbers: the rewards of self-critical training.
 
-Source: R. Vedantam, C. L. Zitnick and D. Parikh (2015), "CIDEr: Consensus-based Image Description Evaluation",
-sections 3 and 5 (CIDEr-D: clipped counts and a Gaussian penalty on the difference of lengths, times 10).
+Sources: R. Vedantam, C. L. Zitnick and D. Parikh (2015), "CIDEr: Consensus-based Image Description Evaluation",
+sections 3 and 5 (CIDEr-D: clipped counts and a Gaussian penalty on the difference of lengths, times 10); M. Denkowski
+and A. Lavie (2014), "Meteor Universal", section 3 (the mean of precision and recall, and its weights for English).
 """
 
 from __future__ import annotations
 
 import collections
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 Caption = tuple[int, ...]
+Reward = Callable[[int, Caption], float]  # of a caption for the image with this number
 Vector = dict[Caption, float]
 _LONGEST = 4  # words of an n-gram
 _SIGMA = 6.0  # of the length penalty, in words
+_RECALL = 0.85  # METEOR's alpha
+_FUNCTION_WORD = 0.25 / 0.75  # of what a content word counts, by METEOR's delta
 
 
 class CiderD:
@@ -50,6 +54,34 @@ class CiderD:
         for ngram, count in _ngrams(caption).items():
             vectors[len(ngram) - 1][ngram] = count * self._rareness.get(ngram, self._unseen)
         return vectors, [math.sqrt(sum(weight**2 for weight in vector.values())) for vector in vectors]
+
+
+class UnigramF:
+    """METEOR without its synonyms, stems and penalty for disorder: does the caption say what people say?
+
+    Args:
+      references: for each image people's captions, as word numbers.
+      function_words: words that count less.
+    """
+
+    def __init__(self, references: Sequence[Sequence[Caption]], function_words: frozenset[int]) -> None:
+        self._function_words = function_words
+        self._references = [[collections.Counter(caption) for caption in image] for image in references]
+
+    def __call__(self, image: int, caption: Caption) -> float:
+        """The best mean of precision and recall, 0 to 1, with one of the captions of the image with this number."""
+        said = collections.Counter(caption)
+        return max((self._mean(said, reference) for reference in self._references[image]), default=0.0)
+
+    def _mean(self, said: collections.Counter[int], reference: collections.Counter[int]) -> float:
+        shared = self._weight(said & reference)
+        if not shared:
+            return 0.0
+        precision, recall = shared / self._weight(said), shared / self._weight(reference)
+        return precision * recall / (_RECALL * precision + (1.0 - _RECALL) * recall)
+
+    def _weight(self, words: collections.Counter[int]) -> float:
+        return sum(count * (_FUNCTION_WORD if word in self._function_words else 1.0) for word, count in words.items())
 
 
 def _ngrams(caption: Caption) -> collections.Counter[Caption]:

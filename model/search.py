@@ -6,6 +6,9 @@ Dimensions: B images, K captions of an image, T words at most, V words of the vo
 Each loop takes `no_repeat_ngram`: with n of 1 or more no word follows itself, and no n words are written twice (Paulus
 et al. 2017, "A Deep Reinforced Model for Abstractive Summarization", section 2.5); 0 leaves the model its way. Scores
 are always the model's own probabilities, not made up to 1 again without the words that were ruled out.
+
+Each takes `narrowed`, for images whose captions have all ended need no more steps: with it the images that are left go
+on by themselves, at some points of the way. Without it all shapes are fixed, as XLA wants them.
 """
 
 from __future__ import annotations
@@ -20,10 +23,12 @@ from model.vocabulary import END, PAD, START
 Tensor = Any
 # (last words int32[B, K], state float32[B, K, U]) -> (logits float32[B, K, V], next state)
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-# (log-probabilities float32[B, K, V], word number) -> chosen words int32[B, K]
-Choose = Callable[[Tensor, Tensor], Tensor]
+# images that go on int32[A], by their place in the batch -> the step for them alone
+Narrowed = Callable[[Tensor], Step]
 
 _IMPOSSIBLE = -1e9  # not -inf: 0 * -inf is nan
+# Shares of a batch that are left when those images go on by themselves; each more is a loop more to build.
+_LEFT = (1 / 2, 1 / 5)
 
 
 class Hypotheses(NamedTuple):
@@ -38,13 +43,15 @@ class Hypotheses(NamedTuple):
     log_probabilities: Tensor
 
 
-def greedy(step: Step, state: Tensor, max_words: int, no_repeat_ngram: int = 0) -> Hypotheses:
+def greedy(
+    step: Step, state: Tensor, max_words: int, no_repeat_ngram: int = 0, narrowed: Narrowed | None = None
+) -> Hypotheses:
     """The likeliest word each time. `state`: float32[B, K, U]; K is usually 1."""
 
-    def likeliest(log_probabilities: Tensor, _: Tensor) -> Tensor:
+    def likeliest(log_probabilities: Tensor, now: _Progress) -> Tensor:
         return ops.cast(ops.argmax(log_probabilities, axis=-1), "int32")
 
-    return _one_by_one(step, state, max_words, no_repeat_ngram, likeliest)
+    return _one_by_one(step, state, max_words, no_repeat_ngram, likeliest, narrowed)
 
 
 def sample(
@@ -55,6 +62,7 @@ def sample(
     top_k: int,
     temperature: float,
     no_repeat_ngram: int = 0,
+    narrowed: Narrowed | None = None,
 ) -> Hypotheses:
     """A word drawn from the `top_k` likeliest, by inversion of their distribution at `temperature`.
 
@@ -64,28 +72,35 @@ def sample(
       max_words: T.
       uniforms: float32[B, K, T] in [0, 1), the only randomness; made by the caller for each image by itself, so
         that an image's neighbours in the batch do not matter.
-      top_k: words to choose from.
+      top_k: words to choose from; V or more are all of them.
       temperature: divides the logits.
       no_repeat_ngram: see above.
+      narrowed: see above.
     """
 
-    def draw(log_probabilities: Tensor, number: Tensor) -> Tensor:
-        values, words = ops.top_k(log_probabilities, min(top_k, log_probabilities.shape[-1]))
+    def draw(log_probabilities: Tensor, now: _Progress) -> Tensor:
+        size = log_probabilities.shape[-1]
+        if top_k < size:
+            values, words = ops.top_k(log_probabilities, top_k)
+        else:  # sorting all words would take most of the time
+            values, words = log_probabilities, None
         sharpened = values / temperature
         # Not ops.softmax, which warns of an axis of one word.
         cumulative = ops.cumsum(ops.exp(sharpened - ops.logsumexp(sharpened, axis=-1, keepdims=True)), axis=-1)
         # The last column is left out: rounding may leave the sum below a uniform close to 1.
-        drawn = ops.take(uniforms, number, axis=2)[..., None]
+        drawn = ops.take(ops.take(uniforms, now.number, axis=2), now.images, axis=0)[..., None]
         place = ops.sum(ops.cast(cumulative[..., :-1] <= drawn, "int32"), axis=-1, keepdims=True)
-        return ops.cast(ops.take_along_axis(words, place, axis=-1)[..., 0], "int32")
+        chosen = place if words is None else ops.take_along_axis(words, place, axis=-1)
+        return ops.cast(chosen[..., 0], "int32")
 
-    return _one_by_one(step, state, max_words, no_repeat_ngram, draw)
+    return _one_by_one(step, state, max_words, no_repeat_ngram, draw, narrowed)
 
 
 class _Progress(NamedTuple):
     """What the loops carry from word to word."""
 
     number: Tensor  # int32[], words chosen so far
+    images: Tensor  # int32[B], their places in the batch that the loop began with
     last: Tensor  # int32[B, K]
     ended: Tensor  # bool[B, K]
     state: Tensor  # float32[B, K, U]
@@ -93,38 +108,75 @@ class _Progress(NamedTuple):
     scores: Tensor  # float32[B, K, T]
 
 
-def _loop(state: Tensor, max_words: int, next_word: Callable[[_Progress], _Progress]) -> Hypotheses:
+NextWord = Callable[[Step, _Progress], _Progress]
+# (log-probabilities float32[B, K, V], progress) -> chosen words int32[B, K]
+Choose = Callable[[Tensor, _Progress], Tensor]
+
+
+def _loop(step: Step, state: Tensor, max_words: int, next_word: NextWord, narrowed: Narrowed | None) -> Hypotheses:
     """From START until every caption has ended, or to `max_words`."""
     shape = (ops.shape(state)[0], state.shape[1])
     start = _Progress(
         number=ops.zeros((), dtype="int32"),
+        images=ops.arange(shape[0], dtype="int32"),
         last=ops.full(shape, START, dtype="int32"),
         ended=ops.zeros(shape, dtype="bool"),
         state=state,
         words=ops.full((*shape, max_words), PAD, dtype="int32"),
         scores=ops.zeros((*shape, max_words), dtype="float32"),
     )
-    end = ops.while_loop(
-        lambda *progress: ops.logical_not(ops.all(_Progress(*progress).ended)),
-        lambda *progress: tuple(next_word(_Progress(*progress))),
-        tuple(start),
-        maximum_iterations=max_words,
+    if narrowed is None:
+        found = _run(step, start, max_words, next_word, 0.0)
+        return Hypotheses(found.words, found.scores)
+    words, scores = start.words, start.scores
+    for left in (*_LEFT, 0.0):
+        found = _run(step, start, max_words, next_word, left * ops.cast(shape[0], "float32"))
+        words = ops.scatter_update(words, found.images[:, None], found.words)
+        scores = ops.scatter_update(scores, found.images[:, None], found.scores)
+        if left:
+            start = _unfinished(found)
+            step = narrowed(start.images)
+    return Hypotheses(words, scores)
+
+
+def _run(step: Step, start: _Progress, max_words: int, next_word: NextWord, left: Tensor) -> _Progress:
+    """Word by word until captions of at most `left` images have not ended, or to `max_words`."""
+
+    def goes_on(*progress: Tensor) -> Tensor:
+        now = _Progress(*progress)
+        return ops.logical_and(now.number < max_words, ops.sum(ops.cast(_growing(now), "float32")) > left)
+
+    return _Progress(
+        *ops.while_loop(goes_on, lambda *progress: tuple(next_word(step, _Progress(*progress))), tuple(start))
     )
-    return Hypotheses(_Progress(*end).words, _Progress(*end).scores)
 
 
-def _one_by_one(step: Step, state: Tensor, max_words: int, no_repeat_ngram: int, choose: Choose) -> Hypotheses:
+def _growing(now: _Progress) -> Tensor:
+    """Images with a caption that has not ended: bool[B]."""
+    return ops.logical_not(ops.all(now.ended, axis=1))
+
+
+def _unfinished(now: _Progress) -> _Progress:
+    """The progress of those images alone."""
+    rows = ops.cast(ops.nonzero(_growing(now))[0], "int32")
+    return _Progress(now.number, *(ops.take(values, rows, axis=0) for values in now[1:]))
+
+
+def _one_by_one(
+    step: Step, state: Tensor, max_words: int, no_repeat_ngram: int, choose: Choose, narrowed: Narrowed | None
+) -> Hypotheses:
     """Each caption by itself, its next word picked by `choose`: what greedy choice and sampling share."""
 
-    def next_word(now: _Progress) -> _Progress:
+    def next_word(step: Step, now: _Progress) -> _Progress:
         logits, state = step(now.last, now.state)
         log_probabilities = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
         log_probabilities = _without_repeats(log_probabilities, now, no_repeat_ngram)
-        chosen = choose(log_probabilities, now.number)
+        chosen = choose(log_probabilities, now)
         score = ops.take_along_axis(log_probabilities, chosen[..., None], axis=-1)[..., 0]
         chosen = ops.where(now.ended, PAD, chosen)
         return _Progress(
             number=now.number + 1,
+            images=now.images,
             last=chosen,
             ended=ops.logical_or(now.ended, ops.equal(chosen, END)),
             state=state,
@@ -132,17 +184,24 @@ def _one_by_one(step: Step, state: Tensor, max_words: int, no_repeat_ngram: int,
             scores=_put(now.scores, now.number, ops.where(now.ended, 0.0, score)),
         )
 
-    return _loop(state, max_words, next_word)
+    return _loop(step, state, max_words, next_word, narrowed)
 
 
-def beam(step: Step, state: Tensor, max_words: int, length_penalty: float, no_repeat_ngram: int = 0) -> Hypotheses:
+def beam(
+    step: Step,
+    state: Tensor,
+    max_words: int,
+    length_penalty: float,
+    no_repeat_ngram: int = 0,
+    narrowed: Narrowed | None = None,
+) -> Hypotheses:
     """Beam search; its width is K of `state`, float32[B, K, U].
 
     A hypothesis that has ended stays in the beam with the score it had, and competes with the growing ones by
     `sum of log-probabilities / ((5 + words) / 6) ** length_penalty` (Wu et al. 2016, equation 14, without coverage).
     """
 
-    def next_word(now: _Progress) -> _Progress:
+    def next_word(step: Step, now: _Progress) -> _Progress:
         logits, state = step(now.last, now.state)
         logits = ops.cast(logits, "float32")
         # At most K successors of a hypothesis are among the K best: a pass over all V words costs as much as a layer.
@@ -154,6 +213,7 @@ def beam(step: Step, state: Tensor, max_words: int, length_penalty: float, no_re
         chosen = _at(words, parent, place)
         return _Progress(
             number=now.number + 1,
+            images=now.images,
             last=chosen,
             ended=ops.logical_or(_rows(now.ended, parent), ops.equal(chosen, END)),
             state=_rows(state, parent),
@@ -161,7 +221,7 @@ def beam(step: Step, state: Tensor, max_words: int, length_penalty: float, no_re
             scores=_put(_rows(now.scores, parent), now.number, _at(log_probabilities, parent, place)),
         )
 
-    return _loop(state, max_words, next_word)
+    return _loop(step, state, max_words, next_word, narrowed)
 
 
 def _best(log_probabilities: Tensor, now: _Progress, length_penalty: float) -> tuple[Tensor, Tensor]:

@@ -30,18 +30,19 @@ from model.bundle import BundleError, check_bundle, load_captioner, save_bundle
 from model.captioner import Captioner
 from model.config import CaptionerConfig, Decoding
 from model.data import TFDS, DataError, Example, read_examples
-from model.features import cached_features, cached_images, with_margin
-from model.learners import Draw, FineTuning, FrozenBackbone, Learner, SelfCritical, Words
+from model.features import Views, cached_features, cached_images, with_margin
+from model.language import FUNCTION_WORDS
+from model.learners import Draw, FineTuning, FrozenBackbone, Learner, SelfCritical, Words, references
 from model.metrics import MetricsError
 from model.network import BACKBONE_PREFIX, Encoder, build_network, named_backbone_variables, named_variables
 from model.preprocessing import ImageError
+from model.reward import CiderD, Reward, UnigramF
 from model.train_options import train_parser
 from model.trainer import Epoch, Trainer, TrainingOptions
 from model.validation import Validation
-from model.vocabulary import PAD, Vocabulary
+from model.vocabulary import END, PAD, Vocabulary
 
 Tensor = Any
-_DRAWN_FROM = 100  # likeliest words: sorting all of them for each draw would take most of the time
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -73,7 +74,7 @@ def train(args: argparse.Namespace) -> list[Epoch]:
     def keep(epoch: Epoch) -> None:
         save_bundle(args.output, captioner, _card(args, captioner.config, len(training), epoch))
 
-    recipe = {name: getattr(args, name) for name in ("dropout", "precision", *_of_method(args))} | {"origin": origin}
+    recipe = {name: getattr(args, name) for name in _of_network(args)} | {"origin": origin}
     log = Trainer(learner, options, recipe, folder, validate, keep).train()
     best = max(log, key=lambda epoch: epoch.validation_cider)
     print(f"{args.output}: epoch {best.epoch}, validation CIDEr {best.validation_cider:.1f} (greedy)", flush=True)
@@ -84,8 +85,10 @@ def _begin(args: argparse.Namespace, training: Sequence[Example]) -> tuple[Capti
     """The captioner before its first step, and what tells its backbone's weights."""
     if args.init:
         start = load_captioner(args.init)
-        config = replace(start.config, dropout=args.dropout)
-        encoder, decoder = build_network(config, len(start.vocabulary), precision=args.precision)
+        config = replace(start.config, dropout=args.dropout, input_size=args.input_size or start.config.input_size)
+        encoder, decoder = build_network(
+            config, len(start.vocabulary), precision=args.precision, decoder_precision=args.decoder_precision
+        )
         given = named_variables(start.encoder, start.decoder)
         for name, variable in named_variables(encoder, decoder).items():
             variable.assign(given[name])
@@ -101,7 +104,8 @@ def _begin(args: argparse.Namespace, training: Sequence[Example]) -> tuple[Capti
             dropout=args.dropout,
         )
         vocabulary = Vocabulary.build((text for example in training for text in example.captions), args.min_count)
-        encoder, decoder = build_network(config, len(vocabulary), _keras_weights(args.backbone_weights), args.precision)
+        weights = _keras_weights(args.backbone_weights)
+        encoder, decoder = build_network(config, len(vocabulary), weights, args.precision, args.decoder_precision)
         load_backbone(encoder, args.backbone_weights)
         origin = f"{args.backbone} {args.backbone_weights} {config.input_size} {args.seed}"
     # Epochs are compared by the network's own words: the guard against repetition would flatter one that stutters.
@@ -123,21 +127,34 @@ def _learner(
     looking: FineTuning | FrozenBackbone
     if args.tuned_share:
         images = cached_images(with_margin(size), training, folder / "train")
-        looking = FineTuning(encoder, decoder, words, images, args.tuned_share, args.label_smoothing)
+        looking = FineTuning(
+            encoder, decoder, words, images, args.tuned_share, args.label_smoothing, args.smallest_crop
+        )
         pictures = cached_images(size, validation, folder / "validation")
         validate = Validation(captioner, validation, pictures, encoder)
     else:
-        if args.views < 1:
-            raise ValueError(f"views must be a whole number from 1, not {args.views}")
-        key = f"{origin} {args.precision}"
-        features = cached_features(encoder, size, training, folder / "train", key, args.views)
+        key = f"{origin} {args.precision} {size}"
+        views = Views(args.views, args.smallest_crop)
+        features = cached_features(encoder, size, training, folder / "train", key, views)
         looking = FrozenBackbone(encoder, decoder, words, features, args.label_smoothing)
-        held_out = cached_features(encoder, size, validation, folder / "validation", key, 1)[:, 0]
+        held_out = cached_features(encoder, size, validation, folder / "validation", key, Views(1))[:, 0]
         validate = Validation(captioner, validation, held_out, encoder.project)
     if args.method != "self_critical":
         return looking, validate
     draw = _drawing(captioner, looking.features, args.samples)
-    return SelfCritical(looking, draw, args.forcing, args.samples, args.label_smoothing), validate
+    reward = _reward(references(words), captioner.vocabulary, args.f_weight)
+    return SelfCritical(looking, draw, args.forcing, args.samples, args.label_smoothing, reward), validate
+
+
+def _reward(said: Sequence[Sequence[tuple[int, ...]]], vocabulary: Vocabulary, f_weight: float) -> Reward:
+    """What a caption is worth, beside what people said of the photographs."""
+    cider = CiderD(said)
+    if not f_weight:
+        return cider
+    # Its end counts as a function word: it is one that each caption has.
+    function_words = {END, *(number for number, word in enumerate(vocabulary.words) if word in FUNCTION_WORDS)}
+    unigram = UnigramF(said, frozenset(function_words))
+    return lambda image, caption: cider(image, caption) + f_weight * unigram(image, caption)
 
 
 def _tuned_share(args: argparse.Namespace) -> float:
@@ -149,7 +166,7 @@ def _tuned_share(args: argparse.Namespace) -> float:
 
 def _drawing(captioner: Captioner, features: Callable[[Tensor], Tensor], captions: int) -> Draw:
     """Captions drawn from the network as it stands: what `features` takes, float32[B, K, T] -> int32[B, K, T]."""
-    decoding = Decoding("sample", num_captions=captions, top_k=_DRAWN_FROM, no_repeat_ngram=0)
+    decoding = Decoding("sample", num_captions=captions, top_k=len(captioner.vocabulary), no_repeat_ngram=0)
     drawer = Captioner(captioner.config, captioner.vocabulary, captioner.encoder, captioner.decoder, decoding=decoding)
 
     def draw(seen: Tensor, uniforms: Tensor) -> Tensor:
@@ -209,7 +226,7 @@ def _keras_weights(weights: str) -> str | None:
 
 def _card(args: argparse.Namespace, config: CaptionerConfig, photographs: int, epoch: Epoch) -> str:
     """A model card of what the command knows; people add what only they know."""
-    names = [*_of_method(args), "dropout", "precision", *(field.name for field in fields(TrainingOptions))]
+    names = [*_of_network(args), *(field.name for field in fields(TrainingOptions))]
     options = " ".join(f"--{name}={getattr(args, name)}" for name in names)
     return f"""# Model card
 
@@ -225,10 +242,11 @@ An image captioner: {config.backbone} encoder, GRU decoder with attention.
 """
 
 
-def _of_method(args: argparse.Namespace) -> list[str]:
-    """The options that `--method` reads, itself among them."""
-    looking = ["tuned_share"] if args.tuned_share else ["views"]
-    return ["method", *looking, *(["samples", "forcing"] if args.method == "self_critical" else [])]
+def _of_network(args: argparse.Namespace) -> list[str]:
+    """The options that the training depends on, beside `TrainingOptions`: `--method` and those that it reads."""
+    looking = ["tuned_share", "smallest_crop"] if args.tuned_share else ["views", "smallest_crop"]
+    rewarding = ["samples", "forcing", "f_weight"] if args.method == "self_critical" else []
+    return ["method", *looking, *rewarding, "input_size", "dropout", "precision", "decoder_precision"]
 
 
 def _origin(args: argparse.Namespace) -> str:

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import fields
 from pathlib import Path
 
+from model.augment import SMALLEST_CROP
 from model.backbones import BACKBONES
 from model.config import INITIAL_STATES, CaptionerConfig
 from model.trainer import TrainingOptions
@@ -50,7 +51,9 @@ def train_parser(description: str | None) -> argparse.ArgumentParser:
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     model = CaptionerConfig()
-    shape = parser.add_argument_group("model (all but --dropout come from the bundle where --init names one)")
+    shape = parser.add_argument_group(
+        "model (all but --dropout and --input_size come from the bundle where --init names one)"
+    )
     shape.add_argument("--init", type=Path, help="a bundle to go on from")
     shape.add_argument("--backbone", default=model.backbone, choices=BACKBONES, help=f"default: {model.backbone}")
     shape.add_argument(
@@ -59,7 +62,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         help="imagenet (downloaded by Keras), none (random), or a safetensors file: a bundle's, or one that "
         "model.convert_efficientnet_lite wrote (default: imagenet)",
     )
-    shape.add_argument("--input_size", type=int, help="pixels a side (default: the backbone's own)")
+    shape.add_argument("--input_size", type=int, help="pixels a side (default: the backbone's own, or that of --init)")
     shape.add_argument("--units", type=int, default=model.units, help=f"width of the decoder (default: {model.units})")
     shape.add_argument("--max_words", type=int, default=model.max_words, help=f"default: {model.max_words}")
     shape.add_argument(
@@ -90,6 +93,13 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         "cropped and relit by chance (default: 2)",
     )
     learning.add_argument(
+        "--smallest_crop",
+        type=share_of,
+        default=SMALLEST_CROP,
+        help="of a side of a photograph, where it is cropped by chance; near 1 for an --input_size above that of "
+        f"--init (default: {SMALLEST_CROP})",
+    )
+    learning.add_argument(
         "--samples", type=int, default=5, help="self_critical: captions drawn for a photograph (default: 5)"
     )
     learning.add_argument(
@@ -99,11 +109,25 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         help="self_critical: weight of people's captions in the loss, 0 to 1 (default: 0.2)",
     )
     learning.add_argument(
+        "--f_weight",
+        type=float,
+        default=0.0,
+        help="self_critical: of METEOR's mean of precision and recall, added to a caption's CIDEr-D, which alone makes "
+        "captions short (default: 0)",
+    )
+    learning.add_argument(
         "--precision",
         default="float32",
         choices=("float32", "bfloat16"),
         help="what the encoder computes in; bfloat16 is for a GPU with tensor cores, where --method=finetune is faster "
         "with it (default: float32)",
+    )
+    learning.add_argument(
+        "--decoder_precision",
+        default="float32",
+        choices=("float32", "bfloat16"),
+        help="what the decoder computes in while it learns; bfloat16 halves the time of a step on a CPU that has "
+        "AVX512-BF16 or AMX (default: float32)",
     )
     for field in fields(TrainingOptions):
         default = getattr(training, field.name)

@@ -9,8 +9,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from model.augment import changed
-from model.learners import cross_entropy, ended, trimmed
-from model.reward import CiderD
+from model.bundle import load_captioner
+from model.learners import cross_entropy, ended, one_of_each, trimmed
+from model.reward import CiderD, UnigramF
 from model.train import main
 from model.vocabulary import END, START
 from tests.model.training import SMALL, log_of, train
@@ -49,12 +50,13 @@ def test_fine_tuning_changes_the_upper_backbone_only(parquet: str, begun: Path, 
     assert not statistics  # a batch of three is too small to measure them
 
 
-@pytest.mark.parametrize("method", ["frozen", "finetune"])
-def test_an_encoder_in_bfloat16_learns_into_float32_weights(
+@pytest.mark.parametrize("method", ["frozen", "finetune", "self_critical"])
+def test_a_network_in_bfloat16_learns_into_float32_weights(
     method: str, parquet: str, begun: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "mixed"
     options = [f"--method={method}", "--precision=bfloat16", "--epochs=1", "--views=3", "--tuned_share=0.1"]
+    options.append("--decoder_precision=bfloat16")
     assert go_on(parquet, begun, output, *options) == 0
     before, after = weights(begun), weights(output)
     changed = np.abs(after["encoder/projection/kernel"].astype(float) - before["encoder/projection/kernel"])
@@ -65,6 +67,7 @@ def test_an_encoder_in_bfloat16_learns_into_float32_weights(
 def test_rewarded_captions_become_likelier(parquet: str, begun: Path, tmp_path: Path) -> None:
     output = tmp_path / "rewarded"
     options = ["--method=self_critical", "--epochs=25", "--forcing=0", "--learning_rate=0.003", "--batch_size=6"]
+    options.append("--f_weight=1")
     assert go_on(parquet, begun, output, *options) == 0
     losses = [epoch["loss"] for epoch in log_of(output)]
     assert len(losses) == 25
@@ -72,6 +75,16 @@ def test_rewarded_captions_become_likelier(parquet: str, begun: Path, tmp_path: 
     assert best > max(epoch["validation_cider"] for epoch in log_of(begun))
     before, after = weights(begun), weights(output)
     assert all(np.array_equal(before[name], after[name]) for name in before if name.startswith("encoder/backbone/"))
+
+
+def test_a_larger_picture_is_learnt_from_where_the_bundle_took_a_smaller_one(
+    parquet: str, begun: Path, tmp_path: Path
+) -> None:
+    options = ["--input_size=96", "--smallest_crop=0.9", "--epochs=1", "--views=3"]
+    assert go_on(parquet, begun, tmp_path / "larger", *options) == 0
+    larger = load_captioner(tmp_path / "larger")
+    assert (larger.config.input_size, load_captioner(begun).config.input_size) == (96, 64)
+    assert np.load(tmp_path / "larger.training" / "train.npy").shape[:3] == (6, 3, 9)  # photographs, views, grid
 
 
 def test_averaged_weights_lie_on_the_way_of_the_steps(parquet: str, begun: Path, tmp_path: Path) -> None:
@@ -123,6 +136,9 @@ def test_changed_photographs_are_parts_of_the_photograph() -> None:
     assert np.all(slope == slope[:, :1])  # a picture is mirrored as a whole
     assert {-1, 1} == set(slope[:, 0].tolist())
     assert len({picture.tobytes() for picture in seen}) == 40
+    assert np.ptp(seen, axis=2).min() < 0.85 * 200
+    hardly = changed(left_to_right, 56, np.random.default_rng(0), smallest_crop=1.0).astype(int)
+    assert np.ptp(hardly, axis=2).min() > 0.85 * 0.8 * 200  # whole, but for the light
     again = changed(left_to_right, 56, np.random.default_rng(0))
     np.testing.assert_array_equal(again, seen)
 
@@ -139,6 +155,28 @@ def test_reward_is_cider_d() -> None:
     rare = np.log(3)
     unigrams = rare**2 / (rare * np.sqrt(2 * rare**2))  # "10" of "10", "11"
     assert CiderD(references)(2, (10, END)) == pytest.approx(10 / 4 * unigrams * np.exp(-1 / 72), rel=1e-6)
+
+
+def test_reward_of_words_by_hand() -> None:
+    the, cat, sits, sleeps = 4, 5, 6, 7
+    reward = UnigramF([[(the, cat, sits, END)], [(sleeps,)]], frozenset({the, END}))
+    assert reward(0, (the, cat, sits, END)) == pytest.approx(1.0)
+    assert reward(0, (sleeps,)) == 0
+    # Content words count 1, others 1/3: of "the cat" all is in the reference, of the reference 4/3 out of 8/3.
+    assert reward(0, (the, cat)) == pytest.approx(0.5 / (0.85 + 0.15 * 0.5))
+    # More of what people say is worth more than less of what they do not say.
+    assert reward(0, (the, cat, sits, sleeps, END)) > reward(0, (cat, sits))
+
+
+def test_one_caption_of_each_photograph_is_forced() -> None:
+    words = np.zeros((2, 3, 12), np.int32)
+    words[0, :2, :3] = [[START, 5, END], [START, 6, END]]
+    words[1, 0, :4] = [START, 7, 8, END]
+    rng = np.random.default_rng(0)
+    drawn = [one_of_each(words, rng) for _ in range(20)]
+    assert {row.shape for row in drawn} == {(2, 1, 4)}
+    assert {int(row[0, 0, 1]) for row in drawn} == {5, 6}
+    assert {int(row[1, 0, 1]) for row in drawn} == {7}
 
 
 def test_captions_are_trimmed_to_the_longest_of_the_batch() -> None:

@@ -254,3 +254,47 @@ def test_an_image_without_numbers_has_no_score_and_leaves_its_neighbour_alone(n:
 def test_loops_run_inside_a_graph() -> None:
     compiled = tf.function(lambda state: search.beam(step_from(GARDEN_PATH), state, 6, 0.0))
     assert spelt(compiled(state_of(2, 2)))[1] == [[A, B, END], [B, END]]
+
+
+def spelling(sentences: list[list[int]], asked: list[int]) -> search.Narrowed:
+    """Steps that spell each image's own sentence; the state counts words, `asked` the images of each step."""
+    table = np.full((len(sentences), WORDS + 2, V), 1e-3)
+    for image, sentence in enumerate(sentences):
+        for place, word in enumerate([*sentence, END]):
+            table[image, place, word] = 1.0
+    logits_of = tf.constant(np.log(table / table.sum(axis=-1, keepdims=True)), tf.float32)
+
+    def narrowed(images: tf.Tensor) -> search.Step:
+        def step(last: tf.Tensor, state: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            asked.append(len(last))
+            place = tf.cast(state[..., 0], tf.int32)
+            return tf.gather(tf.gather(logits_of, images), place, batch_dims=1), state + 1.0
+
+        return step
+
+    return narrowed
+
+
+@pytest.mark.parametrize("method", ["greedy", "beam", "sample"])
+def test_images_that_are_done_are_left_out(method: str) -> None:
+    sentences = [[A], [B, C], [C], [A, B, C, A, B, C], [B], [C, A], [A, B, C, B], [B]]
+    captions = 1 if method == "beam" else 2  # a beam's second best says something more
+    state, everyone = tf.zeros((8, captions, 1)), tf.range(8)
+    uniforms = tf.constant(np.random.default_rng(0).random((8, captions, WORDS + 1)), tf.float32)
+
+    def found(narrowed: search.Narrowed | None, step: search.Step) -> search.Hypotheses:
+        if method == "beam":
+            return search.beam(step, state, WORDS + 1, 1.0, narrowed=narrowed)
+        if method == "sample":
+            return search.sample(step, state, WORDS + 1, uniforms, top_k=V, temperature=1.0, narrowed=narrowed)
+        return search.greedy(step, state, WORDS + 1, narrowed=narrowed)
+
+    asked_all, asked_left = [], []
+    whole = found(None, spelling(sentences, asked_all)(everyone))
+    left = found(spelling(sentences, asked_left), spelling(sentences, asked_left)(everyone))
+    np.testing.assert_array_equal(left.words, whole.words)
+    np.testing.assert_allclose(left.log_probabilities, whole.log_probabilities, rtol=1e-6)
+    assert len(set(asked_all)) == 1
+    assert sum(asked_left) < sum(asked_all)
+    if method == "greedy":
+        assert [image[0] for image in spelt(left)] == [[*sentence, END] for sentence in sentences]
