@@ -1,60 +1,72 @@
-"""A bundle between two others: weights on the straight line from the one to the other.
+"""A bundle between others: the weighted mean of their weights.
 
-    python -m model.blend tuned rewarded --share=0.5 --output=between
+    python -m model.blend tuned rewarded --shares=0.5,0.5 --output=between
 
 A training by rewards moves a captioner towards few safe sentences; half the way back it keeps nearly all of the
-metrics' gain and says more different things. M. Wortsman et al. (2022), "Robust fine-tuning of zero-shot models",
-section 3, found as much of classifiers. The second bundle must have been trained from the first.
+metrics' gain and says more different things (M. Wortsman et al. 2022, "Robust fine-tuning of zero-shot models",
+section 3, found as much of classifiers). Trainings that began with the same weights and went different ways are better
+in the middle than each by itself (the same authors' "Model soups", 2022).
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from model.bundle import BundleError, load_captioner, save_bundle
+from model.captioner import Captioner
+from model.config import CaptionerConfig
 from model.network import named_variables
-from model.train_options import share_of
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     args = _parser().parse_args(argv)
     try:
-        version = blend(args.first, args.second, args.share, args.output)
-    except (BundleError, OSError) as error:
+        version = blend(args.bundles, args.shares or [1 / len(args.bundles)] * len(args.bundles), args.output)
+    except (BundleError, ValueError, OSError) as error:
         print(f"model.blend: {error}", file=sys.stderr)
         return 2
     print(f"{args.output}: {version}")
     return 0
 
 
-def blend(first: Path, second: Path, share: float, output: Path) -> str:
+def blend(bundles: Sequence[Path], shares: Sequence[float], output: Path) -> str:
     """Writes the bundle and returns its version.
 
     Args:
-      first: a bundle.
-      second: one with the same architecture and vocabulary.
-      share: of the second, 0 to 1.
+      bundles: folders, of the same architecture and vocabulary; input size and dropout are those of the last.
+      shares: of each, with a sum of 1.
       output: folder of the new bundle.
 
     Raises:
-      BundleError: a bundle is not whole, or the two do not fit.
+      BundleError: a bundle is not whole, or they do not fit.
+      ValueError: there is not one share for each, or their sum is not 1.
     """
-    captioner, other = load_captioner(first), load_captioner(second)
-    of_captions = replace(other.config, dropout=captioner.config.dropout)  # dropout is of the training alone
-    if (captioner.config, captioner.vocabulary) != (of_captions, other.vocabulary):
-        raise BundleError(f"{first} and {second} differ in architecture or vocabulary")
-    weights = named_variables(other.encoder, other.decoder)
-    for name, variable in named_variables(captioner.encoder, captioner.decoder).items():
-        variable.assign((1 - share) * variable + share * weights[name])
-    card = (
-        f"# Model card\n\nBetween {captioner.version} and {other.version}, a share of {share} of the second "
-        "(`python -m model.blend`).\n"
-    )
-    return save_bundle(output, captioner, card)
+    if len(shares) != len(bundles) or not math.isclose(sum(shares), 1.0, abs_tol=1e-6):
+        raise ValueError(f"shares must be one for each of {len(bundles)} bundles, with a sum of 1, not {shares}")
+    captioners = [load_captioner(bundle) for bundle in bundles]
+    last = captioners[-1]
+    for bundle, captioner in zip(bundles, captioners, strict=True):
+        if _comparable(captioner, last.config) != _comparable(last, last.config):
+            raise BundleError(f"{bundle} and {bundles[-1]} differ in architecture or vocabulary")
+    weights = [named_variables(captioner.encoder, captioner.decoder) for captioner in captioners]
+    for name, variable in weights[-1].items():
+        variable.assign(sum(share * np.asarray(one[name]) for share, one in zip(shares, weights, strict=True)))
+    parts = ", ".join(f"{share:g} of {one.version}" for share, one in zip(shares, captioners, strict=True))
+    return save_bundle(output, last, f"# Model card\n\nThe mean of {parts} (`python -m model.blend`).\n")
+
+
+def _comparable(captioner: Captioner, config: CaptionerConfig) -> tuple[CaptionerConfig, object]:
+    """What has to be the same: dropout is of the training alone, and no weight depends on the input size."""
+    own = replace(captioner.config, dropout=config.dropout, input_size=config.input_size)
+    return own, captioner.vocabulary
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,9 +76,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("first", type=Path, metavar="FIRST", help="a bundle")
-    parser.add_argument("second", type=Path, metavar="SECOND", help="one that was trained from it")
-    parser.add_argument("--share", type=share_of, default=0.5, help="of the second, 0 to 1 (default: %(default)s)")
+    parser.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE", help="trained from the same weights")
+    parser.add_argument(
+        "--shares",
+        type=lambda text: [float(share) for share in text.split(",")],
+        help="of each bundle, with a sum of 1, such as 0.3,0.7 (default: all the same)",
+    )
     parser.add_argument("--output", required=True, type=Path, help="folder of the bundle to write")
     return parser
 

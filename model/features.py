@@ -49,7 +49,7 @@ def cached_features(
       encoder: whose grid to take.
       size: S, side of its input.
       examples: N photographs.
-      path: without suffix; a .key beside the .npy tells whether they are of the same photographs and backbone.
+      path: where to keep them, to which is added what tells the photographs, the backbone and the views.
       key: tells the backbone and its weights.
       views: F, of each photograph.
 
@@ -96,18 +96,19 @@ def _cached(
     shape: tuple[int, ...],
     compute: Callable[[Sequence[Example]], npt.NDArray[Any]],
 ) -> npt.NDArray[Any]:
-    """An array of N rows at `path`, computed unless what is there has the same key and photographs."""
+    """An array of N rows, computed unless there is one of the same key and photographs."""
     names = "\n".join(example.image_id for example in examples)
     key = hashlib.sha256(f"{key}\n{names}".encode()).hexdigest()
-    file, stamp = path.with_suffix(".npy"), path.with_suffix(".key")
-    if not (stamp.exists() and stamp.read_text() == key):
-        stamp.unlink(missing_ok=True)
-        array = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=(len(examples), *shape))
+    file = path.with_name(f"{path.name}-{key[:16]}.npy")
+    if not file.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(".partial")
+        array = np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=(len(examples), *shape))
         for start in range(0, len(examples), _BATCH):
             chunk = examples[start : start + _BATCH]
             array[start : start + len(chunk)] = compute(chunk)
             if start // _BATCH % 20 == 0:
                 print(f"{file.name}: {start:,} of {len(examples):,} photographs", flush=True)
         array.flush()
-        stamp.write_text(key)
+        partial.replace(file)
     return np.load(file, mmap_mode="r")

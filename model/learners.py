@@ -26,6 +26,7 @@ Words = npt.NDArray[np.int32]
 Batch = tuple[npt.NDArray[Any], ...]
 # what a learner sees, uniforms float32[B, K, T] -> words int32[B, K, T] drawn from the decoder
 Draw = Callable[[Tensor, Tensor], Tensor]
+_UNLIKELY = -5.0  # log-probability of a word
 _LENGTH_STEP = 4  # captions are padded to a multiple of it: a graph for each length that comes up, but not for many
 
 
@@ -217,7 +218,11 @@ class SelfCritical(Learner):
         features = self.features(seen)
         said = drawn[..., 1:]
         log_probabilities, _, mask = _of_words(self.decoder(drawn[..., :-1], features, training=True), said)
-        reward = ops.sum(advantages[..., None] * log_probabilities * mask) / ops.maximum(ops.sum(mask), 1.0)
+        advantages = advantages[..., None]
+        # A word that dropout has made unlikely is not made ever less likely: that has no end, and drives all else away.
+        kept = ops.logical_or(advantages > 0, log_probabilities > _UNLIKELY)
+        mask = mask * ops.cast(kept, "float32")
+        reward = ops.sum(advantages * log_probabilities * mask) / ops.maximum(ops.sum(mask), 1.0)
         forced = forced_loss(self.decoder, features, words, self._label_smoothing) if self._forcing else 0.0
         return self._forcing * forced - (1.0 - self._forcing) * reward
 

@@ -6,7 +6,7 @@ frozen          the backbone stays as it is; its features are computed once, the
 finetune        the upper part of the backbone learns too, from photographs that are cropped, mirrored and relit
 self_critical   captions of the decoder rewarded by their CIDEr-D; with --tuned_share the backbone learns too
 
-The bundle of the epoch with the best validation CIDEr is written. `BUNDLE.training/` keeps what was computed once, a
+The bundle of the epoch with the best validation CIDEr is written. `BUNDLE.training/` keeps a
 checkpoint, the log and, where TensorBoard is installed, its events; the same command, given again after an
 interruption, goes on after the last whole epoch.
 """
@@ -69,7 +69,8 @@ def train(args: argparse.Namespace) -> list[Epoch]:
     )
     folder = _workplace(args)
     folder.mkdir(parents=True, exist_ok=True)
-    learner, validate = _learner(args, captioner, training, validation, folder, origin)
+    cache = args.cache_features or folder
+    learner, validate = _learner(args, captioner, training, validation, cache, origin)
 
     def keep(epoch: Epoch) -> None:
         save_bundle(args.output, captioner, _card(args, captioner.config, len(training), epoch))
@@ -118,7 +119,7 @@ def _learner(
     captioner: Captioner,
     training: Sequence[Example],
     validation: Sequence[Example],
-    folder: Path,
+    cache: Path,
     origin: str,
 ) -> tuple[Learner, Validation]:
     """What `--method` names, and its validation."""
@@ -126,18 +127,18 @@ def _learner(
     size, words = config.input_size, _words(training, captioner.vocabulary, config)
     looking: FineTuning | FrozenBackbone
     if args.tuned_share:
-        images = cached_images(with_margin(size), training, folder / "train")
+        images = cached_images(with_margin(size), training, cache / "train")
         looking = FineTuning(
             encoder, decoder, words, images, args.tuned_share, args.label_smoothing, args.smallest_crop
         )
-        pictures = cached_images(size, validation, folder / "validation")
+        pictures = cached_images(size, validation, cache / "validation")
         validate = Validation(captioner, validation, pictures, encoder)
     else:
         key = f"{origin} {args.precision} {size}"
         views = Views(args.views, args.smallest_crop)
-        features = cached_features(encoder, size, training, folder / "train", key, views)
+        features = cached_features(encoder, size, training, cache / "train", key, views)
         looking = FrozenBackbone(encoder, decoder, words, features, args.label_smoothing)
-        held_out = cached_features(encoder, size, validation, folder / "validation", key, Views(1))[:, 0]
+        held_out = cached_features(encoder, size, validation, cache / "validation", key, Views(1))[:, 0]
         validate = Validation(captioner, validation, held_out, encoder.project)
     if args.method != "self_critical":
         return looking, validate

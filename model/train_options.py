@@ -44,6 +44,12 @@ def train_parser(description: str | None) -> argparse.ArgumentParser:
         help="folder of the image files (default: the folder of --data; with tfds:, BUNDLE.training/photographs)",
     )
     data.add_argument("--output", required=True, type=Path, help="folder of the bundle to write")
+    data.add_argument(
+        "--cache_features",
+        type=Path,
+        help="folder for what is computed once, the backbone's features or the pictures at their size; trainings that "
+        "begin alike share it (default: BUNDLE.training)",
+    )
     _add_model_options(parser)
     _add_training_options(parser)
     return parser

@@ -1,4 +1,4 @@
-"""A bundle between two others."""
+"""A bundle between others."""
 
 from __future__ import annotations
 
@@ -26,11 +26,33 @@ def moved(tiny_bundle: Path, tmp_path: Path) -> Path:
 
 def test_a_quarter_of_the_way(tiny_bundle: Path, moved: Path, tmp_path: Path, capsys) -> None:
     output = tmp_path / "between"
-    assert main([str(tiny_bundle), str(moved), "--share=0.25", f"--output={output}"]) == 0
+    assert main([str(tiny_bundle), str(moved), "--shares=0.75,0.25", f"--output={output}"]) == 0
     assert load_captioner(output).version in capsys.readouterr().out
     before, after = (load_file(folder / "weights.safetensors") for folder in (tiny_bundle, output))
     np.testing.assert_allclose(after.pop("decoder/to_vocabulary/bias"), before.pop("decoder/to_vocabulary/bias") + 0.25)
     assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_the_middle_of_three(tiny_bundle: Path, moved: Path, tmp_path: Path) -> None:
+    output = tmp_path / "middle"
+    assert main([str(tiny_bundle), str(moved), str(moved), f"--output={output}"]) == 0
+    before, after = (load_file(folder / "weights.safetensors") for folder in (tiny_bundle, output))
+    name = "decoder/to_vocabulary/bias"
+    np.testing.assert_allclose(after[name].astype(float), before[name] + 2 / 3, atol=1e-3)
+
+
+def test_a_larger_picture_is_that_of_the_last(tiny_bundle: Path, moved: Path, tmp_path: Path) -> None:
+    captioner = load_captioner(moved)
+    captioner.config = replace(captioner.config, input_size=96)
+    save_bundle(moved, captioner, card="")
+    assert main([str(tiny_bundle), str(moved), f"--output={tmp_path}/between"]) == 0
+    assert load_captioner(tmp_path / "between").config.input_size == 96
+
+
+@pytest.mark.parametrize("shares", ["0.5", "0.5,0.6", "0.2,0.3,0.5"])
+def test_shares_that_do_not_fit(shares: str, tiny_bundle: Path, moved: Path, tmp_path: Path, capsys) -> None:
+    assert main([str(tiny_bundle), str(moved), f"--shares={shares}", f"--output={tmp_path}/between"]) == 2
+    assert "shares must be one for each of 2 bundles, with a sum of 1" in capsys.readouterr().err
 
 
 def test_bundles_that_do_not_fit(tiny_bundle: Path, moved: Path, tmp_path: Path, capsys) -> None:

@@ -84,7 +84,16 @@ def test_a_larger_picture_is_learnt_from_where_the_bundle_took_a_smaller_one(
     assert go_on(parquet, begun, tmp_path / "larger", *options) == 0
     larger = load_captioner(tmp_path / "larger")
     assert (larger.config.input_size, load_captioner(begun).config.input_size) == (96, 64)
-    assert np.load(tmp_path / "larger.training" / "train.npy").shape[:3] == (6, 3, 9)  # photographs, views, grid
+    [features] = (tmp_path / "larger.training").glob("train-*.npy")
+    assert np.load(features).shape[:3] == (6, 3, 9)  # photographs, views, grid
+
+
+def test_trainings_that_begin_alike_share_their_features(parquet: str, begun: Path, tmp_path: Path) -> None:
+    for number, options in enumerate(([], ["--seed=1"], ["--views=1"])):
+        cache = [f"--cache_features={tmp_path}/cache", "--epochs=1"]
+        assert go_on(parquet, begun, tmp_path / f"bundle{number}", *cache, *options) == 0
+    kept = sorted(path.name.partition("-")[0] for path in (tmp_path / "cache").iterdir())
+    assert kept == ["train", "train", "validation"]  # of two views, and of one
 
 
 def test_averaged_weights_lie_on_the_way_of_the_steps(parquet: str, begun: Path, tmp_path: Path) -> None:
