@@ -216,13 +216,12 @@ class SelfCritical(Learner):
     def loss(self, *batch: Tensor) -> Tensor:
         seen, words, drawn, advantages = batch
         features = self.features(seen)
-        said = drawn[..., 1:]
-        log_probabilities, _, mask = _of_words(self.decoder(drawn[..., :-1], features, training=True), said)
-        advantages = advantages[..., None]
+        logits, said, places = _next_words(self.decoder, drawn, features)
+        log_probabilities, _ = _of_words(logits, said)
+        advantages = ops.take(ops.reshape(advantages, (-1,)), places[:, 0] * drawn.shape[1] + places[:, 1])
         # A word that dropout has made unlikely is not made ever less likely: that has no end, and drives all else away.
-        kept = ops.logical_or(advantages > 0, log_probabilities > _UNLIKELY)
-        mask = mask * ops.cast(kept, "float32")
-        reward = ops.sum(advantages * log_probabilities * mask) / ops.maximum(ops.sum(mask), 1.0)
+        kept = ops.cast(ops.logical_or(advantages > 0, log_probabilities > _UNLIKELY), "float32")
+        reward = ops.sum(advantages * log_probabilities * kept) / ops.maximum(ops.sum(kept), 1.0)
         forced = forced_loss(self.decoder, features, words, self._label_smoothing) if self._forcing else 0.0
         return self._forcing * forced - (1.0 - self._forcing) * reward
 
@@ -253,22 +252,32 @@ def ended(words: Words) -> tuple[int, ...]:
 
 def forced_loss(decoder: Decoder, features: Tensor, words: Tensor, label_smoothing: float) -> Tensor:
     """Cross-entropy of each next word given people's words so far: float32[B, L, U], int32[B, K, T] -> float32."""
-    return cross_entropy(words[..., 1:], decoder(words[..., :-1], features, training=True), label_smoothing)
+    logits, said, _ = _next_words(decoder, words, features)
+    return cross_entropy(said, logits, label_smoothing)
 
 
 def cross_entropy(words: Tensor, logits: Tensor, label_smoothing: float) -> Tensor:
-    """int32[B, K, T], logits float32[B, K, T, V] -> mean over the words that are not padding."""
-    logits = ops.cast(logits, "float32")
-    said, normalizer, mask = _of_words(logits, words)
+    """int32[W], logits float32[W, V] -> mean over the words."""
+    said, normalizer = _of_words(logits, words)
     spread = ops.mean(logits, axis=-1) - normalizer
-    per_word = (1 - label_smoothing) * said + label_smoothing * spread
-    return -ops.sum(per_word * mask) / ops.maximum(ops.sum(mask), 1.0)
+    return -ops.mean((1 - label_smoothing) * said + label_smoothing * spread)
 
 
-def _of_words(logits: Tensor, words: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities of `words`, what was taken off their logits, and which are no padding: float32[B, K, T]."""
-    words, logits = ops.cast(words, "int32"), ops.cast(logits, "float32")
+def _next_words(decoder: Decoder, words: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Teacher forcing at the places that are not padding, W of them: a third to a half are.
+
+    Returns:
+      logits float32[W, V], the words that stand there int32[W], and the places int32[W, 3] in [B, K, T].
+    """
+    said = words[..., 1:]
+    places = ops.cast(ops.stack(ops.nonzero(ops.not_equal(said, PAD)), axis=-1), "int32")
+    joined = tf.gather_nd(decoder.joined(words[..., :-1], features, training=True), places)
+    return ops.cast(decoder.to_vocabulary(joined), "float32"), tf.gather_nd(said, places), places
+
+
+def _of_words(logits: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of `words` and what was taken off their logits: int32[W], float32[W, V] -> float32[W] both."""
     # Not log_softmax: on a CPU each pass over all V words of all places is dear.
     normalizer = ops.logsumexp(logits, axis=-1)
-    said = ops.take_along_axis(logits, words[..., None], axis=-1)[..., 0] - normalizer
-    return said, normalizer, ops.cast(ops.not_equal(words, PAD), "float32")
+    said = ops.take_along_axis(logits, words[:, None], axis=-1)[:, 0]
+    return said - normalizer, normalizer

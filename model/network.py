@@ -94,9 +94,16 @@ class Decoder(layers.Layer):
 
     def call(self, words: Tensor, features: Tensor, training: bool = False) -> Tensor:
         """Teacher forcing: int32[B, K, T], float32[B, L, U] -> logits float32[B, K, T, V]."""
+        return self.to_vocabulary(self.joined(words, features, training))
+
+    def joined(self, words: Tensor, features: Tensor, training: bool = False) -> Tensor:
+        """What `to_vocabulary` takes: int32[B, K, T], float32[B, L, U] -> float[B, K, T, U].
+
+        Where only some of the places matter, the words of those alone are cheaper: the last layer is the largest.
+        """
         captions, length = words.shape[1], words.shape[2]
-        logits = self._next_word(self._queries(words, features, training), features, training)
-        return ops.reshape(logits, (-1, captions, length, logits.shape[-1]))
+        joined = self._joined(self._queries(words, features, training), features, training)
+        return ops.reshape(joined, (-1, captions, length, self.units))
 
     def attention_weights(self, words: Tensor, features: Tensor) -> Tensor:
         """Where the decoder looks for the word after each: int32[B, K, T], float32[B, L, U] -> float32[B, K, T, L].
@@ -123,14 +130,14 @@ class Decoder(layers.Layer):
         embedded = ops.reshape(self.embedding(words), (-1, self.embedding.output_dim))
         output, [state] = self.gru.cell(embedded, [ops.reshape(state, (-1, self.units))])
         queries = ops.reshape(output, (-1, captions, self.units))
-        logits = ops.cast(self._next_word(queries, features), "float32")
+        logits = ops.cast(self.to_vocabulary(self._joined(queries, features)), "float32")
         return logits, ops.cast(ops.reshape(state, (-1, captions, self.units)), "float32")
 
-    def _next_word(self, queries: Tensor, features: Tensor, training: bool = False) -> Tensor:
-        """GRU outputs float32[B, Q, U] -> logits float32[B, Q, V]."""
+    def _joined(self, queries: Tensor, features: Tensor, training: bool = False) -> Tensor:
+        """GRU outputs float32[B, Q, U] and what they look at, joined: float32[B, Q, U]."""
         context = self.attention([queries, features])
         joined = self.normalization(self.add([queries, context]))  # the skip connection
-        return self.to_vocabulary(self.output_dropout(joined, training=training))
+        return self.output_dropout(joined, training=training)
 
 
 @contextlib.contextmanager
