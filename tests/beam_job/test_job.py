@@ -56,7 +56,9 @@ def expected(photographs) -> dict[str, str]:
     """The captions of the model alone, without the job."""
     captioner = load_captioner()
     return {
-        name: captioner.caption(load_image(photographs[name].read_bytes(), 224).pixels[None])[0][0].text
+        name: captioner.caption(load_image(photographs[name].read_bytes(), captioner.input_size).pixels[None])[0][
+            0
+        ].text
         for name in GOOD
     }
 

@@ -20,7 +20,8 @@ METHODS = [
 
 @pytest.fixture(scope="module")
 def images(photographs) -> np.ndarray:
-    return np.stack([load_image(path.read_bytes(), 224).pixels for path in photographs.values()])
+    size = load_captioner().input_size
+    return np.stack([load_image(path.read_bytes(), size).pixels for path in photographs.values()])
 
 
 @pytest.mark.parametrize("decoding", METHODS)
@@ -103,13 +104,13 @@ def test_samples_change_with_the_seed_and_come_best_first(images: np.ndarray) ->
 @pytest.mark.parametrize(
     "images",
     [
-        pytest.param(np.zeros((1, 224, 224, 3), np.float32), id="floats"),
-        pytest.param(np.zeros((224, 224, 3), np.uint8), id="no batch"),
+        pytest.param(np.zeros((1, 256, 256, 3), np.float32), id="floats"),
+        pytest.param(np.zeros((256, 256, 3), np.uint8), id="no batch"),
         pytest.param(np.zeros((1, 299, 299, 3), np.uint8), id="another size"),
     ],
 )
 def test_refuses_other_arrays(images: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"expected uint8\[B, 224, 224, 3\], got"):
+    with pytest.raises(ValueError, match=r"expected uint8\[B, 256, 256, 3\], got"):
         load_captioner().caption(images)
 
 

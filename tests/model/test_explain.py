@@ -29,15 +29,16 @@ def test_the_words_are_explained_by_the_weights_that_chose_them(
     photographs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     captioner = load_captioner(decoding=Decoding("greedy"))
-    pixels = load_image(photographs["chelsea.png"].read_bytes(), 224).pixels
+    pixels = load_image(photographs["chelsea.png"].read_bytes(), captioner.input_size).pixels
     caption, weights = caption_with_attention(captioner, pixels)
     recorder = Recorder(captioner.decoder.attention)
     monkeypatch.setattr(captioner.decoder, "attention", recorder)
     captioner.caption_features(captioner.encoder(pixels[None]))  # the search itself, word by word
     words = caption.text.split()
-    assert weights.shape == (len(words), 7, 7)
+    side = captioner.input_size // 32
+    assert weights.shape == (len(words), side, side)
     np.testing.assert_allclose(weights.sum(axis=(1, 2)), 1, rtol=1e-5)
-    np.testing.assert_allclose(weights.reshape(-1, 49), recorder.seen[: len(words)], rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(weights.reshape(-1, side * side), recorder.seen[: len(words)], rtol=1e-3, atol=1e-6)
     assert np.ptp(weights, axis=0).max() > 0.05  # another word, another look
 
 

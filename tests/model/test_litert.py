@@ -45,8 +45,8 @@ def opened(told: list[str]) -> np.ndarray:
 
 
 def test_the_model_that_ships_says_the_same_of_photographs(photographs) -> None:
-    pixels = np.stack([load_image(path.read_bytes(), 224).pixels for path in photographs.values()])
     litert = load_captioner(engine="litert")
+    pixels = np.stack([load_image(path.read_bytes(), litert.input_size).pixels for path in photographs.values()])
     parts = (litert.config, litert.vocabulary, litert.encoder, litert.decoder)
     np.testing.assert_allclose(litert._encode(pixels), litert.encoder(pixels), atol=1e-3)  # they reach 12
     for decoding in (Decoding(), Decoding("sample", num_captions=2, seed=5)):

@@ -68,7 +68,7 @@ def test_xla_compiles_an_encoder_in_float16_once_for_a_size_of_batch(tiny_bundle
 def test_float16_is_the_encoders_inside_alone(photographs) -> None:
     """The variables, the features and all of the decoder stay float32; so does what is built afterwards."""
     exact, half = load_captioner(), load_captioner(precision="float16")
-    image = load_image(photographs["china.jpg"].read_bytes(), 224).pixels[None]
+    image = load_image(photographs["china.jpg"].read_bytes(), exact.input_size).pixels[None]
     assert (exact.precision, half.precision) == ("float32", "float16")
     assert {variable.dtype for variable in half.encoder.variables} == {"float32"}
     assert half.decoder.to_vocabulary.compute_dtype == keras.layers.Dense(1).compute_dtype == "float32"
