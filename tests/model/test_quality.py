@@ -13,5 +13,5 @@ def test_dev_scores_of_the_model_that_ships(capsys) -> None:
     assert main([f"--data={data}", "--beam_width=3"]) == 0
     scores = json.loads(capsys.readouterr().out)
     assert scores["images"] == 1000
-    assert scores["BLEU-4"] >= 20.5
-    assert scores["CIDEr"] >= 53
+    assert scores["BLEU-4"] >= 22
+    assert scores["CIDEr"] >= 56
