@@ -264,7 +264,7 @@ def cross_entropy(words: Tensor, logits: Tensor, label_smoothing: float) -> Tens
 
 
 def _next_words(decoder: Decoder, words: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Teacher forcing at the places that are not padding, W of them: a third to a half are.
+    """Teacher forcing at the places that are not padding, W of them.
 
     Returns:
       logits float32[W, V], the words that stand there int32[W], and the places int32[W, 3] in [B, K, T].

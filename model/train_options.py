@@ -132,7 +132,7 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         "--decoder_precision",
         default="float32",
         choices=("float32", "bfloat16"),
-        help="what the decoder computes in while it learns; bfloat16 halves the time of a step on a CPU that has "
+        help="what the decoder computes in while it learns; bfloat16 takes a third off a step on a CPU that has "
         "AVX512-BF16 or AMX (default: float32)",
     )
     for field in fields(TrainingOptions):

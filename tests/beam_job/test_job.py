@@ -55,10 +55,9 @@ def only_run(output: Path) -> Path:
 def expected(photographs) -> dict[str, str]:
     """The captions of the model alone, without the job."""
     captioner = load_captioner()
+    size = captioner.input_size
     return {
-        name: captioner.caption(load_image(photographs[name].read_bytes(), captioner.input_size).pixels[None])[0][
-            0
-        ].text
+        name: captioner.caption(load_image(photographs[name].read_bytes(), size).pixels[None])[0][0].text
         for name in GOOD
     }
 
