@@ -69,6 +69,13 @@ def _comparable(captioner: Captioner, config: CaptionerConfig) -> tuple[Captione
     return own, captioner.vocabulary
 
 
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(share) for share in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not numbers with commas between them, such as 0.3,0.7") from None
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m model.blend",
@@ -79,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE", help="trained from the same weights")
     parser.add_argument(
         "--shares",
-        type=lambda text: [float(share) for share in text.split(",")],
+        type=_numbers,
         help="of each bundle, with a sum of 1, such as 0.3,0.7 (default: all the same)",
     )
     parser.add_argument("--output", required=True, type=Path, help="folder of the bundle to write")

@@ -202,10 +202,8 @@ class SelfCritical(Learner):
         drawn = np.asarray(self._draw(tf.convert_to_tensor(seen), tf.convert_to_tensor(uniforms)))
         drawn = np.pad(drawn, ((0, 0), (0, 0), (1, 1)))
         drawn[..., 0] = START
-        rewards = np.array(
-            [[self._reward(number, ended(row)) for row in rows] for number, rows in zip(chosen, drawn, strict=True)],
-            np.float32,
-        )
+        captions = [[ended(row) for row in rows] for rows in drawn]
+        rewards = np.array(self._reward(chosen.tolist(), captions), np.float32)
         self._rewards.append(float(rewards.mean()))
         others = (rewards.sum(axis=1, keepdims=True) - rewards) / (self._captions - 1)
         return seen, one_of_each(words, rng), trimmed(drawn), rewards - others

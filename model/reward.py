@@ -3,6 +3,8 @@
 Sources: R. Vedantam, C. L. Zitnick and D. Parikh (2015), "CIDEr: Consensus-based Image Description Evaluation",
 sections 3 and 5 (CIDEr-D: clipped counts and a Gaussian penalty on the difference of lengths, times 10); M. Denkowski
 and A. Lavie (2014), "Meteor Universal", section 3 (the mean of precision and recall, and its weights for English).
+That captions should tell photographs apart: J. Wang et al. (2020), "Compare and Reweight: Distinctive Image Captioning
+Using Similar Images Sets"; here the captions compared with are the network's own, of the same batch.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ import math
 from collections.abc import Callable, Sequence
 
 Caption = tuple[int, ...]
-Reward = Callable[[int, Caption], float]  # of a caption for the image with this number
+# captions of B images with these numbers, K of each -> float[B][K]
+Reward = Callable[[Sequence[int], Sequence[Sequence[Caption]]], Sequence[Sequence[float]]]
 Vector = dict[Caption, float]
 _LONGEST = 4  # words of an n-gram
 _SIGMA = 6.0  # of the length penalty, in words
@@ -48,6 +51,35 @@ class CiderD:
                     total += penalty * product / (our_norm * reference_norm)
         return 10.0 * total / (_LONGEST * max(1, len(self._references[image])))
 
+    def likeness(self, drawn: Sequence[Sequence[Caption]]) -> list[list[float]]:
+        """The mean CIDEr (without D's penalties), 0 to 10, of each caption with those drawn for other images.
+
+        Args:
+          drawn: captions of each image of a batch.
+        """
+        directions = [[self._direction(caption) for caption in captions] for captions in drawn]
+        of_image = [_sum(captions) for captions in directions]
+        of_all = _sum(of_image)
+        count = sum(map(len, drawn))
+        return [
+            [
+                10.0
+                * sum(weight * (of_all[ngram] - own[ngram]) for ngram, weight in caption.items())
+                / (_LONGEST * max(1, count - len(captions)))
+                for caption in captions
+            ]
+            for captions, own in zip(directions, of_image, strict=True)
+        ]
+
+    def _direction(self, caption: Caption) -> Vector:
+        """The vectors of its n-grams, each of length 1, as one."""
+        return {
+            ngram: weight / norm
+            for vector, norm in zip(*self._vectors(caption), strict=True)
+            for ngram, weight in vector.items()
+            if norm
+        }
+
     def _vectors(self, caption: Caption) -> tuple[list[Vector], list[float]]:
         """Weights of its n-grams, n from 1 to 4, and their norms."""
         vectors: list[Vector] = [{} for _ in range(_LONGEST)]
@@ -82,6 +114,14 @@ class UnigramF:
 
     def _weight(self, words: collections.Counter[int]) -> float:
         return sum(count * (_FUNCTION_WORD if word in self._function_words else 1.0) for word, count in words.items())
+
+
+def _sum(vectors: Sequence[Vector]) -> collections.defaultdict[Caption, float]:
+    total: collections.defaultdict[Caption, float] = collections.defaultdict(float)
+    for vector in vectors:
+        for ngram, weight in vector.items():
+            total[ngram] += weight
+    return total
 
 
 def _ngrams(caption: Caption) -> collections.Counter[Caption]:

@@ -36,7 +36,7 @@ from model.learners import Draw, FineTuning, FrozenBackbone, Learner, SelfCritic
 from model.metrics import MetricsError
 from model.network import BACKBONE_PREFIX, Encoder, build_network, named_backbone_variables, named_variables
 from model.preprocessing import ImageError
-from model.reward import CiderD, Reward, UnigramF
+from model.reward import Caption, CiderD, Reward, UnigramF
 from model.train_options import train_parser
 from model.trainer import Epoch, Trainer, TrainingOptions
 from model.validation import Validation
@@ -143,19 +143,30 @@ def _learner(
     if args.method != "self_critical":
         return looking, validate
     draw = _drawing(captioner, looking.features, args.samples)
-    reward = _reward(references(words), captioner.vocabulary, args.f_weight)
+    reward = _reward(references(words), captioner.vocabulary, args.f_weight, args.likeness_weight)
     return SelfCritical(looking, draw, args.forcing, args.samples, args.label_smoothing, reward), validate
 
 
-def _reward(said: Sequence[Sequence[tuple[int, ...]]], vocabulary: Vocabulary, f_weight: float) -> Reward:
-    """What a caption is worth, beside what people said of the photographs."""
+def _reward(
+    said: Sequence[Sequence[Caption]], vocabulary: Vocabulary, f_weight: float, likeness_weight: float
+) -> Reward:
+    """What captions are worth, beside what people said of the photographs."""
     cider = CiderD(said)
-    if not f_weight:
-        return cider
     # Its end counts as a function word: it is one that each caption has.
     function_words = {END, *(number for number, word in enumerate(vocabulary.words) if word in FUNCTION_WORDS)}
     unigram = UnigramF(said, frozenset(function_words))
-    return lambda image, caption: cider(image, caption) + f_weight * unigram(image, caption)
+
+    def reward(images: Sequence[int], drawn: Sequence[Sequence[Caption]]) -> list[list[float]]:
+        likeness = cider.likeness(drawn)
+        return [
+            [
+                cider(image, caption) + f_weight * unigram(image, caption) - likeness_weight * alike
+                for caption, alike in zip(captions, others, strict=True)
+            ]
+            for image, captions, others in zip(images, drawn, likeness, strict=True)
+        ]
+
+    return reward
 
 
 def _tuned_share(args: argparse.Namespace) -> float:
@@ -246,7 +257,7 @@ An image captioner: {config.backbone} encoder, GRU decoder with attention.
 def _of_network(args: argparse.Namespace) -> list[str]:
     """The options that the training depends on, beside `TrainingOptions`: `--method` and those that it reads."""
     looking = ["tuned_share", "smallest_crop"] if args.tuned_share else ["views", "smallest_crop"]
-    rewarding = ["samples", "forcing", "f_weight"] if args.method == "self_critical" else []
+    rewarding = ["samples", "forcing", "f_weight", "likeness_weight"] if args.method == "self_critical" else []
     return ["method", *looking, *rewarding, "input_size", "dropout", "precision", "decoder_precision"]
 
 

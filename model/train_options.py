@@ -52,6 +52,7 @@ def train_parser(description: str | None) -> argparse.ArgumentParser:
     )
     _add_model_options(parser)
     _add_training_options(parser)
+    _add_reward_options(parser)
     return parser
 
 
@@ -106,22 +107,6 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         f"--init (default: {SMALLEST_CROP})",
     )
     learning.add_argument(
-        "--samples", type=int, default=5, help="self_critical: captions drawn for a photograph (default: 5)"
-    )
-    learning.add_argument(
-        "--forcing",
-        type=share_of,
-        default=0.2,
-        help="self_critical: weight of people's captions in the loss, 0 to 1 (default: 0.2)",
-    )
-    learning.add_argument(
-        "--f_weight",
-        type=float,
-        default=0.0,
-        help="self_critical: of METEOR's mean of precision and recall, added to a caption's CIDEr-D, which alone makes "
-        "captions short (default: 0)",
-    )
-    learning.add_argument(
         "--precision",
         default="float32",
         choices=("float32", "bfloat16"),
@@ -138,3 +123,28 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     for field in fields(TrainingOptions):
         default = getattr(training, field.name)
         learning.add_argument(f"--{field.name}", type=type(default), default=default, help=f"default: {default}")
+
+
+def _add_reward_options(parser: argparse.ArgumentParser) -> None:
+    rewarding = parser.add_argument_group("rewards (of --method=self_critical)")
+    rewarding.add_argument("--samples", type=int, default=5, help="captions drawn for a photograph (default: 5)")
+    rewarding.add_argument(
+        "--forcing",
+        type=share_of,
+        default=0.2,
+        help="weight of people's captions in the loss, 0 to 1 (default: 0.2)",
+    )
+    rewarding.add_argument(
+        "--f_weight",
+        type=float,
+        default=0.0,
+        help="of METEOR's mean of precision and recall, added to a caption's CIDEr-D, which alone makes "
+        "captions short (default: 0)",
+    )
+    rewarding.add_argument(
+        "--likeness_weight",
+        type=float,
+        default=0.0,
+        help="of a caption's CIDEr with captions drawn for other photographs, taken off its reward, so "
+        "that captions tell photographs apart (default: 0)",
+    )

@@ -49,6 +49,12 @@ def test_a_larger_picture_is_that_of_the_last(tiny_bundle: Path, moved: Path, tm
     assert load_captioner(tmp_path / "between").config.input_size == 96
 
 
+def test_shares_that_are_no_numbers(tiny_bundle: Path, moved: Path, tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tiny_bundle), str(moved), "--shares=half,half", f"--output={tmp_path}/between"])
+    assert "'half,half' is not numbers with commas between them" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("shares", ["0.5", "0.5,0.6", "0.2,0.3,0.5"])
 def test_shares_that_do_not_fit(shares: str, tiny_bundle: Path, moved: Path, tmp_path: Path, capsys) -> None:
     assert main([str(tiny_bundle), str(moved), f"--shares={shares}", f"--output={tmp_path}/between"]) == 2

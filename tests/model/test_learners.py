@@ -67,7 +67,7 @@ def test_a_network_in_bfloat16_learns_into_float32_weights(
 def test_rewarded_captions_become_likelier(parquet: str, begun: Path, tmp_path: Path) -> None:
     output = tmp_path / "rewarded"
     options = ["--method=self_critical", "--epochs=25", "--forcing=0", "--learning_rate=0.003", "--batch_size=6"]
-    options.append("--f_weight=1")
+    options += ["--f_weight=1", "--likeness_weight=0.5"]
     assert go_on(parquet, begun, output, *options) == 0
     losses = [epoch["loss"] for epoch in log_of(output)]
     assert len(losses) == 25
@@ -164,6 +164,18 @@ def test_reward_is_cider_d() -> None:
     rare = np.log(3)
     unigrams = rare**2 / (rare * np.sqrt(2 * rare**2))  # "10" of "10", "11"
     assert CiderD(references)(2, (10, END)) == pytest.approx(10 / 4 * unigrams * np.exp(-1 / 72), rel=1e-6)
+
+
+def test_likeness_is_with_captions_of_other_images() -> None:
+    cider = CiderD([[(5, 6, END)], [(7, 8, END)], [(9, 10, END)]])
+    common, half, alone = (5, 6, END), (5, 8, END), (9, 10, END)
+    likeness = cider.likeness([[common, common], [common, half], [alone, alone]])
+    # Of its own image the same words do not count; of the four others, one is the same and one has a word of it.
+    same, shared = 10 / 4 * 3, 10 / 4 * 1 / 2  # n-grams of 1 to 3 words, END among them; and one word of two
+    assert likeness[0] == pytest.approx([(same + shared) / 4] * 2)
+    assert likeness[1] == pytest.approx([2 * same / 4, 2 * shared / 4])
+    assert likeness[2] == pytest.approx([0, 0])
+    assert cider.likeness([[common, half]]) == [[0, 0]]  # no other image
 
 
 def test_reward_of_words_by_hand() -> None:
