@@ -14,6 +14,7 @@ interruption, goes on after the last whole epoch.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -70,7 +71,7 @@ def train(args: argparse.Namespace) -> list[Epoch]:
     folder = _workplace(args)
     folder.mkdir(parents=True, exist_ok=True)
     cache = args.cache_features or folder
-    learner, validate = _learner(args, captioner, training, validation, cache, origin)
+    learner, validate = _learner(args, captioner, training, validation, cache)
 
     def keep(epoch: Epoch) -> None:
         save_bundle(args.output, captioner, _card(args, captioner.config, len(training), epoch))
@@ -83,7 +84,7 @@ def train(args: argparse.Namespace) -> list[Epoch]:
 
 
 def _begin(args: argparse.Namespace, training: Sequence[Example]) -> tuple[Captioner, str]:
-    """The captioner before its first step, and what tells its backbone's weights."""
+    """The captioner before its first step, and what tells where its weights come from."""
     if args.init:
         start = load_captioner(args.init)
         config = replace(start.config, dropout=args.dropout, input_size=args.input_size or start.config.input_size)
@@ -120,7 +121,6 @@ def _learner(
     training: Sequence[Example],
     validation: Sequence[Example],
     cache: Path,
-    origin: str,
 ) -> tuple[Learner, Validation]:
     """What `--method` names, and its validation."""
     encoder, decoder, config = captioner.encoder, captioner.decoder, captioner.config
@@ -134,7 +134,7 @@ def _learner(
         pictures = cached_images(size, validation, cache / "validation")
         validate = Validation(captioner, validation, pictures, encoder)
     else:
-        key = f"{origin} {args.precision} {size}"
+        key = f"{_fingerprint(encoder)} {args.precision} {size}"
         views = Views(args.views, args.smallest_crop)
         features = cached_features(encoder, size, training, cache / "train", key, views)
         looking = FrozenBackbone(encoder, decoder, words, features, args.label_smoothing)
@@ -167,6 +167,14 @@ def _reward(
         ]
 
     return reward
+
+
+def _fingerprint(encoder: Encoder) -> str:
+    """Of the backbone's weights: trainings of the decoder share what a backbone sees, whatever they began with."""
+    digest = hashlib.sha256()
+    for name, variable in sorted(named_backbone_variables(encoder).items()):
+        digest.update(name.encode() + np.asarray(variable).tobytes())
+    return digest.hexdigest()
 
 
 def _tuned_share(args: argparse.Namespace) -> float:

@@ -47,8 +47,8 @@ def train_parser(description: str | None) -> argparse.ArgumentParser:
     data.add_argument(
         "--cache_features",
         type=Path,
-        help="folder for what is computed once, the backbone's features or the pictures at their size; trainings that "
-        "begin alike share it (default: BUNDLE.training)",
+        help="folder for what is computed once, the backbone's features or the pictures at their size; shared by "
+        "trainings with the same photographs, backbone weights and views (default: BUNDLE.training)",
     )
     _add_model_options(parser)
     _add_training_options(parser)

@@ -5,7 +5,8 @@
     beam       R: what a Beam user would write first, with the stock RunInference
     machine    no captions; what TensorFlow runs on
 
-N and R run the encoder as TensorFlow does; C, like the job, has the fastest engine.
+N and R run the encoder as TensorFlow does; C, like the job, has the fastest engine. R decodes as Beam's own example of
+image classification does (`pytorch_image_classification.py`): Pillow's `open`, `convert` and `resize`.
 All take their images from `--input` (a folder, or `gs://bucket/photos/`) and write rows of `uri`, `caption` and
 `captioned_at` as Parquet below `--output`.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import io
 import json
 import os
 import sys
@@ -27,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from beam_job.quiet import quiet_stderr
 from model import DEFAULT_BUNDLE, load_captioner, load_image, pad_batch
@@ -137,6 +140,10 @@ def beam_pipeline(source: str, output: Path, bundle: Path, batch_size: int) -> N
             return sum(pixels.nbytes for pixels in batch)
 
     size = json.loads((bundle / "config.json").read_text())["input_size"]
+
+    def decoded(data: bytes) -> Pixels:
+        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB").resize((size, size)))
+
     pattern = f"{source}**.jpg" if source.startswith("gs://") else f"{source}/*.jpg"
     # Without `no_auth`, Beam looks for credentials that an emulator does not ask for, 20 s and more.
     options = beam.options.pipeline_options.PipelineOptions(["--runner=FnApiRunner", "--no_auth"])
@@ -146,7 +153,7 @@ def beam_pipeline(source: str, output: Path, bundle: Path, batch_size: int) -> N
             | beam.Create([pattern])
             | fileio.MatchAll()
             | fileio.ReadMatches()
-            | "Decode" >> beam.Map(lambda file: (file.metadata.path, load_image(file.read(), size).pixels))
+            | "Decode" >> beam.Map(lambda file: (file.metadata.path, decoded(file.read())))
             | RunInference(KeyedModelHandler(CaptionHandler()))
             | "Row" >> beam.MapTuple(lambda uri, row: {**row, "uri": uri})
             | beam.io.WriteToParquet(str(output / "captions"), SCHEMA, file_name_suffix=".parquet")
