@@ -29,7 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     args = _parser().parse_args(argv)
     try:
-        version = blend(args.bundles, args.shares or [1 / len(args.bundles)] * len(args.bundles), args.output)
+        shares = args.shares or [1 / len(args.bundles)] * len(args.bundles)
+        version = blend(args.bundles, shares, args.output, args.length_penalty)
     except (BundleError, ValueError, OSError) as error:
         print(f"model.blend: {error}", file=sys.stderr)
         return 2
@@ -37,17 +38,19 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def blend(bundles: Sequence[Path], shares: Sequence[float], output: Path) -> str:
+def blend(bundles: Sequence[Path], shares: Sequence[float], output: Path, length_penalty: float | None = None) -> str:
     """Writes the bundle and returns its version.
 
     Args:
-      bundles: folders, of the same architecture and vocabulary; input size and dropout are those of the last.
+      bundles: folders, of the same architecture and vocabulary; what is not of the
+        weights (input size, dropout, length penalty) is that of the last.
       shares: of each, with a sum of 1.
       output: folder of the new bundle.
+      length_penalty: of its beam search, where a run asks for none.
 
     Raises:
       BundleError: a bundle is not whole, or they do not fit.
-      ValueError: there is not one share for each, or their sum is not 1.
+      ValueError: there is not one share for each, their sum is not 1, or the length penalty is out of range.
     """
     if len(shares) != len(bundles) or not math.isclose(sum(shares), 1.0, abs_tol=1e-6):
         raise ValueError(f"shares must be one for each of {len(bundles)} bundles, with a sum of 1, not {shares}")
@@ -59,13 +62,20 @@ def blend(bundles: Sequence[Path], shares: Sequence[float], output: Path) -> str
     weights = [named_variables(captioner.encoder, captioner.decoder) for captioner in captioners]
     for name, variable in weights[-1].items():
         variable.assign(sum(share * np.asarray(one[name]) for share, one in zip(shares, weights, strict=True)))
+    if length_penalty is not None:
+        last.config = replace(last.config, length_penalty=length_penalty)
     parts = ", ".join(f"{share:g} of {one.version}" for share, one in zip(shares, captioners, strict=True))
     return save_bundle(output, last, f"# Model card\n\nThe mean of {parts} (`python -m model.blend`).\n")
 
 
 def _comparable(captioner: Captioner, config: CaptionerConfig) -> tuple[CaptionerConfig, object]:
-    """What has to be the same: dropout is of the training alone, and no weight depends on the input size."""
-    own = replace(captioner.config, dropout=config.dropout, input_size=config.input_size)
+    """What has to be the same: no weight depends on input size, dropout or length penalty."""
+    own = replace(
+        captioner.config,
+        input_size=config.input_size,
+        dropout=config.dropout,
+        length_penalty=config.length_penalty,
+    )
     return own, captioner.vocabulary
 
 
@@ -88,6 +98,12 @@ def _parser() -> argparse.ArgumentParser:
         "--shares",
         type=_numbers,
         help="of each bundle, with a sum of 1, such as 0.3,0.7 (default: all the same)",
+    )
+    parser.add_argument(
+        "--length_penalty",
+        type=float,
+        help="of the new bundle's beam search, where a run asks for none: try it with model.evaluate (default: that of "
+        "the last bundle)",
     )
     parser.add_argument("--output", required=True, type=Path, help="folder of the bundle to write")
     return parser

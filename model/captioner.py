@@ -60,7 +60,7 @@ class Captioner:
         self.decoder = decoder
         self.version = version
         self.decoding = decoding or Decoding()
-        self._decode_from = _search_of(self.decoding, config.max_words)
+        self._decode_from = _search_of(self.decoding, config)
         self._encode = encode
         self.engine = "litert" if encode else "xla" if xla else "tensorflow"
         self.precision: str = encoder.compute_dtype
@@ -171,14 +171,15 @@ def _hypotheses(decoding: Decoding) -> int:
 Search = Callable[[search.Step, Tensor, Tensor, search.Narrowed | None], search.Hypotheses]
 
 
-def _search_of(decoding: Decoding, max_words: int) -> Search:
+def _search_of(decoding: Decoding, config: CaptionerConfig) -> Search:
     """(step, first state float32[B, K, U], uniforms float32[B, K, T], step for some images) -> hypotheses."""
-    guard = decoding.no_repeat_ngram
+    guard, max_words = decoding.no_repeat_ngram, config.max_words
+    length_penalty = config.length_penalty if decoding.length_penalty is None else decoding.length_penalty
 
     def run(step: search.Step, state: Tensor, uniforms: Tensor, narrowed: search.Narrowed | None) -> search.Hypotheses:
         match decoding.method:
             case "beam":
-                return search.beam(step, state, max_words, decoding.length_penalty, guard, narrowed)
+                return search.beam(step, state, max_words, length_penalty, guard, narrowed)
             case "sample":
                 top_k, temperature = decoding.top_k, decoding.temperature
                 return search.sample(step, state, max_words, uniforms, top_k, temperature, guard, narrowed)

@@ -16,6 +16,7 @@ BACKBONE_NAMES = (
 )
 # Beyond what any captioner of this architecture needs: a bundle that asks for more is refused before memory is taken.
 _LARGEST = {"input_size": 1024, "units": 8192, "embedding_units": 8192, "max_words": 512}
+_LARGEST_PENALTY = 10  # far beyond what makes a caption as long as it may be
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class CaptionerConfig:
       initial_state: the GRU's first state: "zeros" as in the course, or "mean_feature", a dense layer on the mean of
         the features (Xu et al. 2015, "Show, Attend and Tell", section 3.1.2).
       dropout: share of embedding and output units dropped while training.
+      length_penalty: of beam search where no other is asked for (`Decoding`): what the model's captions are best with.
     """
 
     backbone: str = "efficientnet_lite0"
@@ -40,6 +42,7 @@ class CaptionerConfig:
     max_words: int = 24
     initial_state: str = "mean_feature"
     dropout: float = 0.4
+    length_penalty: float = 1.0
 
     def __post_init__(self) -> None:
         _check_choice("backbone", self.backbone, BACKBONE_NAMES)
@@ -50,6 +53,7 @@ class CaptionerConfig:
         _check_choice("initial_state", self.initial_state, INITIAL_STATES)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, not {self.dropout!r}")
+        _check_length_penalty(self.length_penalty)
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Decoding:
       num_captions: captions for each image, best first.
       beam_width: hypotheses kept by beam search (at least `num_captions` are).
       length_penalty: alpha of Wu et al. 2016 ("Google's Neural Machine Translation System", section 7); 0 prefers
-        short captions, 1 compares by nearly the mean log-probability a word.
+        short captions, 1 compares by nearly the mean log-probability a word; None is that of the model's configuration.
       top_k: words that sampling chooses from.
       temperature: of sampling; below 1 is bolder towards the likely words.
       seed: of sampling; the same image and seed give the same captions, in whatever batch.
@@ -73,7 +77,7 @@ class Decoding:
     method: str = "beam"
     num_captions: int = 1
     beam_width: int = 3
-    length_penalty: float = 1.0
+    length_penalty: float | None = None
     top_k: int = 10
     temperature: float = 1.0
     seed: int = 0
@@ -87,13 +91,18 @@ class Decoding:
                 raise ValueError(f"{name} must be a whole number from 1, not {value!r}")
         if self.method == "greedy" and self.num_captions > 1:
             raise ValueError(f"greedy decoding gives one caption, not {self.num_captions}; use beam or sample")
-        if self.length_penalty < 0:
-            raise ValueError(f"length_penalty must be at least 0, not {self.length_penalty!r}")
+        if self.length_penalty is not None:
+            _check_length_penalty(self.length_penalty)
         if self.temperature <= 0:
             raise ValueError(f"temperature must be above 0, not {self.temperature!r}")
         for name in ("seed", "no_repeat_ngram"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)!r}")
+
+
+def _check_length_penalty(value: float) -> None:
+    if not 0 <= value <= _LARGEST_PENALTY:
+        raise ValueError(f"length_penalty must be from 0 to {_LARGEST_PENALTY}, not {value!r:.40}")
 
 
 def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:

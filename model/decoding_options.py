@@ -10,7 +10,6 @@ from model.config import METHODS, Decoding
 _HELP = {
     "num_captions": "captions for each image, best first",
     "beam_width": "hypotheses that beam search keeps",
-    "length_penalty": "of beam search; 0 prefers short captions, 1 is neutral",
     "top_k": "words that sampling chooses from",
     "temperature": "of sampling; below 1 keeps to the likely words",
     "seed": "of sampling; the same seed gives the same captions",
@@ -25,6 +24,13 @@ def add_decoding_options(group: argparse._ArgumentGroup) -> None:
         choices=METHODS,
         default=Decoding.method,
         help="beam search, greedy choice, or sampling from the likeliest words (default: %(default)s)",
+    )
+    group.add_argument(
+        "--length_penalty",
+        type=float,
+        metavar="X",
+        help="of beam search; 0 prefers short captions, 1 is neutral, 2 prefers long ones (default: what the model's "
+        "config.json names, 1 where it names none)",
     )
     for name, text in _HELP.items():
         add_number(group, name, getattr(Decoding, name), text)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from model import load_captioner
+from model import DEFAULT_BUNDLE, load_captioner
 from model.blend import main
 from model.bundle import save_bundle
+from model.config import Decoding
 
 
 @pytest.fixture
@@ -47,6 +48,25 @@ def test_a_larger_picture_is_that_of_the_last(tiny_bundle: Path, moved: Path, tm
     save_bundle(moved, captioner, card="")
     assert main([str(tiny_bundle), str(moved), f"--output={tmp_path}/between"]) == 0
     assert load_captioner(tmp_path / "between").config.input_size == 96
+
+
+def test_the_length_penalty_that_runs_take_unasked(tmp_path: Path) -> None:
+    output = tmp_path / "talkative"
+    assert main([str(DEFAULT_BUNDLE), "--length_penalty=9", f"--output={output}"]) == 0
+    images = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), np.uint8)
+
+    def words_of(penalty: float | None) -> list[int]:
+        captioner = load_captioner(output, Decoding(length_penalty=penalty))
+        return [len(caption.text.split()) for caption, *_ in captioner.caption(images)]
+
+    unasked, asked = words_of(None), words_of(0.0)
+    assert min(unasked) > max(asked)
+    assert words_of(9.0) == unasked
+
+
+def test_a_length_penalty_out_of_range(tiny_bundle: Path, moved: Path, tmp_path: Path, capsys) -> None:
+    assert main([str(tiny_bundle), str(moved), "--length_penalty=-1", f"--output={tmp_path}/between"]) == 2
+    assert "length_penalty must be from 0 to 10, not -1.0" in capsys.readouterr().err
 
 
 def test_shares_that_are_no_numbers(tiny_bundle: Path, moved: Path, tmp_path: Path, capsys) -> None:

@@ -121,7 +121,7 @@ def test_refuses_other_arrays(images: np.ndarray) -> None:
         pytest.param({"beam_width": 0}, "beam_width must be a whole number from 1, not 0", id="beam width"),
         pytest.param({"method": "greedy", "num_captions": 2}, "greedy decoding gives one caption", id="greedy twice"),
         pytest.param({"temperature": 0.0}, "temperature must be above 0", id="temperature"),
-        pytest.param({"length_penalty": -1.0}, "length_penalty must be at least 0", id="length penalty"),
+        pytest.param({"length_penalty": -1.0}, "length_penalty must be from 0 to 10", id="length penalty"),
         pytest.param({"no_repeat_ngram": -1}, "no_repeat_ngram must be at least 0, not -1", id="repetition"),
         pytest.param({"seed": -1}, "seed must be at least 0", id="seed"),
     ],
