@@ -42,8 +42,8 @@ def blend(bundles: Sequence[Path], shares: Sequence[float], output: Path, length
     """Writes the bundle and returns its version.
 
     Args:
-      bundles: folders, of the same architecture and vocabulary; what is not of the
-        weights (input size, dropout, length penalty) is that of the last.
+      bundles: folders, of the same architecture and vocabulary; input size, dropout and length penalty are those of the
+        last.
       shares: of each, with a sum of 1.
       output: folder of the new bundle.
       length_penalty: of its beam search, where a run asks for none.

@@ -169,7 +169,7 @@ class SelfCritical(Learner):
       forcing: weight of teacher forcing in the loss, 0 to 1.
       captions: drawn for an image.
       label_smoothing: of teacher forcing.
-      reward: of a caption; that of `references`, by the photographs' numbers.
+      reward: of the captions of a batch; that of `references`, by the photographs' numbers.
     """
 
     def __init__(

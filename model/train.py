@@ -87,7 +87,12 @@ def _begin(args: argparse.Namespace, training: Sequence[Example]) -> tuple[Capti
     """The captioner before its first step, and what tells where its weights come from."""
     if args.init:
         start = load_captioner(args.init)
-        config = replace(start.config, dropout=args.dropout, input_size=args.input_size or start.config.input_size)
+        config = replace(
+            start.config,
+            dropout=args.dropout,
+            input_size=args.input_size or start.config.input_size,
+            length_penalty=CaptionerConfig.length_penalty,  # that of `start` was chosen for other weights
+        )
         encoder, decoder = build_network(
             config, len(start.vocabulary), precision=args.precision, decoder_precision=args.decoder_precision
         )

@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from model.augment import changed
+from model.blend import main as blend
 from model.bundle import load_captioner
 from model.learners import cross_entropy, ended, one_of_each, trimmed
 from model.reward import CiderD, UnigramF
@@ -95,6 +96,15 @@ def test_trainings_of_one_backbone_share_its_features(parquet: str, begun: Path,
     assert go_on(parquet, begun, tmp_path / "third", *cache, "--views=1") == 0
     kept = sorted(path.name.partition("-")[0] for path in (tmp_path / "cache").iterdir())
     assert kept == ["train", "train", "validation"]  # of two views, and of one
+
+
+def test_a_length_penalty_does_not_outlive_the_weights_it_was_chosen_for(
+    parquet: str, begun: Path, tmp_path: Path
+) -> None:
+    assert blend([str(begun), "--length_penalty=3", f"--output={tmp_path}/longer"]) == 0
+    assert load_captioner(tmp_path / "longer").config.length_penalty == 3
+    assert go_on(parquet, tmp_path / "longer", tmp_path / "on", "--epochs=1") == 0
+    assert load_captioner(tmp_path / "on").config.length_penalty == 1
 
 
 def test_averaged_weights_lie_on_the_way_of_the_steps(parquet: str, begun: Path, tmp_path: Path) -> None:
