@@ -9,6 +9,8 @@ import keras
 
 from model.efficientnet_lite import efficientnet_lite
 
+Build = Callable[[int, str | None, bool], keras.Model]
+
 
 class BackboneError(ValueError):
     """No such backbone, or its pretrained weights cannot be had; the message says what to do."""
@@ -23,15 +25,15 @@ class Backbone:
       input_size: side of the image that it was trained on, in pixels.
       scale: with `offset`, maps uint8 to the range that it was trained on: `pixel * scale + offset`.
       offset: likewise.
-      build: (input_size, weights) -> Keras model float32[B, S, S, 3] -> float32[B, h, w, C], where weights is None
-        (random) or "imagenet".
+      build: (input_size, weights, int8) -> Keras model float32[B, S, S, 3] -> float32[B, h, w, C], where weights is
+        None (random) or "imagenet", and int8 as in `CaptionerConfig`.
     """
 
     name: str
     input_size: int
     scale: float
     offset: float
-    build: Callable[[int, str | None], keras.Model]
+    build: Build
 
 
 def backbone_named(name: str) -> Backbone:
@@ -41,30 +43,30 @@ def backbone_named(name: str) -> Backbone:
     return BACKBONES[name]
 
 
-def build_backbone(backbone: Backbone, input_size: int, weights: str | None) -> keras.Model:
+def build_backbone(backbone: Backbone, input_size: int, weights: str | None, int8: bool = False) -> keras.Model:
     """The Keras model of `backbone`, with random weights (None) or those of ImageNet ("imagenet").
 
     Raises:
       BackboneError: the weights have to be downloaded and there is no network, or Keras does not have them.
     """
-    return backbone.build(input_size, weights)
+    return backbone.build(input_size, weights, int8)
 
 
-def _lite(width: float, depth: float) -> Callable[[int, str | None], keras.Model]:
-    def build(input_size: int, weights: str | None) -> keras.Model:
+def _lite(width: float, depth: float) -> Build:
+    def build(input_size: int, weights: str | None, int8: bool) -> keras.Model:
         if weights is not None:
             raise BackboneError(
                 "Keras has no ImageNet weights for EfficientNet-Lite; give a file with --backbone_weights: "
                 "model/default/weights.safetensors holds those of the model that ships, and "
                 "`python -m model.convert_efficientnet_lite` makes one of ImageNet's"
             )
-        return efficientnet_lite(input_size, width, depth, name="efficientnet_lite")
+        return efficientnet_lite(input_size, width, depth, name="efficientnet_lite", int8=int8)
 
     return build
 
 
-def _application(constructor: str) -> Callable[[int, str | None], keras.Model]:
-    def build(input_size: int, weights: str | None) -> keras.Model:
+def _application(constructor: str) -> Build:
+    def build(input_size: int, weights: str | None, int8: bool) -> keras.Model:
         make = getattr(keras.applications, constructor)
         try:
             return make(include_top=False, weights=weights, input_shape=(input_size, input_size, 3))

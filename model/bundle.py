@@ -38,6 +38,7 @@ CHECKED = (CONFIG, VOCABULARY, WEIGHTS)
 _SMALL = (CONFIG, CHECKSUMS)
 _SMALL_BYTES = 1 << 16
 _DTYPES = ("F16", "F32")
+_EXACT = ("/step", "/bias")  # of an 8-bit backbone: its sums are whole numbers with these alone
 
 
 class BundleError(ValueError):
@@ -60,7 +61,11 @@ def save_bundle(folder: Path, captioner: Captioner, card: str, dtype: str = "flo
     (folder / CONFIG).write_text(config, encoding="utf-8")
     captioner.vocabulary.save(folder / VOCABULARY)
     variables = named_variables(captioner.encoder, captioner.decoder)
-    arrays = {name: np.asarray(value).astype(dtype) for name, value in variables.items()}
+    exact = _EXACT if captioner.config.int8 else ()
+    arrays = {
+        name: np.asarray(value).astype("float32" if name.endswith(exact) else dtype)
+        for name, value in variables.items()
+    }
     save_file(arrays, folder / WEIGHTS)
     (folder / CARD).write_text(card, encoding="utf-8")
     checksums = "".join(f"{_sha256(folder / name)}  {name}\n" for name in CHECKED)

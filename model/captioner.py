@@ -39,7 +39,7 @@ class Captioner:
 
     Attributes:
       engine: what runs the encoder: "tensorflow", "xla" (TensorFlow, compiled) or "litert".
-      precision: what it computes in: "float32" or "float16".
+      precision: what it computes in: "float32" or "float16", or "int8" where the bundle's backbone does.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Captioner:
         self._decode_from = _search_of(self.decoding, config)
         self._encode = encode
         self.engine = "litert" if encode else "xla" if xla else "tensorflow"
-        self.precision: str = encoder.compute_dtype
+        self.precision: str = "int8" if config.int8 else encoder.compute_dtype
         self._tell = tell
         self._xla = xla
         self._compiled_for: set[int] = set()

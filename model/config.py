@@ -32,6 +32,7 @@ class CaptionerConfig:
       initial_state: the GRU's first state: "zeros" as in the course, or "mean_feature", a dense layer on the mean of
         the features (Xu et al. 2015, "Show, Attend and Tell", section 3.1.2).
       dropout: share of embedding and output units dropped while training.
+      int8: the backbone computes with 8-bit whole numbers (`model.int8_layers`), for which it is an EfficientNet-Lite.
       length_penalty: of beam search where no other is asked for (`Decoding`): what the model's captions are best with.
     """
 
@@ -42,6 +43,7 @@ class CaptionerConfig:
     max_words: int = 24
     initial_state: str = "mean_feature"
     dropout: float = 0.4
+    int8: bool = False
     length_penalty: float = 1.0
 
     def __post_init__(self) -> None:
@@ -53,6 +55,10 @@ class CaptionerConfig:
         _check_choice("initial_state", self.initial_state, INITIAL_STATES)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, not {self.dropout!r}")
+        if type(self.int8) is not bool:
+            raise ValueError(f"int8 must be true or false, not {self.int8!r:.40}")
+        if self.int8 and not self.backbone.startswith("efficientnet_lite"):
+            raise ValueError(f"int8 is for an EfficientNet-Lite, not for {self.backbone}")
         _check_length_penalty(self.length_penalty)
 
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
-from keras import layers
+from keras import layers, ops
+
+from model.int8_layers import Int8Convolution, Int8Range, Int8Values
 
 Tensor = Any
 
@@ -39,9 +41,10 @@ STAGES = (
 )
 STEM_FILTERS = 32
 HEAD_FILTERS = 1280
+NORM_EPSILON = 1e-3
 
 
-def efficientnet_lite(input_size: int, width: float, depth: float, name: str) -> keras.Model:
+def efficientnet_lite(input_size: int, width: float, depth: float, name: str, int8: bool = False) -> keras.Model:
     """The network up to the last 1x1 convolution: float32[B, S, S, 3] -> float32[B, S/32, S/32, 1280].
 
     Args:
@@ -49,17 +52,22 @@ def efficientnet_lite(input_size: int, width: float, depth: float, name: str) ->
       width: factor on the filters of each stage (1.0 for Lite0, 1.1 for Lite2).
       depth: factor on the repeats of all stages but the first and the last.
       name: of the Keras model.
+      int8: with the layers of `model.int8_layers`, into which batch normalization is folded.
     """
     images = keras.Input((input_size, input_size, 3))
-    x = _convolution(images, STEM_FILTERS, kernel=3, stride=2, name="stem")
+    parts = _Int8() if int8 else _Float32()
+    x = parts.convolution(parts.begin(images), STEM_FILTERS, kernel=3, stride=2, name="stem")
+    channels = STEM_FILTERS
     for number, stage in enumerate(STAGES):
         fixed = number in (0, len(STAGES) - 1)
-        repeats = stage.repeats if fixed else math.ceil(depth * stage.repeats)
-        for repeat in range(repeats):
+        filters = _round_filters(stage.filters * width)
+        parts.begin_stage(f"stage{number}")
+        for repeat in range(stage.repeats if fixed else math.ceil(depth * stage.repeats)):
             stride = stage.stride if repeat == 0 else 1
-            x = _bottleneck(x, stage, _round_filters(stage.filters * width), stride, f"stage{number}_{repeat}")
-    x = _convolution(x, HEAD_FILTERS, kernel=1, stride=1, name="head")
-    return keras.Model(images, x, name=name)
+            x = _bottleneck(parts, x, stage, channels, filters, stride, f"stage{number}_{repeat}")
+            channels = filters
+    x = parts.convolution(x, HEAD_FILTERS, kernel=1, stride=1, name="head")
+    return keras.Model(images, parts.end(x), name=name)
 
 
 def _round_filters(filters: float, divisor: int = 8) -> int:
@@ -67,21 +75,68 @@ def _round_filters(filters: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * filters else rounded
 
 
-def _bottleneck(x: Tensor, stage: Stage, filters: int, stride: int, name: str) -> Tensor:
-    inputs, channels = x, x.shape[-1]
+def _bottleneck(
+    parts: _Float32 | _Int8, inputs: Tensor, stage: Stage, channels: int, filters: int, stride: int, name: str
+) -> Tensor:
+    x = inputs
     if stage.expansion > 1:
-        x = _convolution(x, channels * stage.expansion, kernel=1, stride=1, name=f"{name}_expand")
-    x = layers.DepthwiseConv2D(stage.kernel, stride, padding="same", use_bias=False, name=f"{name}_depthwise")(x)
-    x = layers.ReLU(6.0, name=f"{name}_depthwise_relu")(_batch_norm(x, f"{name}_depthwise"))
-    x = _convolution(x, filters, kernel=1, stride=1, name=f"{name}_project", activate=False)
-    return layers.Add(name=f"{name}_add")([x, inputs]) if stride == 1 and channels == filters else x
+        x = parts.convolution(x, channels * stage.expansion, kernel=1, stride=1, name=f"{name}_expand")
+    x = parts.convolution(x, None, kernel=stage.kernel, stride=stride, name=f"{name}_depthwise")
+    x = parts.projection(x, filters, name=f"{name}_project")
+    return parts.add(x, inputs, name=f"{name}_add") if stride == 1 and channels == filters else x
 
 
-def _convolution(x: Tensor, filters: int, kernel: int, stride: int, name: str, activate: bool = True) -> Tensor:
-    x = layers.Conv2D(filters, kernel, stride, padding="same", use_bias=False, name=name)(x)
-    x = _batch_norm(x, name)
-    return layers.ReLU(6.0, name=f"{name}_relu")(x) if activate else x
+class _Float32:
+    """Convolutions without bias, batch normalization, ReLU6."""
+
+    def begin(self, images: Tensor) -> Tensor:
+        return images
+
+    def begin_stage(self, name: str) -> None:
+        """All of its layers are alike."""
+
+    def convolution(self, x: Tensor, filters: int | None, kernel: int, stride: int, name: str) -> Tensor:
+        """With ReLU6; depthwise where `filters` is None."""
+        if filters is None:
+            x = layers.DepthwiseConv2D(kernel, stride, padding="same", use_bias=False, name=name)(x)
+        else:
+            x = layers.Conv2D(filters, kernel, stride, padding="same", use_bias=False, name=name)(x)
+        return layers.ReLU(6.0, name=f"{name}_relu")(self._norm(x, name))
+
+    def projection(self, x: Tensor, filters: int, name: str) -> Tensor:
+        """A 1x1 convolution without ReLU6."""
+        return self._norm(layers.Conv2D(filters, 1, use_bias=False, name=name)(x), name)
+
+    def add(self, x: Tensor, y: Tensor, name: str) -> Tensor:
+        return layers.Add(name=name)([x, y])
+
+    def end(self, x: Tensor) -> Tensor:
+        return x
+
+    def _norm(self, x: Tensor, name: str) -> Tensor:
+        return layers.BatchNormalization(epsilon=NORM_EPSILON, name=f"{name}_norm")(x)
 
 
-def _batch_norm(x: Tensor, name: str) -> Tensor:
-    return layers.BatchNormalization(epsilon=1e-3, name=f"{name}_norm")(x)
+class _Int8:
+    """The same with the normalization folded into the convolutions; a tensor is whole numbers and their step."""
+
+    def begin(self, images: Tensor) -> Tensor:
+        # Of (pixel - 127) / 128: each pixel is one of the 256 values, nothing is lost.
+        return Int8Range("images_range", step=1 / 128, zero=127)(images, ops.ones(()))
+
+    def begin_stage(self, name: str) -> None:
+        # All that is added up in a stage has one range: sums of the same steps are exact, on whatever engine.
+        self._range = Int8Range(f"{name}_range")
+
+    def convolution(self, x: Tensor, filters: int | None, kernel: int, stride: int, name: str) -> Tensor:
+        return Int8Range(f"{name}_range", zero=0)(*Int8Convolution(filters, kernel, stride, name=name)(*x))
+
+    def projection(self, x: Tensor, filters: int, name: str) -> Tensor:
+        return self._range(*Int8Convolution(filters, 1, 1, name=name)(*x))
+
+    def add(self, x: Tensor, y: Tensor, name: str) -> Tensor:
+        (numbers, step), (others, _) = x, y
+        return self._range(layers.Add(name=name)([numbers, others]), step)
+
+    def end(self, x: Tensor) -> Tensor:
+        return Int8Values("values")(*x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ import tensorflow as tf
 
 from model.augment import SMALLEST_CROP, changed
 from model.data import Example
+from model.devices import open_gpus
+from model.engine_choice import EngineError
+from model.litert_encoder import LiteRtEncoder, converted
 from model.network import Encoder
 from model.preprocessing import load_image, pad_batch
 
@@ -38,6 +42,7 @@ class Views:
 Features = npt.NDArray[np.float16]
 Images = npt.NDArray[np.uint8]
 _BATCH = 32
+_MANY = 500  # pictures, for which it pays to convert the encoder
 
 
 def cached_features(
@@ -58,18 +63,29 @@ def cached_features(
     """
     _, height, width, channels = encoder.backbone.output_shape
     rng = np.random.default_rng(0)
-    grid = tf.function(encoder.grid, autograph=False)
+    grid: Callable[..., npt.NDArray[Any]] | None = None
 
     def compute(chunk: Sequence[Example]) -> npt.NDArray[Any]:
+        nonlocal grid
+        grid = grid or _grid(encoder, size, len(examples) * views.count)
         images = pad_batch(_pixels(chunk, size), _BATCH)
         seen = [images, images[:, :, ::-1]][: views.count]
         if views.count > len(seen):
             larger = pad_batch(_pixels(chunk, with_margin(size)), _BATCH)
             seen += [changed(larger, size, rng, views.smallest_crop) for _ in range(views.count - len(seen))]
-        return np.stack([grid(tf.constant(view)).numpy()[: len(chunk)] for view in seen], axis=1)
+        return np.stack([grid(view)[: len(chunk)] for view in seen], axis=1)
 
     shape = (views.count, height * width, channels)
     return _cached(examples, path, f"features {key} {views}", np.float16, shape, compute)
+
+
+def _grid(encoder: Encoder, size: int, pictures: int) -> Callable[[Images], npt.NDArray[Any]]:
+    """`encoder.grid`; for many pictures on a CPU through LiteRT, in half of the time or less."""
+    if pictures >= _MANY and encoder.compute_dtype == "float32" and not open_gpus():
+        with contextlib.suppress(EngineError):
+            return LiteRtEncoder(converted(encoder.grid, size, encoder.int8))
+    graph = tf.function(encoder.grid, autograph=False)
+    return lambda images: graph(tf.constant(images)).numpy()
 
 
 def cached_images(size: int, examples: Sequence[Example], path: Path) -> Images:

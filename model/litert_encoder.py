@@ -13,6 +13,7 @@ import hashlib
 import os
 import queue
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +26,7 @@ import tensorflow as tf
 
 from model import file_cache
 from model.engine_choice import EngineError
+from model.int8_layers import values_for_the_converter
 from model.network import Encoder
 
 _SUFFIX = ".tflite"
@@ -95,7 +97,7 @@ def open_litert_encoder(encoder: Encoder, size: int, checksum: str, tell: Callab
     except OSError as error:
         kept_not = str(error)
     started = time.monotonic()
-    content = converted(encoder, size)
+    content = converted(encoder, size, encoder.int8)
     found = LiteRtEncoder(content)
     _check_features(encoder, found, size)
     took = f"converted the encoder for LiteRT in {time.monotonic() - started:.1f} s"
@@ -109,13 +111,28 @@ def open_litert_encoder(encoder: Encoder, size: int, checksum: str, tell: Callab
     return found
 
 
-def converted(encoder: Encoder, size: int) -> bytes:
-    """The encoder as a .tflite file, for uint8[1, S, S, 3]. Raises EngineError where it cannot be one."""
+def converted(encode: Callable[[Any], Any], size: int, int8: bool) -> bytes:
+    """An encoder, or a part of one, as a .tflite file.
+
+    Args:
+      encode: uint8[1, S, S, 3] -> float32[1, L, ...].
+      size: S.
+      int8: it has layers of `model.int8_layers`.
+
+    Raises:
+      EngineError: it cannot be converted.
+    """
     images = tf.TensorSpec((1, size, size, 3), tf.uint8)
-    graph = tf.function(lambda given: encoder(given), input_signature=[images], autograph=False)
+    graph = tf.function(lambda given: encode(given), input_signature=[images], autograph=False)
     try:
         # Without `trackable_obj`: with it the converter leaves Keras's variables out instead of freezing them.
-        return tf.lite.TFLiteConverter.from_concrete_functions([graph.get_concrete_function()]).convert()
+        with values_for_the_converter():
+            converter = tf.lite.TFLiteConverter.from_concrete_functions([graph.get_concrete_function()])
+        if int8:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]  # whole numbers where the graph has their ranges
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected")  # they are in the graph
+            return converter.convert()
     except Exception as error:  # Whatever the converter says of layers that it does not know.
         raise EngineError(f"the encoder cannot be converted for LiteRT: {_line(error)}") from error
 

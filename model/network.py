@@ -34,9 +34,10 @@ class Encoder(layers.Layer):
     ) -> None:
         with _computing_in(precision):
             super().__init__(name="encoder")
+            self.int8 = config.int8
             backbone = backbone_named(config.backbone)
             self.rescale = layers.Rescaling(backbone.scale, backbone.offset, name="rescale")
-            self.backbone = build_backbone(backbone, config.input_size, backbone_weights)
+            self.backbone = build_backbone(backbone, config.input_size, backbone_weights, config.int8)
             self.to_sequence = layers.Reshape((-1, self.backbone.output_shape[-1]), name="to_sequence")
             self.projection = layers.Dense(config.units, activation="relu", name="projection")
 

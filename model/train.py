@@ -3,7 +3,8 @@
     python -m model.train --data=TRAIN.parquet --validation=DEV.parquet --output=BUNDLE
 
 frozen          the backbone stays as it is; its features are computed once, the decoder learns from people's captions
-finetune        the upper part of the backbone learns too, from photographs that are cropped, mirrored and relit
+finetune        the upper part of the backbone learns too, from photographs that are cropped, mirrored and relit;
+                one of 8-bit whole numbers learns in floating point (`model.quantize` is the way back)
 self_critical   captions of the decoder rewarded by their CIDEr-D; with --tuned_share the backbone learns too
 
 The bundle of the epoch with the best validation CIDEr is written. `BUNDLE.training/` keeps a
@@ -16,13 +17,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 from safetensors.numpy import load_file
 
@@ -37,6 +39,7 @@ from model.learners import Draw, FineTuning, FrozenBackbone, Learner, SelfCritic
 from model.metrics import MetricsError
 from model.network import BACKBONE_PREFIX, Encoder, build_network, named_backbone_variables, named_variables
 from model.preprocessing import ImageError
+from model.quantize import floating, is_int8
 from model.reward import Caption, CiderD, Reward, UnigramF
 from model.train_options import train_parser
 from model.trainer import Epoch, Trainer, TrainingOptions
@@ -92,15 +95,20 @@ def _begin(args: argparse.Namespace, training: Sequence[Example]) -> tuple[Capti
             dropout=args.dropout,
             input_size=args.input_size or start.config.input_size,
             length_penalty=CaptionerConfig.length_penalty,  # that of `start` was chosen for other weights
+            int8=start.config.int8 and not args.tuned_share,
         )
         encoder, decoder = build_network(
             config, len(start.vocabulary), precision=args.precision, decoder_precision=args.decoder_precision
         )
         given = named_variables(start.encoder, start.decoder)
+        if start.config.int8 and not config.int8:
+            in_floating_point = floating(named_backbone_variables(start.encoder))
+            given |= {f"{BACKBONE_PREFIX}{name}": array for name, array in in_floating_point.items()}
         for name, variable in named_variables(encoder, decoder).items():
             variable.assign(given[name])
         vocabulary, origin = start.vocabulary, start.version
     else:
+        arrays = backbone_arrays(args.backbone_weights, learns=args.tuned_share > 0)
         config = CaptionerConfig(
             backbone=args.backbone,
             input_size=args.input_size or backbone_named(args.backbone).input_size,
@@ -109,11 +117,12 @@ def _begin(args: argparse.Namespace, training: Sequence[Example]) -> tuple[Capti
             max_words=args.max_words,
             initial_state=args.initial_state,
             dropout=args.dropout,
+            int8=is_int8(arrays),
         )
         vocabulary = Vocabulary.build((text for example in training for text in example.captions), args.min_count)
         weights = _keras_weights(args.backbone_weights)
         encoder, decoder = build_network(config, len(vocabulary), weights, args.precision, args.decoder_precision)
-        load_backbone(encoder, args.backbone_weights)
+        load_backbone(encoder, arrays, args.backbone_weights)
         origin = f"{args.backbone} {args.backbone_weights} {config.input_size} {args.seed}"
     # Epochs are compared by the network's own words: the guard against repetition would flatter one that stutters.
     decoding = Decoding(method="greedy", no_repeat_ngram=0)
@@ -200,20 +209,30 @@ def _drawing(captioner: Captioner, features: Callable[[Tensor], Tensor], caption
     return tf.function(draw, autograph=False)
 
 
-def load_backbone(encoder: Encoder, weights: str) -> None:
-    """Puts a file's arrays into the encoder's backbone: one of `model.convert_efficientnet_lite`, or of a bundle."""
+def backbone_arrays(weights: str, learns: bool) -> dict[str, npt.NDArray[Any]]:
+    """The backbone's arrays in a file of `model.convert_efficientnet_lite`, or of a bundle; none where it names none.
+
+    Args:
+      weights: the file, or "imagenet", or "none".
+      learns: in floating point, whatever the file's backbone computes in.
+    """
     if weights in ("imagenet", "none"):
-        return
+        return {}
     arrays = load_file(weights)
     of_bundle = {
         name.removeprefix(BACKBONE_PREFIX): a for name, a in arrays.items() if name.startswith(BACKBONE_PREFIX)
     }
     arrays = of_bundle or arrays
+    return floating(arrays) if is_int8(arrays) and learns else arrays
+
+
+def load_backbone(encoder: Encoder, arrays: Mapping[str, npt.NDArray[Any]], source: str) -> None:
+    """Puts `arrays`, where there are any, into the encoder's backbone. Raises ValueError where they are of another."""
     variables = named_backbone_variables(encoder)
-    if {name: array.shape for name, array in arrays.items()} != {name: v.shape for name, v in variables.items()}:
-        raise ValueError(f"{weights} does not fit the backbone {encoder.backbone.name}: {len(arrays)} other arrays")
-    for name, variable in variables.items():
-        variable.assign(arrays[name].astype(np.float32))
+    if arrays and {name: a.shape for name, a in arrays.items()} != {name: v.shape for name, v in variables.items()}:
+        raise ValueError(f"{source} does not fit the backbone {encoder.backbone.name}: {len(arrays)} other arrays")
+    for name, array in arrays.items():
+        variables[name].assign(array.astype(np.float32))
 
 
 def _words(examples: Sequence[Example], vocabulary: Vocabulary, config: CaptionerConfig) -> Words:

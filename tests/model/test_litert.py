@@ -29,6 +29,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 class Plain:
     """An encoder that is converted in no time."""
 
+    int8 = False
+
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
         return tf.reshape(tf.cast(images, tf.float32) / 255.0, (-1, 4, 48))
 
@@ -140,12 +142,16 @@ def test_without_the_package_litert_is_refused(no_litert: None) -> None:
 class Unconvertible:
     """An encoder whose operation LiteRT does not have."""
 
+    int8 = False
+
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
         return tf.reshape(tf.strings.length(tf.strings.as_string(images)), (1, -1))
 
 
 class Misunderstood:
     """An encoder whose conversion goes wrong."""
+
+    int8 = False
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
         mean = tf.reduce_mean(tf.cast(images, tf.float32), axis=(1, 2))
