@@ -36,7 +36,7 @@ class CaptionerConfig:
       length_penalty: of beam search where no other is asked for (`Decoding`): what the model's captions are best with.
     """
 
-    backbone: str = "efficientnet_lite0"
+    backbone: str = "efficientnet_lite2"
     input_size: int = 224
     units: int = 512
     embedding_units: int = 512

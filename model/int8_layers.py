@@ -13,6 +13,7 @@ for efficient inference: A whitepaper", section 3.1.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,7 +23,7 @@ from keras import layers, ops
 Tensor = Any
 LARGEST_WEIGHT = 127
 STEPS = 255  # of a range, from its lowest to its highest value
-_as_values = False
+_AS_VALUES = contextvars.ContextVar("as values", default=False)
 
 
 @contextlib.contextmanager
@@ -31,12 +32,11 @@ def values_for_the_converter() -> Iterator[None]:
 
     The converter makes whole numbers of them itself.
     """
-    global _as_values
-    _as_values = True
+    before = _AS_VALUES.set(True)
     try:
         yield
     finally:
-        _as_values = False
+        _AS_VALUES.reset(before)
 
 
 class Int8Range(layers.Layer):
@@ -57,7 +57,7 @@ class Int8Range(layers.Layer):
 
     def call(self, numbers: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
         ours, low, high = ops.convert_to_tensor(self.step), -self.zero, STEPS - self.zero
-        if _as_values:
+        if _AS_VALUES.get():
             return tf.quantization.fake_quant_with_min_max_vars(numbers, low * ours, high * ours), ours
         return ops.round(ops.clip(numbers * (step / ours), low, high)), ours
 
@@ -97,7 +97,7 @@ class Int8Convolution(layers.Layer):
         of_sums = step * of_weights
         bias = ops.round(self.bias / of_sums)
         kernel = ops.convert_to_tensor(self.kernel)
-        if _as_values:
+        if _AS_VALUES.get():
             kernel *= of_weights[:, None] if self.depthwise else of_weights
             bias *= of_sums
         convolve = ops.depthwise_conv if self.depthwise else ops.conv
@@ -111,7 +111,7 @@ class Int8Values(layers.Layer):
         super().__init__(name=name, dtype="float32")
 
     def call(self, numbers: Tensor, step: Tensor) -> Tensor:
-        return numbers if _as_values else numbers * step
+        return numbers if _AS_VALUES.get() else numbers * step
 
 
 def _constant(value: float) -> Any:

@@ -171,10 +171,12 @@ def _reward(
     unigram = UnigramF(said, frozenset(function_words))
 
     def reward(images: Sequence[int], drawn: Sequence[Sequence[Caption]]) -> list[list[float]]:
-        likeness = cider.likeness(drawn)
+        likeness = cider.likeness(drawn) if likeness_weight else [[0.0] * len(captions) for captions in drawn]
         return [
             [
-                cider(image, caption) + f_weight * unigram(image, caption) - likeness_weight * alike
+                cider(image, caption)
+                + (f_weight * unigram(image, caption) if f_weight else 0.0)
+                - likeness_weight * alike
                 for caption, alike in zip(captions, others, strict=True)
             ]
             for image, captions, others in zip(images, drawn, likeness, strict=True)

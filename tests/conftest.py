@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 
 WORDS = ("a", "dog", "cat", "runs", "sits", "on", "grass", "the", "red")
-TINY = CaptionerConfig(input_size=64, units=13, embedding_units=11, max_words=5)
+TINY = CaptionerConfig("efficientnet_lite0", input_size=64, units=13, embedding_units=11, max_words=5)
 
 
 def shared(name: str) -> Path:

@@ -13,7 +13,7 @@ from model.config import CaptionerConfig
 from model.network import Decoder, Encoder, build_network, named_variables
 
 B, L, U, E, K, T, V = 2, 7, 13, 11, 3, 5, 17
-CONFIG = CaptionerConfig(input_size=67, units=U, embedding_units=E, max_words=T)
+CONFIG = CaptionerConfig("efficientnet_lite0", input_size=67, units=U, embedding_units=E, max_words=T)
 
 
 def features_and_words() -> tuple[tf.Tensor, tf.Tensor]:
