@@ -93,7 +93,8 @@ def fold(source: keras.Model, target: keras.Model) -> None:
             factor = gamma / np.sqrt(variance + norm.epsilon)
             kernel = kernel * (factor[:, None] if layer.depthwise else factor)
             step = few_bits(np.abs(kernel).max(axis=(0, 1, 3) if layer.depthwise else (0, 1, 2)) / LARGEST_WEIGHT)
-            layer.kernel.assign(np.round(kernel / (step[:, None] if layer.depthwise else step)))
+            # Without negative zeros: they would come back from `model.blend` as others, so features were computed anew.
+            layer.kernel.assign(np.round(kernel / (step[:, None] if layer.depthwise else step)) + 0.0)
             layer.step.assign(step)
             layer.bias.assign(beta - mean * factor)
 

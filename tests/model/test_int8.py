@@ -89,6 +89,7 @@ def test_a_bundle_of_it_is_a_bundle(int8_bundle: Path, float_bundle: Path, pixel
     for kernel in kernels:
         np.testing.assert_array_equal(kernel, np.round(kernel))
         assert np.abs(kernel).max() == 127
+        assert not np.signbit(kernel[kernel == 0]).any()
 
 
 def test_the_decoder_learns_from_what_it_sees(int8_bundle: Path, parquet: str, tmp_path: Path) -> None:

@@ -127,7 +127,8 @@ def test_without_the_package_auto_is_tensorflow_and_says_so(no_litert: None) -> 
     told: list[str] = []
     assert open_engine("auto", Plain(), 8, "checksum", told.append) is None
     assert told == [
-        "TensorFlow runs the encoder, in two to five times the CPU time: LiteRT is not installed (pip install ai-edge-litert)"
+        "TensorFlow runs the encoder, in two to five times the CPU time: "
+        "LiteRT is not installed (pip install ai-edge-litert)"
     ]
 
 
