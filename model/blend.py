@@ -22,7 +22,7 @@ import numpy as np
 from model.bundle import BundleError, load_captioner, save_bundle
 from model.captioner import Captioner
 from model.config import CaptionerConfig
-from model.network import named_variables
+from model.network import BACKBONE_PREFIX, named_variables
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,7 +49,7 @@ def blend(bundles: Sequence[Path], shares: Sequence[float], output: Path, length
       length_penalty: of its beam search, where a run asks for none.
 
     Raises:
-      BundleError: a bundle is not whole, or they do not fit.
+      BundleError: a bundle is not whole, or they do not fit; backbones of 8-bit whole numbers fit where they are one.
       ValueError: there is not one share for each, their sum is not 1, or the length penalty is out of range.
     """
     if len(shares) != len(bundles) or not math.isclose(sum(shares), 1.0, abs_tol=1e-6):
@@ -61,7 +61,12 @@ def blend(bundles: Sequence[Path], shares: Sequence[float], output: Path, length
             raise BundleError(f"{bundle} and {bundles[-1]} differ in architecture or vocabulary")
     weights = [named_variables(captioner.encoder, captioner.decoder) for captioner in captioners]
     for name, variable in weights[-1].items():
-        variable.assign(sum(share * np.asarray(one[name]) for share, one in zip(shares, weights, strict=True)))
+        arrays = [np.asarray(one[name]) for one in weights]
+        if all(np.array_equal(array, arrays[-1]) for array in arrays):
+            continue  # the mean is what it was, but for rounding
+        if last.config.int8 and name.startswith(BACKBONE_PREFIX):
+            raise BundleError("the bundles have different backbones of 8-bit whole numbers, which have no mean")
+        variable.assign(sum(share * array for share, array in zip(shares, arrays, strict=True)))
     if length_penalty is not None:
         last.config = replace(last.config, length_penalty=length_penalty)
     parts = ", ".join(f"{share:g} of {one.version}" for share, one in zip(shares, captioners, strict=True))

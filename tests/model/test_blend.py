@@ -88,3 +88,18 @@ def test_bundles_that_do_not_fit(tiny_bundle: Path, moved: Path, tmp_path: Path,
     assert main([str(tiny_bundle), str(moved), f"--output={tmp_path}/between"]) == 2
     assert "differ in architecture or vocabulary" in capsys.readouterr().err
     assert not (tmp_path / "between").exists()
+
+
+def test_whole_numbers_have_no_mean(tmp_path: Path, capsys) -> None:
+    captioner = load_captioner(DEFAULT_BUNDLE)
+    captioner.decoder.to_vocabulary.bias.assign(captioner.decoder.to_vocabulary.bias + 1)
+    save_bundle(tmp_path / "decoder", captioner, card="")
+    before = load_file(DEFAULT_BUNDLE / "weights.safetensors")
+    assert main([str(DEFAULT_BUNDLE), str(tmp_path / "decoder"), "--shares=0.7,0.3", f"--output={tmp_path}/mean"]) == 0
+    after = load_file(tmp_path / "mean" / "weights.safetensors")
+    assert all(np.array_equal(after[name], array) for name, array in before.items() if "backbone" in name)
+    assert not np.array_equal(after["decoder/to_vocabulary/bias"], before["decoder/to_vocabulary/bias"])
+    captioner.encoder.backbone.layers[-2].step.assign(captioner.encoder.backbone.layers[-2].step * 2)
+    save_bundle(tmp_path / "backbone", captioner, card="")
+    assert main([str(DEFAULT_BUNDLE), str(tmp_path / "backbone"), f"--output={tmp_path}/none"]) == 2
+    assert "different backbones of 8-bit whole numbers" in capsys.readouterr().err
