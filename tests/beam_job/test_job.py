@@ -129,7 +129,7 @@ def test_the_summary_tells_what_happened(photographs, finished: Path) -> None:
     assert summary["failures_by_reason"] == {"fetch: FileNotFoundError": 1}
     assert summary["images_per_second"] == pytest.approx(7 / summary["seconds"], rel=0.01)
     captioning = summary["seconds_by_stage"]["caption"]
-    assert summary["ran_with"] == [{"engine": "litert", "precision": "float32", "batch_size": 32, "shards": 3}]
+    assert summary["ran_with"] == [{"engine": "litert", "precision": "int8", "batch_size": 32, "shards": 3}]
     assert set(summary["seconds_by_stage"]) == {"fetch", "decode", "caption", "write"}
     assert set(summary["wait_seconds"]) == {"fetch", "decode", "write"}
     assert summary["wait_seconds"]["write"] > 0  # of the last shard, with which nothing else is left to do

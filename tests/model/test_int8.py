@@ -24,7 +24,7 @@ SIZE = 64
 def float_bundle(parquet: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An epoch from random weights, then a normalization as long trainings leave it: each channel has its own."""
     bundle = tmp_path_factory.mktemp("int8") / "float"
-    assert train(parquet, bundle, "--epochs=1", "--backbone_weights=none") == 0
+    assert train(parquet, bundle, "--epochs=1", "--backbone=efficientnet_lite0", "--backbone_weights=none") == 0
     captioner = load_captioner(bundle)
     rng = np.random.default_rng(0)
     for layer in captioner.encoder.backbone.layers:
@@ -115,6 +115,7 @@ def test_where_it_learns_it_is_back_in_floating_point(int8_bundle: Path, parquet
 def test_its_weights_serve_another_training(method: str, int8_bundle: Path, parquet: str, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     options = [f"--backbone_weights={int8_bundle}/weights.safetensors", f"--method={method}", "--epochs=1"]
+    options.append("--backbone=efficientnet_lite0")
     assert train(parquet, bundle, *options) == 0
     assert load_config(bundle).int8 == (method == "frozen")
     before, after = (load_file(folder / "weights.safetensors") for folder in (int8_bundle, bundle))

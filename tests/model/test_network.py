@@ -87,7 +87,7 @@ def test_encoder_gives_a_sequence_of_projected_features() -> None:
 )
 def test_backbones_at_their_own_size(name: str, grid: tuple[int, ...]) -> None:
     backbone = backbone_named(name)
-    assert backbone.build(backbone.input_size, None).output_shape == (None, *grid)
+    assert backbone.build(backbone.input_size, None, False).output_shape == (None, *grid)
 
 
 @pytest.mark.parametrize(
