@@ -1,7 +1,7 @@
 """What a run takes and costs, from measured speeds: arithmetic, with its assumptions beside it.
 
-The speeds are those of an earlier default model, a fifth below today's (README.md, Performance), and of an H100 host;
-every one is of one process. What was not measured says so in the text. `tests/benchmarks/scale.py` computes
+The speeds are those of an earlier default model in floating point, half of today's (README.md, Performance), and of an
+H100 host; every one is of one process. What was not measured says so in the text. `tests/benchmarks/scale.py` computes
 docs/scale.md with the same functions.
 """
 
