@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -63,17 +64,15 @@ def cached_features(
     """
     _, height, width, channels = encoder.backbone.output_shape
     rng = np.random.default_rng(0)
-    grid: Callable[..., npt.NDArray[Any]] | None = None
+    grid = functools.cache(lambda: _grid(encoder, size, len(examples) * views.count))
 
     def compute(chunk: Sequence[Example]) -> npt.NDArray[Any]:
-        nonlocal grid
-        grid = grid or _grid(encoder, size, len(examples) * views.count)
         images = pad_batch(_pixels(chunk, size), _BATCH)
         seen = [images, images[:, :, ::-1]][: views.count]
         if views.count > len(seen):
             larger = pad_batch(_pixels(chunk, with_margin(size)), _BATCH)
             seen += [changed(larger, size, rng, views.smallest_crop) for _ in range(views.count - len(seen))]
-        return np.stack([grid(view)[: len(chunk)] for view in seen], axis=1)
+        return np.stack([grid()(view)[: len(chunk)] for view in seen], axis=1)
 
     shape = (views.count, height * width, channels)
     return _cached(examples, path, f"features {key} {views}", np.float16, shape, compute)

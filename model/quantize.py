@@ -59,8 +59,8 @@ def quantize(bundle: Path, data: str, photographs: int, output: Path) -> str:
       output: folder of the new bundle.
 
     Raises:
-      BundleError: the bundle is not whole, or its backbone has no 8-bit form.
-      ValueError: it is an 8-bit one already, or there is no photograph to measure on.
+      BundleError: the bundle is not whole.
+      ValueError: it is an 8-bit one already, its backbone has no 8-bit form, or there is no photograph to measure on.
     """
     if photographs < 1:
         raise ValueError(f"photographs must be a whole number from 1, not {photographs}")
