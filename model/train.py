@@ -26,6 +26,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from model.backbones import BackboneError, backbone_named
@@ -217,15 +218,27 @@ def backbone_arrays(weights: str, learns: bool) -> dict[str, npt.NDArray[Any]]:
     Args:
       weights: the file, or "imagenet", or "none".
       learns: in floating point, whatever the file's backbone computes in.
+
+    Raises:
+      OSError: there is no such file.
+      ValueError: it is not whole.
     """
     if weights in ("imagenet", "none"):
         return {}
-    arrays = load_file(weights)
+    try:
+        arrays = load_file(weights)
+    except SafetensorError as error:
+        raise ValueError(f"{weights} is not a whole safetensors file ({error}); make or copy it again") from error
     of_bundle = {
         name.removeprefix(BACKBONE_PREFIX): a for name, a in arrays.items() if name.startswith(BACKBONE_PREFIX)
     }
     arrays = of_bundle or arrays
-    return floating(arrays) if is_int8(arrays) and learns else arrays
+    if not (is_int8(arrays) and learns):
+        return arrays
+    try:
+        return floating(arrays)
+    except KeyError as error:
+        raise ValueError(f"{weights} lacks {error} of an 8-bit backbone; make it again by model.quantize") from error
 
 
 def load_backbone(encoder: Encoder, arrays: Mapping[str, npt.NDArray[Any]], source: str) -> None:

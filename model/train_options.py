@@ -78,7 +78,13 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         choices=INITIAL_STATES,
         help=f"the GRU's first state (default: {model.initial_state})",
     )
-    shape.add_argument("--dropout", type=float, default=model.dropout, help=f"default: {model.dropout}")
+    shape.add_argument(
+        "--dropout",
+        type=float,
+        default=model.dropout,
+        help="share of the projected features, of the words' embedding and of what goes to the vocabulary that is "
+        f"hidden while it learns (default: {model.dropout})",
+    )
     shape.add_argument("--min_count", type=int, default=4, help="a word must be seen this often (default: 4)")
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
-from model import Decoding, check_bundle, load_captioner, load_image
+from model import DEFAULT_BUNDLE, Decoding, check_bundle, load_captioner, load_image
 from model.train import main
 from tests.model.training import SAID, SMALL, log_of, train
 
@@ -88,6 +89,18 @@ def test_wrong_usage_is_one_line(arguments: list[str], message: str, parquet: st
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_weights_file_that_is_not_whole_is_one_line(parquet: str, tmp_path: Path, capsys) -> None:
+    shipped = load_file(f"{DEFAULT_BUNDLE}/weights.safetensors")
+    save_file({n: a for n, a in shipped.items() if not n.endswith("001/bias")}, tmp_path / "lacking.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "lacking.safetensors").read_bytes()[:5000])
+    for name, message in (("cut", "is not a whole safetensors file"), ("lacking", "lacks '001/bias'")):
+        arguments = [f"--backbone_weights={tmp_path}/{name}.safetensors", "--method=finetune"]
+        assert train(parquet, tmp_path / "bundle", *arguments) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
 
 
 def test_weights_that_cannot_be_downloaded_say_what_to_do(parquet: str, tmp_path: Path) -> None:
