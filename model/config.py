@@ -31,7 +31,7 @@ class CaptionerConfig:
       max_words: words of a caption at most, `<start>` and `<end>` not counted.
       initial_state: the GRU's first state: "zeros" as in the course, or "mean_feature", a dense layer on the mean of
         the features (Xu et al. 2015, "Show, Attend and Tell", section 3.1.2).
-      dropout: share of the features, of the embedding's and of the output's units dropped while training.
+      dropout: share of embedding and output units dropped while training.
       int8: the backbone computes with 8-bit whole numbers (`model.int8_layers`), for which it is an EfficientNet-Lite.
       length_penalty: of beam search where no other is asked for (`Decoding`): what the model's captions are best with.
     """

@@ -73,7 +73,6 @@ class Decoder(layers.Layer):
 
     def _build_layers(self, config: CaptionerConfig, vocabulary_size: int) -> None:
         self.units = config.units
-        self.features_dropout = layers.Dropout(config.dropout)
         self.embedding = layers.Embedding(vocabulary_size, config.embedding_units, name="embedding")
         self.embedding_dropout = layers.Dropout(config.dropout)
         self.gru = layers.GRU(config.units, return_sequences=True, return_state=True, name="gru")
@@ -104,7 +103,6 @@ class Decoder(layers.Layer):
         Where only some of the places matter, the words of those alone are cheaper: the last layer is the largest.
         """
         captions, length = words.shape[1], words.shape[2]
-        features = self.features_dropout(features, training=training)
         joined = self._joined(self._queries(words, features, training), features, training)
         return ops.reshape(joined, (-1, captions, length, self.units))
 

@@ -82,8 +82,8 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "--dropout",
         type=float,
         default=model.dropout,
-        help="share of the projected features, of the words' embedding and of what goes to the vocabulary that is "
-        f"hidden while it learns (default: {model.dropout})",
+        help="share of the words' embedding and of what goes to the vocabulary that is hidden while it learns "
+        f"(default: {model.dropout})",
     )
     shape.add_argument("--min_count", type=int, default=4, help="a word must be seen this often (default: 4)")
 

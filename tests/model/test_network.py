@@ -67,15 +67,6 @@ def test_attention_looks_at_the_features() -> None:
     assert not np.allclose(decoder(words, features), decoder(words, tf.zeros_like(features)))
 
 
-def test_dropout_hides_features_while_it_learns_and_only_then() -> None:
-    features, words = features_and_words()
-    decoder = Decoder(dataclasses.replace(CONFIG, dropout=0.9), V)
-    decoder.embedding_dropout.rate = decoder.output_dropout.rate = 0.0
-    learnt_from = [decoder(words, features, training=True) for _ in range(2)]
-    assert not np.allclose(*learnt_from)
-    np.testing.assert_array_equal(decoder(words, features), decoder(words, features))
-
-
 def test_encoder_gives_a_sequence_of_projected_features() -> None:
     encoder = Encoder(CONFIG)
     images = np.zeros((B, 67, 67, 3), np.uint8)
