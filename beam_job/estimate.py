@@ -1,8 +1,8 @@
 """What a run takes and costs, from measured speeds: arithmetic, with its assumptions beside it.
 
-The speeds are those of an earlier default model in floating point, half of today's (README.md, Performance), and of an
-H100 host; every one is of one process. What was not measured says so in the text. `tests/benchmarks/scale.py` computes
-docs/scale.md with the same functions.
+The speeds are those of the default model on a CPU (README.md, Performance), and of an H100 host; every one is of one
+process. What was not measured says so in the text. `tests/benchmarks/scale.py` computes docs/scale.md with the same
+functions.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from beam_job.progress import counted
 MEAN_BYTES = 200_000  # of an image whose size nobody has told
 
 # Milliseconds of a core an image takes: so much, and so much more for each kB of JPEG. Fitted through two points each.
-# Two cores of an AMD EPYC, decoding and model: 84 images/s of 52 kB (500x375), 80 of 420 kB (1920x1080).
-_CPU_MS, _CPU_MS_A_KB = 23.6, 0.0034
+# Two cores of an AMD EPYC, the whole job (growth.py): 187 images/s of 52 kB (500x375), 128 of 420 kB (1920x1080).
+_CPU_MS, _CPU_MS_A_KB = 9.99, 0.0134
 # A core beside an H100 that does the model's work, decoding alone: 283 images/s of 52 kB, 72 of 420 kB.
 _DECODE_MS, _DECODE_MS_A_KB = 2.04, 0.0282
 # One process there, 16 threads feeding the model: 1,013 images/s and 526; more cores do not help against Python's lock.
