@@ -145,7 +145,7 @@ def test_corrections_come_back(page: Any, output: Path, downloads: Path, tmp_pat
     page.find_element("id", "search").send_keys("photo 04")
     click(page, "#grid .bad")
     page.refresh()
-    assert page.find_element("id", "download").text == "Download corrections (2)"
+    WebDriverWait(page, 30).until(lambda _: page.find_element("id", "download").text == "Download corrections (2)")
     choose(page, "only", "edited")
     assert texts(page) == ['a "grey" dog <b>']
     click(page, "#download")
