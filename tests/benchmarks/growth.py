@@ -51,9 +51,9 @@ def main() -> int:
     width, height = map(int, args.size.split("x"))
     with tempfile.TemporaryDirectory(prefix="growth-") as folder:
         for images in map(int, args.images.split(",")):
-            photographs = Path(folder, str(images))
+            photographs = Path(folder, f"{len(runs)}-{images}")
             make_set(load_photographs(None), (width, height), images, photographs)
-            runs.append(measure(photographs, Path(folder, f"{images}-out"), images, args.model))
+            runs.append(measure(photographs, Path(folder, f"{len(runs)}-out"), images, args.model))
             run, first = runs[-1], runs[0]
             print(
                 f"| {run.images:,} | {run.steady:.1f} | {run.steady / first.steady:.2f} | {run.first:.1f} | "
