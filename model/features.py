@@ -83,7 +83,7 @@ def _grid(encoder: Encoder, size: int, pictures: int) -> Callable[[Images], npt.
         try:
             return LiteRtEncoder(converted(encoder.grid, size, encoder.int8))
         except EngineError as error:
-            print(f"features are computed by TensorFlow, in twice the time: {error}", flush=True)
+            print(f"features are computed by TensorFlow, which is slower: {error}", flush=True)
     graph = tf.function(encoder.grid, autograph=False)
     return lambda images: graph(tf.constant(images)).numpy()
 

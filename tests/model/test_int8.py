@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from model import CaptionerConfig, load_captioner, load_image
 from model.bundle import check_bundle, load_config, save_bundle
 from model.data import read_examples
+from model.engine_choice import EngineError
 from model.features import Views, cached_features
 from model.quantize import best_range, few_bits, main
 from tests.conftest import has_package
@@ -153,6 +154,20 @@ def test_features_are_kept_as_tensorflow_has_them(
         monkeypatch.setattr("model.features._MANY", most)
         kept.append(cached_features(encoder, SIZE, examples, tmp_path / str(most), "key", views))
     np.testing.assert_array_equal(*kept)
+
+
+def test_features_without_litert_are_tensorflows_and_told(
+    int8_bundle: Path, parquet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    def refused(*_: object) -> bytes:
+        raise EngineError("not for this backbone")
+
+    encoder, examples = load_captioner(int8_bundle).encoder, read_examples(parquet)
+    monkeypatch.setattr("model.features._MANY", 1)
+    monkeypatch.setattr("model.features.converted", refused)
+    features = cached_features(encoder, SIZE, examples, tmp_path / "kept", "key", Views(1))
+    assert features.shape[:2] == (len(examples), 1)
+    assert "by TensorFlow, which is slower: not for this backbone" in capsys.readouterr().out
 
 
 def test_the_best_range_gives_up_what_is_rare() -> None:
