@@ -160,8 +160,9 @@ def _open(data: bytes, kind: str) -> Image.Image:
 
 def _load(image: Image.Image, size: int, max_pixels: int, data: bytes) -> LoadedImage:
     width, height = image.size
-    # A JPEG is decoded at 1/2, 1/4 or 1/8 when that still leaves twice the wanted size (other formats ignore this).
-    image.draft(None, (2 * size, 2 * size))
+    # A JPEG is decoded at 1/2, 1/4 or 1/8 when that leaves a quarter more than the wanted size (other formats ignore
+    # this); `model.jpeg` tells why a quarter.
+    image.draft(None, (size * 5 // 4, size * 5 // 4))
     header = read_jpeg_header(data)
     held = image.size if header and is_one_pass(data, header) else (width, height)
     if held[0] * held[1] > max_pixels:

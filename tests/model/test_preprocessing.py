@@ -35,8 +35,14 @@ def test_photograph_keeps_its_size_in_the_record_and_its_colours(photographs) ->
     assert (loaded.width, loaded.height) == Image.open(io.BytesIO(data)).size
     assert loaded.pixels.shape == (97, 97, 3)
     assert loaded.pixels.dtype == np.uint8
-    exact = np.asarray(Image.open(io.BytesIO(data)).convert("RGB").resize((97, 97), Image.Resampling.BICUBIC))
-    assert np.abs(exact.astype(int) - loaded.pixels).mean() < 2
+
+
+@pytest.mark.parametrize(("size", "most"), [(213, 0.0), (170, 1.5), (85, 1.5)])
+def test_a_large_jpeg_is_nearly_what_it_is_decoded_whole(photographs, size: int, most: float) -> None:
+    """640x427: whole, for a half would be no more than what is wanted; at a half; at a quarter."""
+    data = photographs["rocket.jpg"].read_bytes()
+    whole = np.asarray(Image.open(io.BytesIO(data)).convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
+    assert np.abs(whole.astype(int) - load_image(data, size).pixels).mean() <= most
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIC"])
