@@ -39,6 +39,13 @@ from PIL import (
 
 from model.jpeg import is_one_pass, read_jpeg_header
 
+try:
+    from cykooz_resizer import FilterType, ResizeAlg, ResizeOptions, Resizer
+except ImportError:  # there are machines that it has no wheels for
+    Resizer = None
+else:
+    _BICUBIC = ResizeOptions(resize_alg=ResizeAlg.convolution(FilterType.catmull_rom), use_alpha=False)
+
 # EPS is absent on purpose: Pillow hands it to Ghostscript, a program interpreter.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
@@ -172,8 +179,22 @@ def _load(image: Image.Image, size: int, max_pixels: int, data: bytes) -> Loaded
     if image.getexif().get(ExifTags.Base.Orientation) in _TURNED_BY_90:
         width, height = height, width
     ImageOps.exif_transpose(image, in_place=True)
-    small = to_rgb(image).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=2.0)
-    return LoadedImage(np.asarray(small, dtype=np.uint8), width, height)
+    return LoadedImage(np.asarray(_scaled(to_rgb(image), size), dtype=np.uint8), width, height)
+
+
+def _scaled(image: Image.Image, size: int) -> Image.Image:
+    """RGB by the bicubic filter (a = -0.5), widened where it shrinks: Pillow's result, but for a unit here and there.
+
+    With SIMD that takes a third of Pillow's time, which would be most of decoding a small JPEG. Rows first, as Pillow
+    does: what lies between is rounded to whole numbers too, and the other order gives other ones.
+    """
+    if Resizer is None:
+        return image.resize((size, size), Image.Resampling.BICUBIC)
+    resizer = Resizer()
+    rows, scaled = Image.new("RGB", (size, image.height)), Image.new("RGB", (size, size))
+    resizer.resize_pil(image, rows, _BICUBIC)
+    resizer.resize_pil(rows, scaled, _BICUBIC)
+    return scaled
 
 
 def _check_tiles(image: Image.Image) -> None:
