@@ -8,6 +8,9 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from beam_job.records import CaptionedImage, DecodedImage, Failure, now
 from model import Caption, ImageCaptioner, pad_batch
 from model.devices import is_device_error, is_out_of_memory
@@ -38,6 +41,7 @@ class BatchCaptioner:
         self._lock = threading.Lock()  # of the size
         self._captioner = captioner
         self._tell = tell
+        self._free: list[npt.NDArray[np.uint8]] = []  # batches whose captions are there, to be filled anew
 
     def caption(self, images: list[DecodedImage]) -> list[CaptionedImage | Failure]:
         """A row for each image, in their order.
@@ -49,10 +53,7 @@ class BatchCaptioner:
         if len(images) > size:
             return self.caption(images[:size]) + self.caption(images[size:])
         try:
-            captions = self._captioner.caption(pad_batch([image.pixels for image in images], size))
-            if len(captions) != size:
-                raise WrongAnswerError(f"the captioner answered {len(captions)} times to {size} images")
-            return _rows(images, captions)
+            return _rows(images, self._captions(images, size))
         except Exception as error:
             too_large = size > 1 and is_out_of_memory(error)
             failure = _failure(images[0], error)
@@ -64,6 +65,18 @@ class BatchCaptioner:
             return [failure]
         half = len(images) // 2
         return self.caption(images[:half]) + self.caption(images[half:])
+
+    def _captions(self, images: list[DecodedImage], size: int) -> Sequence[Sequence[Caption]]:
+        try:
+            free = self._free.pop()
+        except IndexError:
+            free = None
+        batch = pad_batch([image.pixels for image in images], size, free)
+        captions = self._captioner.caption(batch)
+        if len(captions) != size:
+            raise WrongAnswerError(f"the captioner answered {len(captions)} times to {size} images")
+        self._free.append(batch)
+        return captions
 
     def _shrink(self, size: int) -> None:
         """Halves `size`, unless another thread has done that."""

@@ -11,7 +11,11 @@ EVIDENCE = 200
 
 
 class ByteBudget:
-    """Bounds the bytes in flight, whatever the number of images; one image larger than all of it passes alone."""
+    """Bounds the bytes in flight, whatever the number of images; one image larger than all of it passes alone.
+
+    Who waits is woken once an eighth is free, for many images at a time: to wake a thread for each costs more than all
+    else that is done with an image here.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -28,7 +32,8 @@ class ByteBudget:
         """Gives `size` bytes back; takes them without waiting where it is negative (an image larger than thought)."""
         with self._changed:
             self._taken -= size
-            self._changed.notify_all()
+            if self._taken <= self._limit - self._limit // 8:
+                self._changed.notify_all()
 
     def lift(self) -> None:
         """Lets everybody through from now on."""

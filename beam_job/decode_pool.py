@@ -11,15 +11,14 @@ CPU in all, but of this one 0.3 to 0.4 ms an image of any size, instead of 2 to 
 
 from __future__ import annotations
 
+import os
 import queue
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
-
-import numpy as np
+from typing import BinaryIO
 
 from beam_job import decode_worker as worker
 from model.jpeg import is_plain_jpeg
@@ -95,12 +94,14 @@ class DecodePool:
             return self._load_apart(data)
 
     def _load_apart(self, data: bytes) -> LoadedImage:
-        process = _usable(self._places.get())
+        process = self._places.get()
         try:
+            if process and process.has_died():  # as the system kills idle ones where memory is short
+                process = None
             process = process or _Process(self._program, self._size, self._max_pixels, self._memory, self._seconds)
-            return process.load(data, self._size)
+            return process.load(data)
         finally:
-            self._places.put(_usable(process))
+            self._places.put(process if process and process.is_idle else None)
 
     def close(self) -> None:
         """Ends the processes, when their last images are done."""
@@ -109,34 +110,32 @@ class DecodePool:
                 process.end()
 
 
-def _usable(process: _Process | None) -> _Process | None:
-    """The process, or None once it is dead or out of step, as one that the system killed while it was idle."""
-    if process and not process.is_usable:
-        process.end()
-        return None
-    return process
-
-
 class _Process:
-    """A running worker and the socket to it."""
+    """A running worker, the socket to it, and memory that both share, for the pixels.
+
+    Attributes:
+      is_idle: whether it can take an image; never again once it has died, was killed, or is out of step.
+    """
 
     def __init__(self, program: str, size: int, max_pixels: int, memory: int, seconds: int) -> None:
         self._memory = memory
         self._seconds = seconds
-        self._is_idle = True
+        self.is_idle = True
         # Isolated, with this process's path: a file of the user's working folder must not be taken for a module.
         code = f"import sys; sys.path[:] = {sys.path!r}; {program}"
-        numbers = [str(number) for number in (size, max_pixels, memory, seconds)]
         self._socket, theirs = socket.socketpair()
         # Beam sets a default timeout once it has logged in to Google, and a process that inherits a socket with a
         # timeout has one that does not wait at all.
         theirs.setblocking(True)
-        with theirs, tempfile.TemporaryFile() as said:
+        with theirs, tempfile.TemporaryFile() as said, _shared_memory() as shared:
+            self._pixels = worker.map_pixels(os.dup(shared.fileno()), size)
+            numbers = [str(number) for number in (shared.fileno(), size, max_pixels, memory, seconds)]
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-c", code, *numbers],
                 stdin=theirs.fileno(),
                 stdout=said,
                 stderr=said,
+                pass_fds=[shared.fileno()],
                 start_new_session=True,  # Ctrl-C at the terminal is for this process, which then closes the socket
             )
             theirs.close()  # so that the end of the process is seen as the end of its messages
@@ -148,45 +147,52 @@ class _Process:
                 said.seek(0)
                 lines = said.read().decode("utf-8", "replace").strip().splitlines() or [str(error)]
                 raise DecoderStartError(f"no process for decoding could be started: {lines[-1]}") from error
+        self._socket.settimeout(seconds)
 
-    @property
-    def is_usable(self) -> bool:
-        """Whether the process can take an image."""
-        return self._is_idle and self._process.poll() is None
+    def has_died(self) -> bool:
+        """Whether there is no process any more; what is left of it is cleared away then."""
+        died = self._process.poll() is not None
+        if died:
+            self.end()
+        return died
 
-    def load(self, data: bytes, size: int) -> LoadedImage:
+    def load(self, data: bytes) -> LoadedImage:
         """Has one image decoded. Raises as `DecodePool.load`."""
-        self._is_idle = False
-        deadline = time.monotonic() + self._seconds
+        self.is_idle = False
         try:
-            self._socket.settimeout(self._seconds)
-            self._socket.sendall(worker.REQUEST.pack(len(data)))
-            self._socket.sendall(data)
-            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
+            sent = self._socket.sendmsg([worker.REQUEST.pack(len(data)), data])
+            self._socket.sendall(memoryview(data)[sent - worker.REQUEST.size :])
             kind, width, height, length = worker.REPLY.unpack(worker.receive(self._socket, worker.REPLY.size))
-            payload = worker.receive(self._socket, length)
-            self._is_idle = True
+            text = worker.receive(self._socket, length)
+            self.is_idle = True
         except TimeoutError as error:
             self.end()
             raise DecoderError(f"decoding took longer than {self._seconds} s") from error
         except (OSError, EOFError) as error:
             raise DecoderDiedError(f"the decoder died ({_cause(self.end())})") from error
         if kind == worker.REFUSED:
-            raise ImageError(payload.decode())
+            raise ImageError(text.decode())
         if kind == worker.NO_MEMORY:
             self.end()  # what the failed attempt left behind goes with it
             raise DecoderError(f"decoding needs more than {self._memory // 2**20:,} MB of memory")
-        return LoadedImage(np.frombuffer(payload, np.uint8).reshape(size, size, 3), width, height)
+        return LoadedImage(self._pixels.copy(), width, height)
 
     def end(self) -> int:
         """Ends the process, at once where it is busy; its exit code."""
-        self._is_idle = False
+        self.is_idle = False
         self._socket.close()
         try:
             return self._process.wait(timeout=0.5)
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
+
+
+def _shared_memory() -> BinaryIO:
+    """A file without a name or, where the system has that, without a disk."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("pixels"), "r+b")
+    return tempfile.TemporaryFile()
 
 
 def _cause(code: int) -> str:

@@ -1,17 +1,21 @@
 """A process that decodes images and nothing else, so that a decoder's crash, hang or greed costs one image.
 
 It speaks over one socket, its standard input: a request is the file's length (8 bytes) and the file; a reply is
-`REPLY`, then its text (UTF-8) or pixels. Imports Pillow and NumPy only, so it starts in some tenths of a second.
+`REPLY`, then its text (UTF-8). The pixels lie in memory that it shares with the other end. Imports Pillow and NumPy
+only, so it starts in some tenths of a second.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import socket
 import struct
 import sys
 
+import numpy as np
+import numpy.typing as npt
 from PIL import AvifImagePlugin, Image
 
 from model.preprocessing import ImageError, load_image
@@ -24,13 +28,22 @@ READY, PIXELS, REFUSED, NO_MEMORY = b"!", b"p", b"r", b"m"
 def main() -> None:
     """Serves requests until the other end of the socket is closed; the arguments are those of `_serve`."""
     with socket.socket(fileno=os.dup(0)) as connection:
-        size, max_pixels, memory, seconds = map(int, sys.argv[1:])
+        shared, size, max_pixels, memory, seconds = map(int, sys.argv[1:])
+        pixels = map_pixels(shared, size)
         _silence()
         # Beyond load_image's own check: Pillow refuses tiles and frames of twice this.
         Image.MAX_IMAGE_PIXELS = max_pixels
         _one_thread_an_image()
         connection.sendall(_reply(READY))
-        _serve(connection, size, max_pixels, memory, seconds)
+        _serve(connection, pixels, size, max_pixels, memory, seconds)
+
+
+def map_pixels(shared: int, size: int) -> npt.NDArray[np.uint8]:
+    """uint8[size, size, 3] in the memory behind the descriptor `shared`, which is closed."""
+    with os.fdopen(shared, "r+b") as file:
+        file.truncate(3 * size**2)
+        memory = mmap.mmap(file.fileno(), 3 * size**2)
+    return np.frombuffer(memory, np.uint8).reshape(size, size, 3)
 
 
 def receive(connection: socket.socket, length: int) -> bytearray:
@@ -45,7 +58,14 @@ def receive(connection: socket.socket, length: int) -> bytearray:
     return data
 
 
-def _serve(connection: socket.socket, size: int, max_pixels: int, memory: int, seconds: int) -> None:
+def _serve(
+    connection: socket.socket,
+    pixels: npt.NDArray[np.uint8],
+    size: int,
+    max_pixels: int,
+    memory: int,
+    seconds: int,
+) -> None:
     while True:
         try:
             [length] = REQUEST.unpack(receive(connection, REQUEST.size))
@@ -57,7 +77,8 @@ def _serve(connection: socket.socket, size: int, max_pixels: int, memory: int, s
         signal.alarm(seconds + 5)
         try:
             image = load_image(data, size, max_pixels)
-            reply = _reply(PIXELS, image.pixels.tobytes(), image.width, image.height)
+            pixels[:] = image.pixels
+            reply = _reply(PIXELS, width=image.width, height=image.height)
         except ImageError as error:
             reply = _reply(REFUSED, str(error).encode())
         except MemoryError:

@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from beam_job.batches import BatchCaptioner
 from beam_job.budget import ByteBudget, FailureBudget, FailureBudgetError
@@ -92,18 +92,16 @@ class Engine:
         self._open: set[OpenShard] = set()
         self._broken: BaseException | None = None
         self._lock = threading.Lock()  # of these three
-        self._arrivals: queue.Queue[tuple[OpenShard, DecodedImage | Failure] | None] = queue.Queue()
         self._to_fetch: queue.SimpleQueue[tuple[OpenShard, ImageInput, int] | None] = queue.SimpleQueue()
+        self._to_decode: queue.SimpleQueue[tuple[OpenShard, FetchedImage] | None] = queue.SimpleQueue()
+        self._arrivals: queue.SimpleQueue[tuple[OpenShard, DecodedImage | Failure] | None] = queue.SimpleQueue()
         # Not an executor's threads: a process waits for those before it ends, and a fetch may hang for its timeout.
-        self._fetchers = [
-            threading.Thread(target=self._fetch_queued, name=f"fetch-{number}", daemon=True)
-            for number in range(config.fetch_threads)
-        ]
-        self._decoders = ThreadPoolExecutor(decode_threads, "decode")
+        self._fetchers = _threads("fetch", config.fetch_threads, self._fetch_queued)
+        self._decoders = _threads("decode", decode_threads, self._decode_queued)
         self._decode_pool = DecodePool(decode_threads, input_size, config.max_pixels, plain_apart=on_gpu)
         self._writer = ThreadPoolExecutor(1, "write")
         self._model_thread = threading.Thread(target=self._run_model, name="caption", daemon=True)
-        for thread in (self._model_thread, *self._fetchers):
+        for thread in (self._model_thread, *self._fetchers, *self._decoders):
             thread.start()
 
     @property
@@ -134,12 +132,8 @@ class Engine:
 
     def close(self) -> None:
         """Finishes what was submitted, unless the engine has failed, and ends all threads."""
-        for _ in self._fetchers:
-            self._to_fetch.put(None)
-        for thread in self._fetchers:
-            while thread.is_alive() and not self._broken:
-                thread.join(0.1)
-        self._decoders.shutdown(wait=not self._broken)
+        self._end(self._fetchers, self._to_fetch)
+        self._end(self._decoders, self._to_decode)
         self._decode_pool.close()
         self._arrivals.put(None)
         self._model_thread.join()
@@ -158,7 +152,6 @@ class Engine:
             self._broken = error
             under_way, self._open = self._open, set()
         self._budget.lift()
-        self._decoders.shutdown(wait=False, cancel_futures=True)
         self._arrivals.put(None)
         for shard in under_way:
             shard.done.set_exception(error)
@@ -167,6 +160,14 @@ class Engine:
         """After `fail`: waits for the batch under way, `timeout` seconds at most, and for files being written."""
         self._model_thread.join(timeout)
         self._writer.shutdown()
+
+    def _end(self, threads: list[threading.Thread], tasks: queue.SimpleQueue[Any]) -> None:
+        """Waits until all tasks are done, unless the engine has failed."""
+        for _ in threads:
+            tasks.put(None)
+        for thread in threads:
+            while thread.is_alive() and not self._broken:
+                thread.join(0.1)
 
     def _fetch_queued(self) -> None:
         while (task := self._to_fetch.get()) is not None and not self._broken:
@@ -186,7 +187,11 @@ class Engine:
             self._failures.fetched()
             shard.image_bytes.append(len(fetched.data))
             self._budget.release(taken - len(fetched.data))
-            self._decoders.submit(self._decode, shard, fetched)
+            self._to_decode.put((shard, fetched))
+
+    def _decode_queued(self) -> None:
+        while (task := self._to_decode.get()) is not None and not self._broken:
+            self._decode(*task)
 
     def _decode(self, shard: OpenShard, fetched: FetchedImage) -> None:
         decoded = _timed(shard, "decode", fetched.input, lambda: decode(fetched, self._decode_pool))
@@ -276,6 +281,10 @@ class Engine:
         except BaseException as error:
             self.fail(error)
             shard.done.set_exception(error)
+
+
+def _threads(name: str, count: int, work: Callable[[], None]) -> list[threading.Thread]:
+    return [threading.Thread(target=work, name=f"{name}-{number}", daemon=True) for number in range(count)]
 
 
 def _broken_off(error: BaseException) -> RuntimeError:

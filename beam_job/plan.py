@@ -92,7 +92,8 @@ class PlanReader:
         """Shard `number`, from 0."""
         file, row_group = divmod(number, _SHARDS_A_FILE)
         table = self._file(file).read_row_group(row_group)
-        images = [ImageInput(**row) for row in table.select(_OWN_COLUMNS).to_pylist()]
+        columns = (table[name].to_pylist() for name in _OWN_COLUMNS)  # in the order of ImageInput's fields
+        images = [ImageInput(*values) for values in zip(*columns, strict=True)]
         return Shard(images, table.drop_columns(_OWN_COLUMNS))
 
     def close(self) -> None:

@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -170,22 +169,20 @@ def caption_table(
       carried: columns of the user's list, a row for each of `captioned`; they come last.
       min_score: where given, the column `low_confidence` tells whether `score`, as it is stored, is lower.
     """
-    rows: list[dict[str, Any]] = [
-        {
-            "uri": image.uri,
-            "caption": image.captions[0].text,
-            "score": image.captions[0].score,
-            "captions": [caption.text for caption in image.captions],
-            "scores": [caption.score for caption in image.captions],
-            "width": image.width,
-            "height": image.height,
-            "object_version": image.object_version,
-            "model_version": model_version,
-            "captioned_at": image.captioned_at,
-        }
-        for image in captioned
-    ]
-    table = pa.Table.from_pylist(rows, caption_schema(several))
+    columns = {
+        "uri": [image.uri for image in captioned],
+        "caption": [image.captions[0].text for image in captioned],
+        "score": [image.captions[0].score for image in captioned],
+        "captions": [[caption.text for caption in image.captions] for image in captioned] if several else [],
+        "scores": [[caption.score for caption in image.captions] for image in captioned] if several else [],
+        "width": [image.width for image in captioned],
+        "height": [image.height for image in captioned],
+        "object_version": [image.object_version for image in captioned],
+        "model_version": [model_version] * len(captioned),
+        "captioned_at": [image.captioned_at for image in captioned],
+    }
+    schema = caption_schema(several)
+    table = pa.table([pa.array(columns[column.name], column.type) for column in schema], schema)
     if min_score is not None:
         after_score = table.schema.get_field_index("score") + 1
         table = table.add_column(after_score, LOW_CONFIDENCE, pc.less(table["score"], min_score))

@@ -15,6 +15,7 @@ from model import search
 from model.caption import Caption
 from model.config import CaptionerConfig, Decoding
 from model.network import Decoder, Encoder
+from model.preprocessing import ALIGNMENT
 from model.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
 
 Tensor = Any
@@ -99,7 +100,7 @@ class Captioner:
         size = self.config.input_size
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
             raise ValueError(f"expected uint8[B, {size}, {size}, 3], got {images.dtype}{list(images.shape)}")
-        given = self._encode(images) if self._encode else images
+        given = self._encode(images) if self._encode else _tensor(images)
         started = time.monotonic()
         words, log_probabilities = self._compiled(given, self._uniforms(images))
         if self.engine == "xla" and len(images) not in self._compiled_for:
@@ -154,6 +155,13 @@ class Captioner:
             return np.zeros((len(images), *shape), np.float32)
         seeds = [(self.decoding.seed, zlib.crc32(image.tobytes())) for image in images]
         return np.stack([np.random.default_rng(seed).random(shape, np.float32) for seed in seeds])
+
+
+def _tensor(images: npt.NDArray[np.uint8]) -> Tensor:
+    """The same memory where it lies as TensorFlow wants it (`pad_batch`), else a copy, which all threads wait for."""
+    if images.ctypes.data % ALIGNMENT or not (images.flags.c_contiguous and images.flags.writeable):
+        return tf.convert_to_tensor(images)
+    return tf.experimental.dlpack.from_dlpack(images.__dlpack__())
 
 
 def _banned(size: int, words: tuple[int, ...]) -> npt.NDArray[np.float32]:

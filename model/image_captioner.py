@@ -40,7 +40,7 @@ class ImageCaptioner(Protocol):
         `model.devices.is_out_of_memory`), batches are smaller from then on.
 
         Args:
-          images: uint8[B, S, S, 3], RGB.
+          images: uint8[B, S, S, 3], RGB; filled with other images once the method has returned.
 
         Returns:
           B sequences of captions; scores are finite, and greater ones are better.

@@ -15,6 +15,7 @@ What is taken:
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Sequence
@@ -61,6 +62,8 @@ _TILE_WIDTH, _TILE_LENGTH, _LARGE_TILE = 322, 323, 2**20
 
 # Checked from the header, before any pixel is allocated: a 34-byte WebP can claim gigabytes.
 MAX_PIXELS = 100_000_000
+
+ALIGNMENT = 64  # bytes; what TensorFlow asks of memory that it did not allocate
 
 _STRIP_PIXELS = 2**20  # converted to RGB at a time, so that a large picture is not held once more a step
 
@@ -246,8 +249,26 @@ def _reason(error: Exception) -> str:
     return f"its structure is broken ({type(error).__name__})"
 
 
-def pad_batch(images: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> npt.NDArray[np.uint8]:
-    """Images stacked and filled up with black ones: uint8[batch_size, S, S, 3], so that all batches have one shape."""
-    batch = np.zeros((batch_size, *images[0].shape), np.uint8)
+def pad_batch(
+    images: Sequence[npt.NDArray[np.uint8]], batch_size: int, out: npt.NDArray[np.uint8] | None = None
+) -> npt.NDArray[np.uint8]:
+    """Images stacked and filled up with black ones: uint8[batch_size, S, S, 3], so that all batches have one shape.
+
+    Args:
+      images: one at least.
+      batch_size: as many or more.
+      out: an earlier batch, to be written over: fresh memory for 256 images takes longer than to fill it.
+    """
+    shape = (batch_size, *images[0].shape)
+    batch = _aligned(shape) if out is None or out.shape != shape else out
     np.stack(images, out=batch[: len(images)])
+    batch[len(images) :] = 0
     return batch
+
+
+def _aligned(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    """Memory that starts where TensorFlow wants it to, so that it need not be copied."""
+    size = math.prod(shape)
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].reshape(shape)
