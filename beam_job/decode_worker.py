@@ -1,49 +1,38 @@
 """A process that decodes images and nothing else, so that a decoder's crash, hang or greed costs one image.
 
-It speaks over one socket, its standard input: a request is the file's length (8 bytes) and the file; a reply is
-`REPLY`, then its text (UTF-8). The pixels lie in memory that it shares with the other end. Imports Pillow and NumPy
-only, so it starts in some tenths of a second.
+It speaks over one socket: a request is the file's length (8 bytes) and the file; a reply is `REPLY`, then its text
+(UTF-8). The pixels lie in memory that it shares with the other end. Imports Pillow and NumPy only, so it starts in some
+tenths of a second.
 """
 
 from __future__ import annotations
 
-import mmap
-import os
 import signal
 import socket
 import struct
-import sys
 
 import numpy as np
 import numpy.typing as npt
 from PIL import AvifImagePlugin, Image
 
+from beam_job.child import join_parent, tell_ready
 from model.preprocessing import ImageError, load_image
 
 REQUEST = struct.Struct(">Q")  # bytes that follow
-REPLY = struct.Struct(">cIIQ")  # one of the four below, width, height, bytes that follow
-READY, PIXELS, REFUSED, NO_MEMORY = b"!", b"p", b"r", b"m"
+REPLY = struct.Struct(">cIIQ")  # one of the three below, width, height, bytes that follow
+PIXELS, REFUSED, NO_MEMORY = b"p", b"r", b"m"
 
 
 def main() -> None:
     """Serves requests until the other end of the socket is closed; the arguments are those of `_serve`."""
-    with socket.socket(fileno=os.dup(0)) as connection:
-        shared, size, max_pixels, memory, seconds = map(int, sys.argv[1:])
-        pixels = map_pixels(shared, size)
-        _silence()
+    connection, pixels, arguments = join_parent()
+    size, max_pixels, memory, seconds = map(int, arguments)
+    with connection:
         # Beyond load_image's own check: Pillow refuses tiles and frames of twice this.
         Image.MAX_IMAGE_PIXELS = max_pixels
         _one_thread_an_image()
-        connection.sendall(_reply(READY))
-        _serve(connection, pixels, size, max_pixels, memory, seconds)
-
-
-def map_pixels(shared: int, size: int) -> npt.NDArray[np.uint8]:
-    """uint8[size, size, 3] in the memory behind the descriptor `shared`, which is closed."""
-    with os.fdopen(shared, "r+b") as file:
-        file.truncate(3 * size**2)
-        memory = mmap.mmap(file.fileno(), 3 * size**2)
-    return np.frombuffer(memory, np.uint8).reshape(size, size, 3)
+        tell_ready(connection)
+        _serve(connection, pixels.reshape(size, size, 3), size, max_pixels, memory, seconds)
 
 
 def receive(connection: socket.socket, length: int) -> bytearray:
@@ -89,13 +78,6 @@ def _serve(
 
 def _reply(kind: bytes, payload: bytes = b"", width: int = 0, height: int = 0) -> bytes:
     return REPLY.pack(kind, width, height, len(payload)) + payload
-
-
-def _silence() -> None:
-    """C libraries print to descriptors 1 and 2, each about its own image; nobody reads that."""
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(nowhere, descriptor)
 
 
 def _limit_memory(limit: int) -> None:

@@ -1,11 +1,12 @@
 """Shards through fetch, decode, caption and write, overlapped: the heart of the job, one for each process.
 
-    submit ──> fetch threads ──> decode threads ──> arrivals ──> the model's thread ──> the writer's thread
-               (bytes)           (pixels)           (queue)      (batches)              (one file a shard)
+    submit ──> the loader ───────> arrivals ──> the model's thread ──> the writer's thread
+               (fetches, decodes)  (queue)      (batches)              (one file a shard)
 
 Images of the next shard are fetched and decoded while the model works on the last ones of this shard, and a batch may
 hold images of both; a shard's file is written while the model goes on. The model waits only where images come too
-slowly. On a GPU two batches are under way, one copied to the device while it computes the other, and processes decode.
+slowly. On a GPU two batches are under way, one copied to the device while it computes the other, and the loader has
+processes instead of threads.
 
 What would hit every image alike (an output that cannot be written, credentials that are gone, a spent failure budget)
 fails the engine as a whole: the shards under way fail with it, unwritten, and so does every later `submit`.
@@ -18,27 +19,22 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any, TypeVar
 
 from beam_job.batches import BatchCaptioner
 from beam_job.budget import ByteBudget, FailureBudget, FailureBudgetError
 from beam_job.config import JobConfig
-from beam_job.decode_pool import DecodePool
-from beam_job.images import FetchedImage, decode, fetch
-from beam_job.inputs import allowed_of
+from beam_job.load_processes import ProcessLoader
+from beam_job.loading import LoadConfig, Loaded, Loader, ThreadLoader
 from beam_job.model_time import ModelTime
 from beam_job.open_shard import OpenShard, ShardResult
 from beam_job.plan import Shard
 from beam_job.progress import ProgressFile
-from beam_job.records import CaptionedImage, DecodedImage, Failure, ImageInput
+from beam_job.records import CaptionedImage, DecodedImage, Failure
 from beam_job.report.thumbnails import NO_PICTURES, Picks
 from beam_job.run import Run
-from beam_job.storage import CredentialsError
 from model import ImageCaptioner
 
-T = TypeVar("T")
 _UNKNOWN_SIZE = 2**20  # bytes that an image from a list counts for until it is fetched
 Batch = list[tuple[OpenShard, DecodedImage]]
 Captioned = tuple[list[CaptionedImage | Failure], float]  # and the seconds that it took
@@ -85,24 +81,18 @@ class Engine:
         cores = os.cpu_count() or 1
         decode_threads = config.decode_threads or (cores if on_gpu else min(8, cores))
         self._model_time = ModelTime(decode_threads)
-        self._fetch_limits = (config.fetch_timeout, allowed_of(config), config.filters)
         self._budget = ByteBudget(config.in_flight_bytes)
         self._pixel_bytes = 3 * input_size**2
         self._in_flight = 0
         self._open: set[OpenShard] = set()
         self._broken: BaseException | None = None
         self._lock = threading.Lock()  # of these three
-        self._to_fetch: queue.SimpleQueue[tuple[OpenShard, ImageInput, int] | None] = queue.SimpleQueue()
-        self._to_decode: queue.SimpleQueue[tuple[OpenShard, FetchedImage] | None] = queue.SimpleQueue()
         self._arrivals: queue.SimpleQueue[tuple[OpenShard, DecodedImage | Failure] | None] = queue.SimpleQueue()
-        # Not an executor's threads: a process waits for those before it ends, and a fetch may hang for its timeout.
-        self._fetchers = _threads("fetch", config.fetch_threads, self._fetch_queued)
-        self._decoders = _threads("decode", decode_threads, self._decode_queued)
-        self._decode_pool = DecodePool(decode_threads, input_size, config.max_pixels, plain_apart=on_gpu)
+        make_loader = ProcessLoader if on_gpu else ThreadLoader
+        self._loader: Loader = make_loader(self, LoadConfig.of(config, input_size, decode_threads))
         self._writer = ThreadPoolExecutor(1, "write")
         self._model_thread = threading.Thread(target=self._run_model, name="caption", daemon=True)
-        for thread in (self._model_thread, *self._fetchers, *self._decoders):
-            thread.start()
+        self._model_thread.start()
 
     @property
     def ran_with(self) -> tuple[str, str, int]:
@@ -127,14 +117,12 @@ class Engine:
             with self._lock:
                 self._in_flight += 1
             self._model_time.move(enters="fetch")
-            self._to_fetch.put((opened, image, taken))
+            self._loader.put((opened, taken), image)
         return opened.done
 
     def close(self) -> None:
         """Finishes what was submitted, unless the engine has failed, and ends all threads."""
-        self._end(self._fetchers, self._to_fetch)
-        self._end(self._decoders, self._to_decode)
-        self._decode_pool.close()
+        self._loader.close()
         self._arrivals.put(None)
         self._model_thread.join()
         self._writer.shutdown()
@@ -152,6 +140,7 @@ class Engine:
             self._broken = error
             under_way, self._open = self._open, set()
         self._budget.lift()
+        self._loader.stop()
         self._arrivals.put(None)
         for shard in under_way:
             shard.done.set_exception(error)
@@ -161,43 +150,26 @@ class Engine:
         self._model_thread.join(timeout)
         self._writer.shutdown()
 
-    def _end(self, threads: list[threading.Thread], tasks: queue.SimpleQueue[Any]) -> None:
-        """Waits until all tasks are done, unless the engine has failed."""
-        for _ in threads:
-            tasks.put(None)
-        for thread in threads:
-            while thread.is_alive() and not self._broken:
-                thread.join(0.1)
+    def fetched(self, key: tuple[OpenShard, int], size: int) -> None:
+        """As the loader's receiver."""
+        shard, taken = key
+        self._model_time.move(leaves="fetch", enters="decode")
+        self._failures.fetched()
+        shard.image_bytes.append(size)
+        self._budget.release(taken - size)
 
-    def _fetch_queued(self) -> None:
-        while (task := self._to_fetch.get()) is not None and not self._broken:
-            try:
-                self._fetch(*task)
-            except BaseException as error:
-                self.fail(error)
-
-    def _fetch(self, shard: OpenShard, image: ImageInput, taken: int) -> None:
-        fetched = _timed(shard, "fetch", image, lambda: fetch(image, *self._fetch_limits))
-        if isinstance(fetched, Failure):
+    def loaded(self, key: tuple[OpenShard, int], loaded: Loaded) -> None:
+        """As the loader's receiver."""
+        shard, taken = key
+        shard.spent("fetch", loaded.fetch_seconds)
+        if loaded.size is None:
             self._model_time.move(leaves="fetch")
             self._budget.release(taken)
-            self._arrivals.put((shard, fetched))
         else:
-            self._model_time.move(leaves="fetch", enters="decode")
-            self._failures.fetched()
-            shard.image_bytes.append(len(fetched.data))
-            self._budget.release(taken - len(fetched.data))
-            self._to_decode.put((shard, fetched))
-
-    def _decode_queued(self) -> None:
-        while (task := self._to_decode.get()) is not None and not self._broken:
-            self._decode(*task)
-
-    def _decode(self, shard: OpenShard, fetched: FetchedImage) -> None:
-        decoded = _timed(shard, "decode", fetched.input, lambda: decode(fetched, self._decode_pool))
-        self._model_time.move(leaves="decode")
-        self._budget.release(len(fetched.data))
-        self._arrivals.put((shard, decoded))
+            shard.spent("decode", loaded.decode_seconds)
+            self._model_time.move(leaves="decode")
+            self._budget.release(loaded.size)
+        self._arrivals.put((shard, loaded.outcome))
 
     def _run_model(self) -> None:
         try:
@@ -283,25 +255,8 @@ class Engine:
             shard.done.set_exception(error)
 
 
-def _threads(name: str, count: int, work: Callable[[], None]) -> list[threading.Thread]:
-    return [threading.Thread(target=work, name=f"{name}-{number}", daemon=True) for number in range(count)]
-
-
 def _broken_off(error: BaseException) -> RuntimeError:
     """An Exception, which Beam's workers report, whatever `error` is."""
     broken = RuntimeError(f"the model's thread broke off: {error!r}")
     broken.__cause__ = error
     return broken
-
-
-def _timed(shard: OpenShard, stage: str, image: ImageInput, work: Callable[[], T | Failure]) -> T | Failure:
-    """Does `work` on the shard's time; what it should have caught and did not is a failure of this image too."""
-    started = time.monotonic()
-    try:
-        return work()
-    except CredentialsError:
-        raise
-    except BaseException as error:  # in a pool's thread nobody else would see it, and the shard would wait for ever
-        return Failure.of(image.uri, stage, error, image.object_version)
-    finally:
-        shard.spent(stage, time.monotonic() - started)

@@ -14,8 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from beam_job import batches, open_shard
-from beam_job import engine as engine_module
+from beam_job import batches, loading, open_shard
 from beam_job.budget import ByteBudget, FailureBudget
 from beam_job.config import JobConfig
 from beam_job.engine import Engine
@@ -233,8 +232,8 @@ def test_a_model_that_breaks_off_leaves_nobody_waiting(run: Run, tmp_path: Path,
 @pytest.mark.parametrize(
     ("stage", "module", "step"),
     [
-        pytest.param("fetch", engine_module, "fetch", id="fetch"),
-        pytest.param("decode", engine_module, "decode", id="decode"),
+        pytest.param("fetch", loading, "fetch", id="fetch"),
+        pytest.param("decode", loading, "decode", id="decode"),
         pytest.param("model", batches, "pad_batch", id="model"),
         pytest.param("write", open_shard, "commit_shard", id="write"),
     ],
@@ -279,7 +278,7 @@ def test_a_library_that_exits_in_a_thread_costs_one_image(
             raise SystemExit(3)
         return fetch(image, *limits)
 
-    monkeypatch.setattr("beam_job.engine.fetch", fetch_or_exit)
+    monkeypatch.setattr("beam_job.loading.fetch", fetch_or_exit)
     [result] = run_shards(run, FakeCaptioner(), [grey(tmp_path, brightness) for brightness in range(10, 14)])
     assert result.report.captions == 3
     assert [(failure.stage, failure.error_type) for failure in result.report.failures] == [("fetch", "SystemExit")]

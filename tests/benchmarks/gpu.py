@@ -4,7 +4,7 @@
         [--batch_size=N] [--photographs=FOLDER_OR_PARQUET] [--data=DEV.parquet]
 
     model alone     its batches lie on the device already; and copied from the host, one after the other
-    decoding alone  of the files of a set, in threads and in processes, one a core
+    loading alone   fetching and decoding the files of a set, in threads of one process, and in processes, one a core
     plain job       decoding threads and the model in one bare process (C of `throughput.py`)
     our job         with its defaults; its share of the model alone, and what it ran with
 
@@ -22,19 +22,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from beam_job.decode_pool import DecodePool
+from beam_job.filters import Filters
+from beam_job.load_processes import ProcessLoader
+from beam_job.loading import LoadConfig, Loaded, ThreadLoader
 from beam_job.quiet import quiet_stderr
-from model import CaptionerConfig, Decoding, load_captioner, load_config
+from beam_job.records import DecodedImage, ImageInput
+from beam_job.storage import Allowed
+from model import CaptionerConfig, Decoding, load_captioner, load_config, pad_batch
+from model.preprocessing import MAX_PIXELS
 from tests.benchmarks.photographs import load_photographs, make_set
 from tests.benchmarks.throughput import Figures, _several, _size, count_rows, figures_of, machine, run_python
 
 _WORDS = 5_000
-_SECONDS = 10.0  # that the model alone and decoding alone are measured
+_SECONDS = 10.0  # that the model alone is measured
 _THIS = "tests.benchmarks.gpu"
 
 
@@ -73,9 +77,9 @@ def table(args: argparse.Namespace, bundle: Path, folder: Path) -> Iterator[str]
     for size in args.sizes:
         images = folder / f"{size[0]}x{size[1]}"
         make_set(photographs, size, args.images, images)
-        decoding = json.loads(run_python(_THIS, "decoding", f"--model={bundle}", f"--images_folder={images}"))
-        for way, speed in decoding.items():
-            yield _row(f"{images.name}: decoding alone, {way}", speed, alone)
+        loading = json.loads(run_python(_THIS, "loading", f"--model={bundle}", f"--images_folder={images}"))
+        for way, speed in loading.items():
+            yield _row(f"{images.name}: loading alone, {way}", speed, alone)
         options = [f"--input={images}", f"--model={bundle}", f"--batch_size={batch_size}"]
         plain = whole("tests.benchmarks.others", "ceiling", *options, output=folder / f"plain-{images.name}")
         yield _row(f"{images.name}: plain job", plain.steady, alone)
@@ -131,7 +135,8 @@ def model_alone(args: argparse.Namespace) -> dict[str, object]:
 
     captioner = load_captioner(args.model, Decoding(), "auto", lambda _: None, "auto")
     batch_size, size = args.batch_size or default_batch_size(), captioner.config.input_size
-    images = np.random.default_rng(0).integers(0, 256, (batch_size, size, size, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (batch_size, size, size, 3), np.uint8)
+    images = pad_batch(list(noise), batch_size)
     from_host = _speed(lambda: captioner.caption(images), batch_size)
     on_device = from_host
     if captioner.engine == "xla":
@@ -142,16 +147,37 @@ def model_alone(args: argparse.Namespace) -> dict[str, object]:
     return told | {"from host": from_host, "on device": on_device}
 
 
-def decoding_alone(args: argparse.Namespace) -> dict[str, float]:
+class _Clock:
+    """A receiver that notes when images are loaded."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def fetched(self, key: object, size: int) -> None:
+        pass
+
+    def loaded(self, key: object, loaded: Loaded) -> None:
+        assert isinstance(loaded.outcome, DecodedImage), loaded.outcome
+        self.times.append(time.monotonic())
+
+    def fail(self, error: BaseException) -> None:
+        raise error
+
+
+def loading_alone(args: argparse.Namespace) -> dict[str, float]:
     """Images a second, by whether the interpreter's lock is shared."""
-    files = [path.read_bytes() for path in sorted(args.images_folder.iterdir())[:256]]
     cores = os.cpu_count() or 1
+    folder = str(args.images_folder.resolve())
+    allowed = Allowed(("file",), (folder,))
+    config = LoadConfig(load_config(args.model).input_size, 32, cores, MAX_PIXELS, 60.0, allowed, Filters())
     speeds = {}
-    for way, apart in ((f"{cores} threads", False), (f"{cores} processes", True)):
-        pool = DecodePool(cores, load_config(args.model).input_size, plain_apart=apart)
-        with ThreadPoolExecutor(cores) as threads:
-            speeds[way] = _speed(lambda run=threads.map, load=pool.load: list(run(load, files)), len(files))
-        pool.close()
+    for way, make in (("threads", ThreadLoader), ("processes", ProcessLoader)):
+        clock = _Clock()
+        loader = make(clock, config)
+        for path in sorted(args.images_folder.iterdir()):
+            loader.put(path.name, ImageInput(str(path)))
+        loader.close()
+        speeds[f"{cores} {way}"] = len(clock.times) / (max(clock.times) - min(clock.times))
     return speeds
 
 
@@ -165,7 +191,7 @@ def _speed(work: Callable[[], object], images: int) -> float:
     return rounds * images / spent
 
 
-_PARTS = {"bundle": make_bundle, "model": model_alone, "decoding": decoding_alone}
+_PARTS = {"bundle": make_bundle, "model": model_alone, "loading": loading_alone}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,0 +1,253 @@
+"""Images fetched and decoded in processes, where a GPU waits for them: one a core, each with threads of its own.
+
+Threads of one process stop scaling at some 1,800 images a second, however many cores there are: each image takes and
+gives Python's lock some twenty times, and passing it on takes tens of microseconds. So each process takes a few images
+at a time, and answers with a group of them: the numbers through a socket, the pixels in memory that both see.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import itertools
+import queue
+import threading
+import time
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from beam_job.child import Child, ChildStartError, join_parent, start_child, tell_ready
+from beam_job.loading import LoadConfig, Loaded, Receiver, ThreadLoader
+from beam_job.records import DecodedImage, Failure, ImageInput
+from beam_job.storage import CredentialsError
+
+GROUP = 16  # images of a message
+_LINGER = 0.05  # seconds that a message waits for its group to fill
+_PROGRAM = "from beam_job.load_processes import main; main()"
+
+_Task = tuple[Any, ImageInput]
+
+
+class LoadProcessError(RuntimeError):
+    """A process for loading could not be started, or died of an image."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    """A `Loaded` without its pixels; those of a group lie one after the other in the shared memory."""
+
+    number: int
+    failure: Failure | None
+    width: int
+    height: int
+    object_version: str
+    size: int | None
+    fetch_seconds: float
+    decode_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reply:
+    fetched: list[tuple[int, int]]  # numbers and bytes
+    rows: list[_Row]
+    error: BaseException | None
+
+
+class ProcessLoader:
+    """A `Loader` of processes, each with its share of the threads.
+
+    An image that its process dies of fails: those that the process had are given to the next one, one by one.
+
+    Args:
+      receiver: told of the images.
+      config: threads of all processes together; there is a process for each of `decode_threads`.
+      program: what a process runs, in Python.
+    """
+
+    def __init__(self, receiver: Receiver, config: LoadConfig, program: str = _PROGRAM) -> None:
+        self._receiver = receiver
+        processes = config.decode_threads
+        self._config = dataclasses.replace(
+            config, fetch_threads=-(-config.fetch_threads // processes), decode_threads=1
+        )
+        self._program = program
+        # A process has a group under way, one that is complete, and one that is to be fetched.
+        self._window = 3 * GROUP + self._config.fetch_threads
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._stopped = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"load-{number}", daemon=True) for number in range(processes)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def put(self, key: Any, image: ImageInput) -> None:
+        self._tasks.put((key, image))
+
+    def close(self) -> None:
+        for _ in self._threads:
+            self._tasks.put(None)
+        for thread in self._threads:
+            while thread.is_alive() and not self._stopped.is_set():
+                thread.join(0.1)
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _serve(self) -> None:
+        """The life of one process and of those that take its place."""
+        process = None
+        waiting: dict[int, _Task] = {}  # what it has, by number
+        suspects: collections.deque[_Task] = collections.deque()  # what one that died had
+        numbers = itertools.count()
+        try:
+            process = _Process(self._program, self._config)
+            while not self._stopped.is_set():
+                given = self._next(waiting, suspects)
+                if not given and not waiting:
+                    return
+                numbered = dict(zip(numbers, given, strict=False))
+                waiting |= numbered
+                try:
+                    reply, pixels = process.exchange([(number, image) for number, (_, image) in numbered.items()])
+                except (OSError, EOFError):
+                    suspects.extend(self._after_death(process.end(), [*waiting.values()]))
+                    waiting.clear()
+                    process = _Process(self._program, self._config)
+                    continue
+                self._tell(reply, pixels, waiting)
+        except BaseException as error:
+            self._receiver.fail(error)
+        finally:
+            if process:
+                process.end()
+
+    def _next(self, waiting: dict[int, _Task], suspects: collections.deque[_Task]) -> list[_Task]:
+        """What to give to the process: nothing where it has enough, and where nothing more will come."""
+        if suspects:
+            return [] if waiting else [suspects.popleft()]
+        given: list[_Task] = []
+        while len(waiting) + len(given) < self._window:
+            try:
+                task = self._tasks.get(block=not waiting and not given)
+            except queue.Empty:
+                break
+            if task is None:
+                self._tasks.put(None)  # for the next time, and for others
+                break
+            given.append(task)
+        return given
+
+    def _after_death(self, code: int, had: list[_Task]) -> list[_Task]:
+        """What to try again, one by one: all but an image that the process died with alone."""
+        if len(had) > 1:
+            return had
+        for key, image in had:
+            died = LoadProcessError(f"the process that loaded it died ({code})")
+            failure = dataclasses.replace(Failure.of(image.uri, "decode", died, image.object_version), transient=True)
+            self._receiver.loaded(key, Loaded(failure, None, 0.0))
+        return []
+
+    def _tell(self, reply: _Reply, pixels: npt.NDArray[np.uint8], waiting: dict[int, _Task]) -> None:
+        if reply.error:
+            raise reply.error
+        for number, size in reply.fetched:
+            self._receiver.fetched(waiting[number][0], size)
+        decoded = iter(pixels)
+        for row in reply.rows:
+            key, image = waiting.pop(row.number)
+            outcome = row.failure or DecodedImage(image, next(decoded), row.width, row.height, row.object_version)
+            self._receiver.loaded(key, Loaded(outcome, row.size, row.fetch_seconds, row.decode_seconds))
+
+
+class _Process:
+    """A running process of `main`."""
+
+    def __init__(self, program: str, config: LoadConfig) -> None:
+        size = config.input_size
+        try:
+            self._child: Child = start_child(program, GROUP * 3 * size**2)
+        except ChildStartError as error:
+            raise LoadProcessError(f"no process for loading images could be started: {error}") from error
+        self._pixels = self._child.memory.reshape(GROUP, size, size, 3)
+        self._child.socket.settimeout(None)
+        self._connection = Connection(self._child.socket.detach())
+        self._connection.send(config)
+
+    def exchange(self, images: list[tuple[int, ImageInput]]) -> tuple[_Reply, npt.NDArray[np.uint8]]:
+        """Gives images, and takes what has been done meanwhile, which may be nothing.
+
+        Raises:
+          OSError, EOFError: the process has died.
+        """
+        self._connection.send(images)
+        reply: _Reply = self._connection.recv()
+        return reply, self._pixels[: sum(not row.failure for row in reply.rows)].copy()
+
+    def end(self) -> int:
+        """Ends it; its exit code."""
+        self._connection.close()
+        return self._child.end()
+
+
+class _Group:
+    """A process's receiver: keeps what is done until it is told."""
+
+    def __init__(self, pixels: npt.NDArray[np.uint8]) -> None:
+        self.under_way = 0
+        self._pixels = pixels
+        self._fetched: collections.deque[tuple[int, int]] = collections.deque()
+        self._loaded: queue.SimpleQueue[tuple[int, Loaded]] = queue.SimpleQueue()
+        self._error: BaseException | None = None
+
+    def fetched(self, key: int, size: int) -> None:
+        self._fetched.append((key, size))
+
+    def loaded(self, key: int, loaded: Loaded) -> None:
+        self._loaded.put((key, loaded))
+
+    def fail(self, error: BaseException) -> None:
+        self._error = error if isinstance(error, CredentialsError) else RuntimeError(repr(error))  # that can be sent
+
+    def take(self) -> _Reply:
+        """What is done by now, or soon."""
+        rows: list[_Row] = []
+        place = 0
+        until = time.monotonic() + _LINGER
+        while len(rows) < GROUP and self.under_way and not self._error:
+            try:
+                number, loaded = self._loaded.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                break
+            self.under_way -= 1
+            outcome, told = loaded.outcome, (loaded.size, loaded.fetch_seconds, loaded.decode_seconds)
+            if isinstance(outcome, Failure):
+                rows.append(_Row(number, outcome, 0, 0, "", *told))
+            else:
+                self._pixels[place] = outcome.pixels
+                place += 1
+                rows.append(_Row(number, None, outcome.width, outcome.height, outcome.object_version, *told))
+        # After the rows: an image is fetched before it is done.
+        fetched = [self._fetched.popleft() for _ in range(len(self._fetched))]
+        return _Reply(fetched, rows, self._error)
+
+
+def main() -> None:
+    """In the process: loads what it is given, until the other end is closed."""
+    socket, memory, _ = join_parent()
+    tell_ready(socket)
+    connection = Connection(socket.detach())
+    config: LoadConfig = connection.recv()
+    group = _Group(memory.reshape(GROUP, config.input_size, config.input_size, 3))
+    loader = ThreadLoader(group, config)
+    try:
+        while True:
+            for number, image in connection.recv():
+                group.under_way += 1
+                loader.put(number, image)
+            connection.send(group.take())
+    except (EOFError, OSError):
+        loader.stop()
