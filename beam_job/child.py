@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -90,6 +91,16 @@ def start_child(program: str, memory: int, arguments: Iterable[object] = ()) -> 
             lines = said.read().decode("utf-8", "replace").strip().splitlines() or [str(error)]
             raise ChildStartError(lines[-1]) from error
     return child
+
+
+def exit_told(code: int) -> str:
+    """An exit code, for people."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {-code}, {signal.Signals(-code).name}"
+    except ValueError:
+        return f"signal {-code}"
 
 
 def join_parent() -> tuple[socket.socket, npt.NDArray[np.uint8], list[str]]:

@@ -8,10 +8,9 @@ thread at a time; one that dies, hangs or wants too much memory is replaced.
 from __future__ import annotations
 
 import queue
-import signal
 
 from beam_job import decode_worker as worker
-from beam_job.child import ChildStartError, start_child
+from beam_job.child import ChildStartError, exit_told, start_child
 from model.jpeg import is_plain_jpeg
 from model.preprocessing import MAX_PIXELS, ImageError, LoadedImage, load_image
 
@@ -136,7 +135,7 @@ class _Process:
             self.end()
             raise DecoderError(f"decoding took longer than {self._seconds} s") from error
         except (OSError, EOFError) as error:
-            raise DecoderDiedError(f"the decoder died ({_cause(self.end())})") from error
+            raise DecoderDiedError(f"the decoder died ({exit_told(self.end())})") from error
         if kind == worker.REFUSED:
             raise ImageError(text.decode())
         if kind == worker.NO_MEMORY:
@@ -148,12 +147,3 @@ class _Process:
         """Ends the process, at once where it is busy; its exit code."""
         self.is_idle = False
         return self._child.end()
-
-
-def _cause(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return f"signal {-code}, {signal.Signals(-code).name}"
-    except ValueError:
-        return f"signal {-code}"

@@ -19,6 +19,7 @@ import os
 import queue
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from beam_job.batches import BatchCaptioner
@@ -36,6 +37,7 @@ from beam_job.run import Run
 from model import ImageCaptioner
 
 _UNKNOWN_SIZE = 2**20  # bytes that an image from a list counts for until it is fetched
+_Key = tuple[OpenShard, int]  # an image's shard, and the bytes that it counts for until it is fetched
 Batch = list[tuple[OpenShard, DecodedImage]]
 Captioned = tuple[list[CaptionedImage | Failure], float]  # and the seconds that it took
 
@@ -87,7 +89,7 @@ class Engine:
         self._open: set[OpenShard] = set()
         self._broken: BaseException | None = None
         self._lock = threading.Lock()  # of these three
-        self._arrivals: queue.SimpleQueue[tuple[OpenShard, DecodedImage | Failure] | None] = queue.SimpleQueue()
+        self._arrivals: queue.SimpleQueue[list[tuple[OpenShard, DecodedImage | Failure]] | None] = queue.SimpleQueue()
         make_loader = ProcessLoader if on_gpu else ThreadLoader
         self._loader: Loader = make_loader(self, LoadConfig.of(config, input_size, decode_threads))
         self._writer = ThreadPoolExecutor(1, "write")
@@ -150,26 +152,23 @@ class Engine:
         self._model_thread.join(timeout)
         self._writer.shutdown()
 
-    def fetched(self, key: tuple[OpenShard, int], size: int) -> None:
+    def fetched(self, sizes: Sequence[tuple[_Key, int]]) -> None:
         """As the loader's receiver."""
-        shard, taken = key
-        self._model_time.move(leaves="fetch", enters="decode")
+        self._model_time.move(leaves="fetch", enters="decode", count=len(sizes))
         self._failures.fetched()
-        shard.image_bytes.append(size)
-        self._budget.release(taken - size)
+        for (shard, _), size in sizes:
+            shard.image_bytes.append(size)
+        self._budget.release(sum(taken - size for (_, taken), size in sizes))
 
-    def loaded(self, key: tuple[OpenShard, int], loaded: Loaded) -> None:
+    def loaded(self, images: Sequence[tuple[_Key, Loaded]]) -> None:
         """As the loader's receiver."""
-        shard, taken = key
-        shard.spent("fetch", loaded.fetch_seconds)
-        if loaded.size is None:
-            self._model_time.move(leaves="fetch")
-            self._budget.release(taken)
-        else:
-            shard.spent("decode", loaded.decode_seconds)
-            self._model_time.move(leaves="decode")
-            self._budget.release(loaded.size)
-        self._arrivals.put((shard, loaded.outcome))
+        for (shard, _), loaded in images:
+            shard.took(loaded)
+        unfetched = [taken for (_, taken), loaded in images if loaded.size is None]
+        self._model_time.move(leaves="fetch", count=len(unfetched))
+        self._model_time.move(leaves="decode", count=len(images) - len(unfetched))
+        self._budget.release(sum(unfetched) + sum(loaded.size or 0 for _, loaded in images))
+        self._arrivals.put([(shard, loaded.outcome) for (shard, _), loaded in images])
 
     def _run_model(self) -> None:
         try:
@@ -182,25 +181,36 @@ class Engine:
     def _caption_arrivals(self) -> None:
         """The model's thread: collects a batch, and runs it when it is full or when nothing more is on its way."""
         batch: Batch = []
-        while (arrival := self._arrivals.get()) is not None and not self._broken:
-            shard, outcome = arrival
-            self._budget.release(self._pixel_bytes)
+        while (arrivals := self._arrivals.get()) is not None and not self._broken:
+            self._budget.release(len(arrivals) * self._pixel_bytes)
             with self._lock:
-                self._in_flight -= 1
+                self._in_flight -= len(arrivals)
                 last = self._in_flight == 0
-            if isinstance(outcome, Failure):
-                self._failures.add(outcome)
-                self._finish(shard, outcome)
-            else:
-                self._failures.add(None)
-                batch.append((shard, outcome))
-            if len(batch) >= self._batches.size or (batch and last):
-                batch[0][0].batch_fill.append(100 * len(batch) // self._batches.size)
-                self._running.append((batch, self._start([image for _, image in batch])))
-                batch = []
-            while self._running and (last or len(self._running) >= self._at_once or self._running[0][1].done()):
-                self._finish_batch()
+            for shard, outcome in arrivals:
+                if isinstance(outcome, Failure):
+                    self._failures.add(outcome)
+                    self._finish(shard, outcome)
+                else:
+                    self._failures.add(None)
+                    batch.append((shard, outcome))
+                if len(batch) >= self._batches.size:
+                    batch = self._run_batch(batch)
+            if batch and last:
+                batch = self._run_batch(batch)
+            self._finish_batches(0 if last else self._at_once)
         wait([captioned for _, captioned in self._running])  # none, unless the engine has failed
+
+    def _run_batch(self, batch: Batch) -> Batch:
+        """Starts it, as soon as there is room for one more; the next batch, empty."""
+        self._finish_batches(self._at_once - 1)
+        batch[0][0].batch_fill.append(100 * len(batch) // self._batches.size)
+        self._running.append((batch, self._start([image for _, image in batch])))
+        return []
+
+    def _finish_batches(self, left: int) -> None:
+        """Those that are done, and others until no more than `left` are under way."""
+        while self._running and (len(self._running) > left or self._running[0][1].done()):
+            self._finish_batch()
 
     def _start(self, images: list[DecodedImage]) -> Future[Captioned]:
         """Captions a batch in a thread of its own; not an executor's, for a device may hang."""

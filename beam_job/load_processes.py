@@ -13,13 +13,14 @@ import itertools
 import queue
 import threading
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from beam_job.child import Child, ChildStartError, join_parent, start_child, tell_ready
+from beam_job.child import Child, ChildStartError, exit_told, join_parent, start_child, tell_ready
 from beam_job.loading import LoadConfig, Loaded, Receiver, ThreadLoader
 from beam_job.records import DecodedImage, Failure, ImageInput
 from beam_job.storage import CredentialsError
@@ -28,32 +29,27 @@ GROUP = 16  # images of a message
 _LINGER = 0.05  # seconds that a message waits for its group to fill
 _PROGRAM = "from beam_job.load_processes import main; main()"
 
-_Task = tuple[Any, ImageInput]
-
 
 class LoadProcessError(RuntimeError):
     """A process for loading could not be started, or died of an image."""
 
 
-@dataclasses.dataclass(frozen=True)
-class _Row:
-    """A `Loaded` without its pixels; those of a group lie one after the other in the shared memory."""
-
-    number: int
-    failure: Failure | None
-    width: int
-    height: int
-    object_version: str
-    size: int | None
-    fetch_seconds: float
-    decode_seconds: float
+@dataclasses.dataclass
+class _Task:
+    key: Any
+    image: ImageInput
+    size: int | None = None  # of the file, once the receiver has been told
+    is_suspect: bool = False  # a process had it when it died
 
 
-@dataclasses.dataclass(frozen=True)
-class _Reply:
-    fetched: list[tuple[int, int]]  # numbers and bytes
-    rows: list[_Row]
-    error: BaseException | None
+# Messages are tuples, which take a fifth of a dataclass's time to pickle. Of an image given: its number, and the fields
+# of `ImageInput`. Of one that is done: its number, seconds of fetching and decoding, and its failure or its width,
+# height and version; the pixels of a group lie one after the other in the shared memory.
+_Given = tuple[Any, ...]
+_Decoded = tuple[int, int, str]
+_Row = tuple[int, tuple[float, float], Failure | _Decoded]
+# Numbers and bytes of the images fetched, rows of those that are done, and why no more can be.
+_Reply = tuple[list[tuple[int, int]], list[_Row], BaseException | None]
 
 
 class ProcessLoader:
@@ -85,7 +81,7 @@ class ProcessLoader:
             thread.start()
 
     def put(self, key: Any, image: ImageInput) -> None:
-        self._tasks.put((key, image))
+        self._tasks.put(_Task(key, image))
 
     def close(self) -> None:
         for _ in self._threads:
@@ -101,24 +97,23 @@ class ProcessLoader:
         """The life of one process and of those that take its place."""
         process = None
         waiting: dict[int, _Task] = {}  # what it has, by number
-        suspects: collections.deque[_Task] = collections.deque()  # what one that died had
+        suspects: collections.deque[_Task] = collections.deque()  # what is tried again, one by one
         numbers = itertools.count()
         try:
-            process = _Process(self._program, self._config)
             while not self._stopped.is_set():
                 given = self._next(waiting, suspects)
                 if not given and not waiting:
                     return
-                numbered = dict(zip(numbers, given, strict=False))
+                numbered = {next(numbers): task for task in given}
                 waiting |= numbered
+                process = process or _Process(self._program, self._config)
                 try:
-                    reply, pixels = process.exchange([(number, image) for number, (_, image) in numbered.items()])
+                    reply, pixels = process.exchange([(number, *_fields(task)) for number, task in numbered.items()])
                 except (OSError, EOFError):
-                    suspects.extend(self._after_death(process.end(), [*waiting.values()]))
-                    waiting.clear()
-                    process = _Process(self._program, self._config)
-                    continue
-                self._tell(reply, pixels, waiting)
+                    self._after_death(process.end(), waiting, suspects)
+                    process = None
+                else:
+                    self._tell(reply, pixels, waiting)
         except BaseException as error:
             self._receiver.fail(error)
         finally:
@@ -141,26 +136,45 @@ class ProcessLoader:
             given.append(task)
         return given
 
-    def _after_death(self, code: int, had: list[_Task]) -> list[_Task]:
-        """What to try again, one by one: all but an image that the process died with alone."""
-        if len(had) > 1:
-            return had
-        for key, image in had:
-            died = LoadProcessError(f"the process that loaded it died ({code})")
-            failure = dataclasses.replace(Failure.of(image.uri, "decode", died, image.object_version), transient=True)
-            self._receiver.loaded(key, Loaded(failure, None, 0.0))
-        return []
+    def _after_death(self, code: int, waiting: dict[int, _Task], suspects: collections.deque[_Task]) -> None:
+        """All that it had is tried again, but an image that it was alone with, and not for the first time."""
+        alone = len(waiting) == 1
+        for task in waiting.values():
+            if alone and task.is_suspect:
+                died = LoadProcessError(f"the process that loaded it died ({exit_told(code)})")
+                failure = Failure.of(task.image.uri, "decode", died, task.image.object_version)
+                loaded = Loaded(dataclasses.replace(failure, transient=True), task.size, 0.0)
+                self._receiver.loaded([(task.key, loaded)])
+            else:
+                task.is_suspect = True
+                suspects.append(task)
+        waiting.clear()
 
     def _tell(self, reply: _Reply, pixels: npt.NDArray[np.uint8], waiting: dict[int, _Task]) -> None:
-        if reply.error:
-            raise reply.error
-        for number, size in reply.fetched:
-            self._receiver.fetched(waiting[number][0], size)
+        fetched, rows, error = reply
+        if error:
+            raise error
+        sizes = []
+        for number, size in fetched:
+            task = waiting[number]
+            if task.size is None:  # else it was told before a process died
+                task.size = size
+                sizes.append((task.key, size))
+        if sizes:
+            self._receiver.fetched(sizes)
         decoded = iter(pixels)
-        for row in reply.rows:
-            key, image = waiting.pop(row.number)
-            outcome = row.failure or DecodedImage(image, next(decoded), row.width, row.height, row.object_version)
-            self._receiver.loaded(key, Loaded(outcome, row.size, row.fetch_seconds, row.decode_seconds))
+        done = []
+        for number, seconds, found in rows:
+            task = waiting.pop(number)
+            outcome = found if isinstance(found, Failure) else DecodedImage(task.image, next(decoded), *found)
+            done.append((task.key, Loaded(outcome, task.size, *seconds)))
+        if done:
+            self._receiver.loaded(done)
+
+
+def _fields(task: _Task) -> _Given:
+    image = task.image
+    return image.uri, image.object_version, image.size, image.crc32c, image.tar_offset
 
 
 class _Process:
@@ -177,7 +191,7 @@ class _Process:
         self._connection = Connection(self._child.socket.detach())
         self._connection.send(config)
 
-    def exchange(self, images: list[tuple[int, ImageInput]]) -> tuple[_Reply, npt.NDArray[np.uint8]]:
+    def exchange(self, images: list[_Given]) -> tuple[_Reply, npt.NDArray[np.uint8]]:
         """Gives images, and takes what has been done meanwhile, which may be nothing.
 
         Raises:
@@ -185,7 +199,8 @@ class _Process:
         """
         self._connection.send(images)
         reply: _Reply = self._connection.recv()
-        return reply, self._pixels[: sum(not row.failure for row in reply.rows)].copy()
+        decoded = sum(not isinstance(found, Failure) for _, _, found in reply[1])
+        return reply, self._pixels[:decoded].copy()
 
     def end(self) -> int:
         """Ends it; its exit code."""
@@ -203,11 +218,12 @@ class _Group:
         self._loaded: queue.SimpleQueue[tuple[int, Loaded]] = queue.SimpleQueue()
         self._error: BaseException | None = None
 
-    def fetched(self, key: int, size: int) -> None:
-        self._fetched.append((key, size))
+    def fetched(self, sizes: Sequence[tuple[int, int]]) -> None:
+        self._fetched.extend(sizes)
 
-    def loaded(self, key: int, loaded: Loaded) -> None:
-        self._loaded.put((key, loaded))
+    def loaded(self, images: Sequence[tuple[int, Loaded]]) -> None:
+        for image in images:
+            self._loaded.put(image)
 
     def fail(self, error: BaseException) -> None:
         self._error = error if isinstance(error, CredentialsError) else RuntimeError(repr(error))  # that can be sent
@@ -223,16 +239,16 @@ class _Group:
             except queue.Empty:
                 break
             self.under_way -= 1
-            outcome, told = loaded.outcome, (loaded.size, loaded.fetch_seconds, loaded.decode_seconds)
+            outcome, seconds = loaded.outcome, (loaded.fetch_seconds, loaded.decode_seconds)
             if isinstance(outcome, Failure):
-                rows.append(_Row(number, outcome, 0, 0, "", *told))
+                rows.append((number, seconds, outcome))
             else:
                 self._pixels[place] = outcome.pixels
                 place += 1
-                rows.append(_Row(number, None, outcome.width, outcome.height, outcome.object_version, *told))
+                rows.append((number, seconds, (outcome.width, outcome.height, outcome.object_version)))
         # After the rows: an image is fetched before it is done.
         fetched = [self._fetched.popleft() for _ in range(len(self._fetched))]
-        return _Reply(fetched, rows, self._error)
+        return fetched, rows, self._error
 
 
 def main() -> None:
@@ -245,9 +261,9 @@ def main() -> None:
     loader = ThreadLoader(group, config)
     try:
         while True:
-            for number, image in connection.recv():
+            for number, *image in connection.recv():
                 group.under_way += 1
-                loader.put(number, image)
+                loader.put(number, ImageInput(*image))
             connection.send(group.take())
     except (EOFError, OSError):
         loader.stop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -67,13 +67,16 @@ class Loaded:
 
 
 class Receiver(Protocol):
-    """Whom a loader tells; its methods are called from any thread, with the key that the image was given with."""
+    """Whom a loader tells, of one image or of several at once; its methods are called from any thread.
 
-    def fetched(self, key: Any, size: int) -> None:
-        """An image's file is there, so many bytes; it is decoded now."""
+    Images go by the keys that they were given with.
+    """
 
-    def loaded(self, key: Any, loaded: Loaded) -> None:
-        """An image is done; called once for each."""
+    def fetched(self, sizes: Sequence[tuple[Any, int]]) -> None:
+        """These images' files are there, of so many bytes; they are decoded now."""
+
+    def loaded(self, images: Sequence[tuple[Any, Loaded]]) -> None:
+        """These images are done; each comes once."""
 
     def fail(self, error: BaseException) -> None:
         """No image can be loaded any more, as when nobody is logged in."""
@@ -134,9 +137,9 @@ class ThreadLoader:
     def _fetch(self, key: Any, image: ImageInput) -> None:
         fetched, seconds = _timed("fetch", image, lambda: fetch(image, *self._limits))
         if isinstance(fetched, Failure):
-            self._receiver.loaded(key, Loaded(fetched, None, seconds))
+            self._receiver.loaded([(key, Loaded(fetched, None, seconds))])
         else:
-            self._receiver.fetched(key, len(fetched.data))
+            self._receiver.fetched([(key, len(fetched.data))])
             self._to_decode.put((key, fetched, seconds))
 
     def _decode_queued(self) -> None:
@@ -145,7 +148,7 @@ class ThreadLoader:
 
     def _decode(self, key: Any, fetched: FetchedImage, fetch_seconds: float) -> None:
         outcome, seconds = _timed("decode", fetched.input, lambda: decode(fetched, self._pool))
-        self._receiver.loaded(key, Loaded(outcome, len(fetched.data), fetch_seconds, seconds))
+        self._receiver.loaded([(key, Loaded(outcome, len(fetched.data), fetch_seconds, seconds))])
 
 
 def _start(name: str, count: int, work: Callable[[], None]) -> list[threading.Thread]:

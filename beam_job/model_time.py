@@ -34,14 +34,14 @@ class ModelTime:
         self._since = clock()
         self._lock = threading.Lock()
 
-    def move(self, leaves: str | None = None, enters: str | None = None) -> None:
-        """An image, batch or shard goes from one stage to another."""
+    def move(self, leaves: str | None = None, enters: str | None = None, count: int = 1) -> None:
+        """Images, batches or shards go from one stage to another."""
         with self._lock:
             self._book()
             if leaves:
-                self._held[leaves] -= 1
+                self._held[leaves] -= count
             if enters:
-                self._held[enters] += 1
+                self._held[enters] += count
 
     def seconds(self) -> Mapping[str, float]:
         """By stage, until now."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+from beam_job.loading import Loaded
 from beam_job.plan import Shard
 from beam_job.records import CaptionedImage, Failure
 from beam_job.report.thumbnails import NO_PICTURES, Picks, Pictures
@@ -54,6 +55,13 @@ class OpenShard:
         """Adds to a stage's time; any thread may call it."""
         with self._lock:
             self._seconds[stage] += seconds  # type: ignore[assignment]
+
+    def took(self, loaded: Loaded) -> None:
+        """Adds what loading an image took; any thread may call it."""
+        with self._lock:
+            self._seconds["fetch"] += loaded.fetch_seconds  # type: ignore[assignment]
+            if loaded.size is not None:
+                self._seconds["decode"] += loaded.decode_seconds  # type: ignore[assignment]
 
     @property
     def seconds(self) -> Mapping[str, float]:

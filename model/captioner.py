@@ -107,7 +107,7 @@ class Captioner:
             self._compiled_for.add(len(images))
             took = f"{time.monotonic() - started:.1f} s"
             self._tell(f"compiled with XLA in {took}: {len(images)} images at once, the encoder in {self.precision}")
-        return [self._captions(*found) for found in zip(words.numpy(), log_probabilities.numpy(), strict=True)]
+        return self._captions(words.numpy(), log_probabilities.numpy())
 
     def caption_features(self, features: Tensor, uniforms: Tensor = None) -> search.Hypotheses:
         """The decoding loop alone: float32[B, L, U] and, for sampling, float32[B, K, T] in [0, 1)."""
@@ -137,16 +137,18 @@ class Captioner:
 
     def _captions(
         self, words: npt.NDArray[np.int32], log_probabilities: npt.NDArray[np.float32]
-    ) -> tuple[Caption, ...]:
-        """int32[K, T], float32[K, T] -> K captions, the best score first where they were sampled."""
+    ) -> list[tuple[Caption, ...]]:
+        """int32[B, K, T], float32[B, K, T] -> K captions an image, the best score first where they were sampled."""
         lengths = np.maximum(1, np.count_nonzero(words, axis=-1))
         scores = log_probabilities.sum(axis=-1, dtype=np.float64) / lengths
         captions = [
-            Caption(self.vocabulary.decode(row), float(score)) for row, score in zip(words, scores, strict=True)
+            [Caption(self.vocabulary.decode(row), score) for row, score in zip(*found, strict=True)]
+            for found in zip(words.tolist(), scores.tolist(), strict=True)
         ]
         if self.decoding.method == "sample":
-            captions.sort(key=lambda caption: -caption.score)
-        return tuple(captions)
+            for found in captions:
+                found.sort(key=lambda caption: -caption.score)
+        return [tuple(found) for found in captions]
 
     def _uniforms(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Random numbers of each image's own, from its pixels and the seed; zeros where nothing is drawn."""
