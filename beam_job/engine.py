@@ -15,7 +15,6 @@ fails the engine as a whole: the shards under way fail with it, unwritten, and s
 from __future__ import annotations
 
 import collections
-import os
 import queue
 import threading
 import time
@@ -79,10 +78,8 @@ class Engine:
         self._picks = picks
         self._progress = progress
         self._failures = failures
-        # Of this machine: the one that launched the job may have another number of cores.
-        cores = os.cpu_count() or 1
-        decode_threads = config.decode_threads or (cores if on_gpu else min(8, cores))
-        self._model_time = ModelTime(decode_threads)
+        load_config = LoadConfig.of(config, input_size, on_gpu)
+        self._model_time = ModelTime(load_config.decode_threads)
         self._budget = ByteBudget(config.in_flight_bytes)
         self._pixel_bytes = 3 * input_size**2
         self._in_flight = 0
@@ -91,7 +88,7 @@ class Engine:
         self._lock = threading.Lock()  # of these three
         self._arrivals: queue.SimpleQueue[list[tuple[OpenShard, DecodedImage | Failure]] | None] = queue.SimpleQueue()
         make_loader = ProcessLoader if on_gpu else ThreadLoader
-        self._loader: Loader = make_loader(self, LoadConfig.of(config, input_size, decode_threads))
+        self._loader: Loader = make_loader(self, load_config)
         self._writer = ThreadPoolExecutor(1, "write")
         self._model_thread = threading.Thread(target=self._run_model, name="caption", daemon=True)
         self._model_thread.start()

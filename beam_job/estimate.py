@@ -1,6 +1,6 @@
 """What a run takes and costs, from measured speeds: arithmetic, with its assumptions beside it.
 
-The speeds are those of the default model on a CPU (README.md, Performance), and of an H100 host; every one is of one
+The speeds are those of the default model on a CPU (README.md, Performance), and of an H200's host; every one is of one
 process. What was not measured says so in the text. `tests/benchmarks/scale.py` computes docs/scale.md with the same
 functions.
 """
@@ -12,18 +12,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from beam_job.dataflow import Workers
+from beam_job.loading import default_fetch_threads
 from beam_job.machines import GPUS, PRICES, READS, WRITES
 from beam_job.progress import counted
 
 MEAN_BYTES = 200_000  # of an image whose size nobody has told
 
 # Milliseconds of a core an image takes: so much, and so much more for each kB of JPEG. Fitted through two points each.
-# Two cores of an AMD EPYC, the whole job (growth.py): 187 images/s of 52 kB (500x375), 128 of 420 kB (1920x1080).
-_CPU_MS, _CPU_MS_A_KB = 9.99, 0.0134
-# A core beside an H100 that does the model's work, decoding alone: 283 images/s of 52 kB, 72 of 420 kB.
-_DECODE_MS, _DECODE_MS_A_KB = 2.04, 0.0282
-# One process there, 16 threads feeding the model: 1,013 images/s and 526; more cores do not help against Python's lock.
-_PROCESS_MS, _PROCESS_MS_A_KB = 0.85, 0.0025
+# Two cores of an AMD EPYC, the whole job (growth.py): 200 images/s of 46 kB (500x375), 166 of 348 kB (1920x1080).
+_CPU_MS, _CPU_MS_A_KB = 9.69, 0.0068
+# 16 cores beside an H200, the whole job with a model for 299 pixels (gpu.py): 3,324 images/s of 39 kB with the cores
+# busy for 60 % of the time, which Python's lock in the process of the model holds back; 1,380 of 315 kB with 94 %.
+_LOAD_MS, _LOAD_MS_A_KB = 1.76, 0.0290
+_PROCESS_MS = 0.30
 _REQUEST_S = 0.05  # from asking a bucket for an image to having it
 _START_H = {"gpu": 0.12, "image": 0.06, "package": 0.1, "here": 0.005}  # until the first image; assumed, but for "here"
 _ROWS_A_LISTING = 1_000
@@ -50,28 +51,28 @@ class Speed:
         return min(self.parts, key=lambda part: self.parts[part])
 
 
-def speed(cores: int, gpu: str | None, mean_bytes: float, fetch_threads: int = 32) -> Speed:
+def speed(cores: int, gpu: str | None, mean_bytes: float, fetch_threads: int | None = None) -> Speed:
     """Of a worker with so many cores, one process, or as many on the CPU as they can feed.
 
     Args:
       cores: or vCPUs, which are taken for as much.
       gpu: one of `GPUS`, or None.
       mean_bytes: of an image.
-      fetch_threads: of its process.
+      fetch_threads: of its process; None for the default.
     """
     kilobytes = mean_bytes / 1_000
     if gpu is None:
         processes = max(1, cores // 2)
         return Speed(
             {
-                "fetching": processes * fetch_threads / _REQUEST_S,
+                "fetching": processes * (fetch_threads or default_fetch_threads(None)) / _REQUEST_S,
                 "decoding and the model": 1_000 * cores / (_CPU_MS + _CPU_MS_A_KB * kilobytes),
             }
         )
     parts = {
-        "fetching": fetch_threads / _REQUEST_S,
-        "decoding": 1_000 * cores / (_DECODE_MS + _DECODE_MS_A_KB * kilobytes),
-        "Python in one process": 1_000 / (_PROCESS_MS + _PROCESS_MS_A_KB * kilobytes),
+        "fetching": (fetch_threads or default_fetch_threads(cores)) / _REQUEST_S,
+        "decoding": 1_000 * cores / (_LOAD_MS + _LOAD_MS_A_KB * kilobytes),
+        "the model's process": 1_000 / _PROCESS_MS,
     }
     return Speed(parts | ({"the GPU": GPUS[gpu].images_per_second} if gpu in GPUS else {}))
 
@@ -129,7 +130,7 @@ def estimate_on_dataflow(
     workers: Workers,
     shard_size: int,
     price: float | None = None,
-    fetch_threads: int = 32,
+    fetch_threads: int | None = None,
 ) -> Estimate | None:
     """Of a run with these workers; None where nobody knows the size of their machine.
 
@@ -139,7 +140,7 @@ def estimate_on_dataflow(
       workers: as `dataflow.workers_of` tells.
       shard_size: images.
       price: dollars for a worker's hour, instead of the list price.
-      fetch_threads: of a process.
+      fetch_threads: of a process; None for the default.
     """
     size = workers.size
     if size is None:
@@ -204,7 +205,7 @@ def describe(estimate: Estimate, listed: bool, own_price: bool) -> list[str]:
         )
     lines.append(
         "  assumed: the default model and decoding, speeds measured on other machines (a vCPU as one of their cores; "
-        f"GPUs other than the H100 derived), {1_000 * _REQUEST_S:.0f} ms a request; a factor of two either way is usual"
+        f"GPUs derived from an H100), {1_000 * _REQUEST_S:.0f} ms a request; a factor of two either way is usual"
     )
     return lines
 

@@ -55,7 +55,8 @@ _Reply = tuple[list[tuple[int, int]], list[_Row], BaseException | None]
 class ProcessLoader:
     """A `Loader` of processes, each with its share of the threads.
 
-    An image that its process dies of fails: those that the process had are given to the next one, one by one.
+    What a process that dies had is tried again in the next one, image by image; one that is alone with the second death
+    fails.
 
     Args:
       receiver: told of the images.

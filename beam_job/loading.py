@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -43,10 +44,18 @@ class LoadConfig:
     filters: Filters
 
     @classmethod
-    def of(cls, config: JobConfig, input_size: int, decode_threads: int) -> LoadConfig:
-        """From the job's."""
+    def of(cls, config: JobConfig, input_size: int, on_gpu: bool) -> LoadConfig:
+        """From the job's, for the cores of this machine: the one that launched the job may have others."""
+        cores = os.cpu_count() or 1
+        fetch_threads = config.fetch_threads or default_fetch_threads(cores if on_gpu else None)
+        decode_threads = config.decode_threads or (cores if on_gpu else min(8, cores))
         limits = config.max_pixels, config.fetch_timeout, allowed_of(config), config.filters
-        return cls(input_size, config.fetch_threads, decode_threads, *limits)
+        return cls(input_size, fetch_threads, decode_threads, *limits)
+
+
+def default_fetch_threads(cores_of_gpu: int | None) -> int:
+    """Where nobody has said how many; beside a GPU each core's process has some, and threads that wait cost nothing."""
+    return 8 * cores_of_gpu if cores_of_gpu else 32
 
 
 @dataclass(frozen=True)

@@ -287,7 +287,12 @@ def _add_speed(group: argparse._ArgumentGroup) -> None:
         help="images that the model captions at once (default: auto, which is 256 on a GPU and 32 on the CPU)",
     )
     add_number(group, "shard_size", defaults.shard_size, "images a shard: the unit of work, one output file each")
-    add_number(group, "fetch_threads", defaults.fetch_threads, "images fetched at the same time")
+    group.add_argument(
+        "--fetch_threads",
+        type=int,
+        metavar="N",
+        help="images fetched at the same time (default: 32, or 8 a core where there is a GPU)",
+    )
     add_number(group, "fetch_timeout", defaults.fetch_timeout, "seconds to fetch one image, retries included")
     group.add_argument(
         "--decode_threads",

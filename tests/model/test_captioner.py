@@ -39,6 +39,19 @@ def test_captions_do_not_depend_on_batch_size_or_neighbours(decoding: Decoding, 
         )
 
 
+def test_images_may_lie_anywhere_in_memory(tiny_bundle) -> None:
+    """TensorFlow reads them in place where it can; it would crash on memory that is not aligned."""
+    captioner = load_captioner(tiny_bundle)
+    batch = pad_batch([*np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)], 3)
+    shifted = np.zeros(batch.nbytes + 1, np.uint8)[1:].reshape(batch.shape)
+    shifted[:] = batch
+    unwritable = batch.copy()
+    unwritable.flags.writeable = False
+    said = captioner.caption(batch)
+    for same in (shifted, unwritable, batch[::-1][::-1], np.asfortranarray(batch)):
+        assert captioner.caption(same) == said
+
+
 def test_captions_are_words_of_the_vocabulary_with_a_mean_log_probability(images: np.ndarray) -> None:
     captioner = load_captioner()
     for [caption] in captioner.caption(images):

@@ -241,3 +241,13 @@ def test_pad_batch_fills_up_with_black() -> None:
     assert batch.shape == (5, 3, 3, 3)
     assert batch[:2].min() == 255
     assert batch[2:].max() == 0
+
+
+def test_pad_batch_writes_over_an_earlier_batch_of_its_shape() -> None:
+    white, grey = np.full((3, 3, 3), 255, np.uint8), np.full((3, 3, 3), 99, np.uint8)
+    first = pad_batch([white, white, white], 4)
+    again = pad_batch([grey], 4, out=first)
+    assert again is first
+    assert (again[0] == 99).all()
+    assert again[1:].max() == 0
+    assert pad_batch([grey], 2, out=first).shape == (2, 3, 3, 3)
