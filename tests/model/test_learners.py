@@ -28,7 +28,7 @@ def weights(bundle: Path) -> dict[str, np.ndarray]:
 def begun(parquet: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle that has seen the photographs a few times."""
     bundle = tmp_path_factory.mktemp("begun") / "bundle"
-    assert train(parquet, bundle, "--epochs=12", "--learning_rate=0.01", "--dropout=0", "--batch_size=2") == 0
+    assert train(parquet, bundle, "--epochs=12", "--learning_rate=0.003", "--dropout=0", "--batch_size=2") == 0
     return bundle
 
 
