@@ -54,8 +54,8 @@ class JobConfig:
       rows_in_memory: images, listed and done before, that are planned in the launching machine's memory; more are
         planned inside the pipeline.
       in_flight_bytes: of images between submission and the model, a process.
-      decode_threads: images decoded at the same time; None for one a core of the machine that decodes, 8 at most
-        without a GPU.
+      decode_threads: images decoded at the same time; None for one a core of the machine that decodes, 8 at most,
+        or 32 beside a GPU.
       max_pixels: of an image, at the size at which it is decoded.
       workers: processes on this machine.
       engine: what runs the encoder, one of `model.engine_choice.ENGINES`. The captions are the same but for rounding,

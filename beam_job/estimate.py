@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from beam_job.dataflow import Workers
-from beam_job.loading import default_fetch_threads
+from beam_job.loading import default_threads
 from beam_job.machines import GPUS, PRICES, READS, WRITES
 from beam_job.progress import counted
 
@@ -61,17 +61,19 @@ def speed(cores: int, gpu: str | None, mean_bytes: float, fetch_threads: int | N
       fetch_threads: of its process; None for the default.
     """
     kilobytes = mean_bytes / 1_000
+    fetching, decoding = default_threads(cores, on_gpu=gpu is not None)
+    fetching = fetch_threads or fetching
     if gpu is None:
         processes = max(1, cores // 2)
         return Speed(
             {
-                "fetching": processes * (fetch_threads or default_fetch_threads(None)) / _REQUEST_S,
+                "fetching": processes * fetching / _REQUEST_S,
                 "decoding and the model": 1_000 * cores / (_CPU_MS + _CPU_MS_A_KB * kilobytes),
             }
         )
     parts = {
-        "fetching": (fetch_threads or default_fetch_threads(cores)) / _REQUEST_S,
-        "decoding": 1_000 * cores / (_LOAD_MS + _LOAD_MS_A_KB * kilobytes),
+        "fetching": fetching / _REQUEST_S,
+        "decoding": 1_000 * decoding / (_LOAD_MS + _LOAD_MS_A_KB * kilobytes),
         "the model's process": 1_000 / _PROCESS_MS,
     }
     return Speed(parts | ({"the GPU": GPUS[gpu].images_per_second} if gpu in GPUS else {}))

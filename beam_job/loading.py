@@ -46,16 +46,20 @@ class LoadConfig:
     @classmethod
     def of(cls, config: JobConfig, input_size: int, on_gpu: bool) -> LoadConfig:
         """From the job's, for the cores of this machine: the one that launched the job may have others."""
-        cores = os.cpu_count() or 1
-        fetch_threads = config.fetch_threads or default_fetch_threads(cores if on_gpu else None)
-        decode_threads = config.decode_threads or (cores if on_gpu else min(8, cores))
+        fetch, decode = default_threads(os.cpu_count() or 1, on_gpu)
         limits = config.max_pixels, config.fetch_timeout, allowed_of(config), config.filters
-        return cls(input_size, fetch_threads, decode_threads, *limits)
+        return cls(input_size, config.fetch_threads or fetch, config.decode_threads or decode, *limits)
 
 
-def default_fetch_threads(cores_of_gpu: int | None) -> int:
-    """Where nobody has said how many; beside a GPU each core's process has some, and threads that wait cost nothing."""
-    return 8 * cores_of_gpu if cores_of_gpu else 32
+def default_threads(cores: int, on_gpu: bool) -> tuple[int, int]:
+    """Images fetched, and images decoded, at the same time, where nobody has said how many.
+
+    More than 32 processes beside a GPU would bring more images than the model's process can pass on.
+    """
+    if not on_gpu:
+        return 32, min(8, cores)
+    processes = min(32, cores)
+    return 8 * processes, processes
 
 
 @dataclass(frozen=True)

@@ -291,14 +291,14 @@ def _add_speed(group: argparse._ArgumentGroup) -> None:
         "--fetch_threads",
         type=int,
         metavar="N",
-        help="images fetched at the same time (default: 32, or 8 a core where there is a GPU)",
+        help="images fetched at the same time (default: 32, or 8 for each that is decoded where there is a GPU)",
     )
     add_number(group, "fetch_timeout", defaults.fetch_timeout, "seconds to fetch one image, retries included")
     group.add_argument(
         "--decode_threads",
         type=int,
         metavar="N",
-        help="images decoded at the same time (default: one a core; 8 at most where there is no GPU)",
+        help="images decoded at the same time (default: one a core, 8 at most, or 32 where there is a GPU)",
     )
     add_number(
         group, "max_pixels", defaults.max_pixels, "larger images fail; a large JPEG counts with its reduced size"
