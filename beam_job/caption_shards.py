@@ -108,14 +108,14 @@ def _release_engine(config: JobConfig, run: Run, progress_folder: str | None) ->
 
 
 def _open_engine(config: JobConfig, run: Run, progress_folder: str | None, note: RunNote) -> Engine:
-    open_gpus(required=config.require_gpu)
+    gpu = open_gpus(required=config.require_gpu) > 0 and config.engine != "litert"
     progress = ProgressFile(progress_folder)
     captioner = _open_captioner(config, note.model, progress)
     batch_size = config.batch_size or default_batch_size()
     failures = FailureBudget(config.max_failure_ratio, note.inputs)
     samples = 0 if config.no_report else config.report_samples
     picks = Picks.of_run(samples, note.inputs)
-    return Engine(config, run, captioner, captioner.input_size, batch_size, progress, failures, picks)
+    return Engine(config, run, captioner, captioner.input_size, batch_size, progress, failures, picks, gpu)
 
 
 def _open_captioner(config: JobConfig, version: str, progress: ProgressFile) -> ImageCaptioner:

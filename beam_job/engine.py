@@ -52,6 +52,8 @@ class Engine:
       batch_size: images that the captioner takes at once.
       progress: told of every image that is done, and of what people should know.
       failures: told of them too, and asked whether to go on.
+      picks: of which images small pictures are kept.
+      gpu: whether one waits for images, which processes load then.
     """
 
     def __init__(
@@ -64,21 +66,21 @@ class Engine:
         progress: ProgressFile,
         failures: FailureBudget,
         picks: Picks = NO_PICTURES,
+        gpu: bool = False,
     ) -> None:
         self._run = run
         self._model_version = captioner.version
         # Only the project's own captioner has these two.
         self._runs_on = getattr(captioner, "engine", "custom"), getattr(captioner, "precision", "unknown")
         self._batches = BatchCaptioner(captioner, batch_size, progress.tell)
-        on_gpu = self._runs_on[0] == "xla"
-        self._at_once = 2 if on_gpu else 1
+        self._at_once = 2 if self._runs_on[0] == "xla" else 1
         self._running: collections.deque[tuple[Batch, Future[Captioned]]] = collections.deque()
         self._several = config.decoding.num_captions > 1
         self._min_score = config.min_score
         self._picks = picks
         self._progress = progress
         self._failures = failures
-        load_config = LoadConfig.of(config, input_size, on_gpu)
+        load_config = LoadConfig.of(config, input_size, gpu)
         self._model_time = ModelTime(load_config.decode_threads)
         self._budget = ByteBudget(config.in_flight_bytes)
         self._pixel_bytes = 3 * input_size**2
@@ -87,7 +89,7 @@ class Engine:
         self._broken: BaseException | None = None
         self._lock = threading.Lock()  # of these three
         self._arrivals: queue.SimpleQueue[list[tuple[OpenShard, DecodedImage | Failure]] | None] = queue.SimpleQueue()
-        make_loader = ProcessLoader if on_gpu else ThreadLoader
+        make_loader = ProcessLoader if gpu else ThreadLoader
         self._loader: Loader = make_loader(self, load_config)
         self._writer = ThreadPoolExecutor(1, "write")
         self._model_thread = threading.Thread(target=self._run_model, name="caption", daemon=True)

@@ -59,7 +59,8 @@ def engine_for(
         in_flight_bytes=in_flight_bytes,
     )
     progress = ProgressFile(str(progress_folder) if progress_folder else None)
-    return Engine(config, run, captioner, SIZE, BATCH, progress, FailureBudget(config.max_failure_ratio, 1000))
+    failures = FailureBudget(config.max_failure_ratio, 1000)
+    return Engine(config, run, captioner, SIZE, BATCH, progress, failures, gpu=captioner.engine == "xla")
 
 
 def run_shards(run: Run, captioner: FakeCaptioner, *shards: list[ImageInput]) -> list[ShardResult]:
@@ -173,7 +174,8 @@ def test_the_image_that_breaks_a_batch_is_found(run: Run, tmp_path: Path) -> Non
     assert failure.error_message == "cannot digest this image"
 
 
-def test_failures_of_each_stage_leave_the_others_alone(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["fake", "xla"])
+def test_failures_of_each_stage_leave_the_others_alone(run: Run, tmp_path: Path, engine: str) -> None:
     (tmp_path / "text.jpg").write_text("no picture")
     shard = [
         grey(tmp_path, 10),
@@ -184,7 +186,7 @@ def test_failures_of_each_stage_leave_the_others_alone(run: Run, tmp_path: Path)
         ImageInput("nul\0byte.jpg"),
         grey(tmp_path, 20),
     ]
-    [result] = run_shards(run, FakeCaptioner(), shard)
+    [result] = run_shards(run, FakeCaptioner(engine=engine), shard)
     assert [row["caption"] for row in rows(run, 0)] == ["brightness 10", "brightness 20"]
     assert [(failure.uri, failure.stage, failure.error_type) for failure in result.report.failures] == [
         ("ftp://host/x.jpg", "list", "UnknownSchemeError"),
