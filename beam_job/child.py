@@ -61,29 +61,21 @@ def start_child(program: str, memory: int, arguments: Iterable[object] = ()) -> 
       arguments: what `join_parent` returns there, as text.
 
     Raises:
-      ChildStartError: it ended, or was not ready in a minute.
+      ChildStartError: it could not be started, ended, or was not ready in a minute.
     """
     # Isolated, with this process's path: a file of the user's working folder must not be taken for a module.
     code = f"import sys; sys.path[:] = {sys.path!r}; {program}"
-    ours, theirs = socket.socketpair()
-    # Beam sets a default timeout once it has logged in to Google, and a process that inherits a socket with a timeout
-    # has one that does not wait at all.
-    theirs.setblocking(True)
-    with theirs, tempfile.TemporaryFile() as said, _nameless_file() as shared:
+    with tempfile.TemporaryFile() as said, _nameless_file() as shared:
         shared.truncate(memory)
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-c", code, str(shared.fileno()), str(memory), *map(str, arguments)],
-            stdin=theirs.fileno(),
-            stdout=said,
-            stderr=said,
-            pass_fds=[shared.fileno()],
-            start_new_session=True,  # Ctrl-C at the terminal is for this process, which then closes the socket
-        )
-        child = Child(process, ours, _map(shared.fileno(), memory))
-        theirs.close()  # so that the end of the process is seen as the end of its messages
+        command = [sys.executable, "-I", "-c", code, str(shared.fileno()), str(memory), *map(str, arguments)]
         try:
-            ours.settimeout(_START_SECONDS)
-            if not ours.recv(len(_READY)):
+            process, connection = _start(command, said, shared.fileno())
+        except OSError as error:
+            raise ChildStartError(str(error)) from error
+        child = Child(process, connection, _map(shared.fileno(), memory))
+        try:
+            connection.settimeout(_START_SECONDS)
+            if not connection.recv(len(_READY)):
                 raise EOFError("it ended")
         except (OSError, EOFError) as error:
             child.end()
@@ -91,6 +83,27 @@ def start_child(program: str, memory: int, arguments: Iterable[object] = ()) -> 
             lines = said.read().decode("utf-8", "replace").strip().splitlines() or [str(error)]
             raise ChildStartError(lines[-1]) from error
     return child
+
+
+def _start(command: list[str], said: BinaryIO, shared: int) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    ours, theirs = socket.socketpair()
+    with theirs:  # closed then, so that the end of the process is seen as the end of its messages
+        # Beam sets a default timeout once it has logged in to Google, and a process that inherits a socket with a
+        # timeout has one that does not wait at all.
+        theirs.setblocking(True)
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=theirs.fileno(),
+                stdout=said,
+                stderr=said,
+                pass_fds=[shared],
+                start_new_session=True,  # Ctrl-C at the terminal is for this process, which then closes the socket
+            )
+        except OSError:
+            ours.close()
+            raise
+    return process, ours
 
 
 def exit_told(code: int) -> str:

@@ -113,6 +113,12 @@ def test_plain_jpegs_need_no_process() -> None:
             pool.load(PNG)
 
 
+def test_a_system_without_room_for_a_process_is_not_the_images_fault_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    with pool_of() as pool, pytest.raises(DecoderStartError, match=r"could be started: .*/no/such/python"):
+        pool.load(PNG)
+
+
 def test_an_environment_without_workers_is_not_the_images_fault() -> None:
     with pool_of(program="import no_such_module") as pool:
         outcome = decode(FetchedImage(ImageInput("x.png"), PNG, "v1"), pool)
