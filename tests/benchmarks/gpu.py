@@ -21,14 +21,14 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from beam_job.filters import Filters
 from beam_job.load_processes import ProcessLoader
-from beam_job.loading import LoadConfig, Loaded, ThreadLoader
+from beam_job.loading import LoadConfig, Loaded, ThreadLoader, default_threads
 from beam_job.quiet import quiet_stderr
 from beam_job.records import DecodedImage, ImageInput
 from beam_job.storage import Allowed
@@ -153,12 +153,12 @@ class _Clock:
     def __init__(self) -> None:
         self.times: list[float] = []
 
-    def fetched(self, key: object, size: int) -> None:
+    def fetched(self, sizes: Sequence[tuple[str, int]]) -> None:
         pass
 
-    def loaded(self, key: object, loaded: Loaded) -> None:
-        assert isinstance(loaded.outcome, DecodedImage), loaded.outcome
-        self.times.append(time.monotonic())
+    def loaded(self, images: Sequence[tuple[str, Loaded]]) -> None:
+        assert all(isinstance(loaded.outcome, DecodedImage) for _, loaded in images), images
+        self.times += [time.monotonic()] * len(images)
 
     def fail(self, error: BaseException) -> None:
         raise error
@@ -169,9 +169,11 @@ def loading_alone(args: argparse.Namespace) -> dict[str, float]:
     cores = os.cpu_count() or 1
     folder = str(args.images_folder.resolve())
     allowed = Allowed(("file",), (folder,))
-    config = LoadConfig(load_config(args.model).input_size, 32, cores, MAX_PIXELS, 60.0, allowed, Filters())
+    size = load_config(args.model).input_size
     speeds = {}
     for way, make in (("threads", ThreadLoader), ("processes", ProcessLoader)):
+        fetch_threads, _ = default_threads(cores, on_gpu=way == "processes")
+        config = LoadConfig(size, fetch_threads, cores, MAX_PIXELS, 60.0, allowed, Filters())
         clock = _Clock()
         loader = make(clock, config)
         for path in sorted(args.images_folder.iterdir()):

@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -22,7 +23,7 @@ _QUALITY = 85
 def load_photographs(source: Path | None) -> list[Image.Image]:
     """Some photographs: of a folder, of a Parquet file's column `image`, or those of the demo."""
     if source is None:
-        files: list[object] = list(sample_photographs())
+        files: list[Any] = list(sample_photographs())
     elif source.is_dir():
         files = sorted(path for path in source.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     else:
@@ -31,7 +32,7 @@ def load_photographs(source: Path | None) -> list[Image.Image]:
         files = [io.BytesIO(cell["bytes"] if isinstance(cell, dict) else cell) for cell in cells]
     if not files:
         raise SystemExit(f"--photographs={source}: no photographs there")
-    return [Image.open(file).convert("RGB") for file in files[:DISTINCT]]  # type: ignore[arg-type]
+    return [Image.open(file).convert("RGB") for file in files[:DISTINCT]]
 
 
 def make_set(photographs: list[Image.Image], size: tuple[int, int], images: int, folder: Path) -> None:

@@ -44,11 +44,13 @@ def agreement(examples: list[Example], bundle: Path) -> Iterator[str]:
     first: dict[str, list[str]] = {}
     for precision in PRECISIONS:
         started = time.monotonic()
-        said = dict(caption_examples(examples, bundle, Decoding(), "tensorflow", precision))
+        captions = caption_examples(examples, bundle, Decoding(), "tensorflow", precision)
+        said = {name: [caption.text] for name, caption in captions}
         seconds = time.monotonic() - started
         first = first or said
         changed = sum(said[name] != first[name] for name in said)
-        yield f"| {precision} | {changed:,} | {caption_metrics(references, said)['CIDEr']:.2f} | {seconds:.0f} |"
+        metrics, _ = caption_metrics(references, said)
+        yield f"| {precision} | {changed:,} | {metrics['CIDEr']:.2f} | {seconds:.0f} |"
 
 
 if __name__ == "__main__":
