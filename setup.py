@@ -9,7 +9,7 @@ REQUIREMENTS = [
     # The encoder on the CPU; where there are no wheels of it, TensorFlow's graph serves.
     "ai-edge-litert>=2.3,<3; sys_platform == 'linux' or (sys_platform == 'darwin' and platform_machine == 'arm64')",
     "apache-beam>=2.77,<2.78",
-    # Scales pictures in a seventh of Pillow's time; where there are no wheels of it, Pillow serves.
+    # Scales pictures in a third of Pillow's time; where there are no wheels of it, Pillow serves.
     "cykooz.resizer>=4.0,<5; platform_machine != 'aarch64'",
     "google-cloud-storage>=3.4,<4",
     "google-crc32c>=1.5,<2",

@@ -13,8 +13,7 @@ EVIDENCE = 200
 class ByteBudget:
     """Bounds the bytes in flight, whatever the number of images; one image larger than all of it passes alone.
 
-    Who waits is woken once an eighth is free, for many images at a time: to wake a thread for each costs more than all
-    else that is done with an image here.
+    Who waits is woken once an eighth is free, for many images at a time: a thread that is woken for each is dear.
     """
 
     def __init__(self, limit: int) -> None:

@@ -22,7 +22,7 @@ MEAN_BYTES = 200_000  # of an image whose size nobody has told
 # Two cores of an AMD EPYC, the whole job (growth.py): 200 images/s of 46 kB (500x375), 166 of 348 kB (1920x1080).
 _CPU_MS, _CPU_MS_A_KB = 9.69, 0.0068
 # 16 cores beside an H200, the whole job with a model for 299 pixels (gpu.py): 3,324 images/s of 39 kB with the cores
-# busy for 60 % of the time, which Python's lock in the process of the model holds back; 1,380 of 315 kB with 94 %.
+# busy for 60 % of the time and the GPU for half, so that the model's process is to blame; 1,380 of 315 kB with 94 %.
 _LOAD_MS, _LOAD_MS_A_KB = 1.76, 0.0290
 _PROCESS_MS = 0.30
 _REQUEST_S = 0.05  # from asking a bucket for an image to having it

@@ -1,8 +1,9 @@
 """Images fetched and decoded in processes, where a GPU waits for them: one a core, each with threads of its own.
 
-Threads of one process stop scaling at some 1,800 images a second, however many cores there are: each image takes and
-gives Python's lock some twenty times, and passing it on takes tens of microseconds. So each process takes a few images
-at a time, and answers with a group of them: the numbers through a socket, the pixels in memory that both see.
+With threads that fetched, and processes that only decoded, a host of 16 cores and an H200 came to 1,819 images a
+second, both half idle; with these processes to 3,324. Presumably that is Python's lock, which each image took and gave
+again and again in the model's process. So each process takes some images at a time, and answers with a group of them:
+the numbers through a socket, the pixels in memory that both see.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
+import operator
 import queue
 import threading
 import time
@@ -20,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from beam_job.child import Child, ChildStartError, exit_told, join_parent, start_child, tell_ready
+from beam_job.child import ChildStartError, exit_told, join_parent, start_child, tell_ready
 from beam_job.loading import LoadConfig, Loaded, Receiver, ThreadLoader
 from beam_job.records import DecodedImage, Failure, ImageInput
 from beam_job.storage import CredentialsError
@@ -46,6 +48,7 @@ class _Task:
 # of `ImageInput`. Of one that is done: its number, seconds of fetching and decoding, and its failure or its width,
 # height and version; the pixels of a group lie one after the other in the shared memory.
 _Given = tuple[Any, ...]
+_fields = operator.attrgetter(*(field.name for field in dataclasses.fields(ImageInput)))
 _Decoded = tuple[int, int, str]
 _Row = tuple[int, tuple[float, float], Failure | _Decoded]
 # Numbers and bytes of the images fetched, rows of those that are done, and why no more can be.
@@ -109,7 +112,9 @@ class ProcessLoader:
                 waiting |= numbered
                 process = process or _Process(self._program, self._config)
                 try:
-                    reply, pixels = process.exchange([(number, *_fields(task)) for number, task in numbered.items()])
+                    reply, pixels = process.exchange(
+                        [(number, *_fields(task.image)) for number, task in numbered.items()]
+                    )
                 except (OSError, EOFError):
                     self._after_death(process.end(), waiting, suspects)
                     process = None
@@ -173,24 +178,19 @@ class ProcessLoader:
             self._receiver.loaded(done)
 
 
-def _fields(task: _Task) -> _Given:
-    image = task.image
-    return image.uri, image.object_version, image.size, image.crc32c, image.tar_offset
-
-
 class _Process:
     """A running process of `main`."""
 
     def __init__(self, program: str, config: LoadConfig) -> None:
         size = config.input_size
         try:
-            self._child: Child = start_child(program, GROUP * 3 * size**2)
-        except ChildStartError as error:
+            self._child = start_child(program, GROUP * 3 * size**2)
+            self._child.socket.settimeout(None)
+            self._connection = Connection(self._child.socket.detach())
+            self._connection.send(config)
+        except (ChildStartError, OSError) as error:
             raise LoadProcessError(f"no process for loading images could be started: {error}") from error
         self._pixels = self._child.memory.reshape(GROUP, size, size, 3)
-        self._child.socket.settimeout(None)
-        self._connection = Connection(self._child.socket.detach())
-        self._connection.send(config)
 
     def exchange(self, images: list[_Given]) -> tuple[_Reply, npt.NDArray[np.uint8]]:
         """Gives images, and takes what has been done meanwhile, which may be nothing.

@@ -54,7 +54,8 @@ class LoadConfig:
 def default_threads(cores: int, on_gpu: bool) -> tuple[int, int]:
     """Images fetched, and images decoded, at the same time, where nobody has said how many.
 
-    More than 32 processes beside a GPU would bring more images than the model's process can pass on.
+    32 processes beside a GPU bring 11,000 small images a second or 2,900 large ones, by `beam_job.estimate`; the
+    model's process passed on 3,300.
     """
     if not on_gpu:
         return 32, min(8, cores)
