@@ -4,23 +4,36 @@
   const summary = data.summary;
   const byId = new Map(data.cards.map((card) => [card.id, card]));
   const key = `caption-images ${data.run}`;
-  const edits = load(); // by card: {caption} or {bad}
+  let edits = load(); // by card: {caption} or {bad}
   const $ = (id) => document.getElementById(id);
 
-  function load() {
+  // In both: a page loaded again from a file now and then gets an older localStorage (Chromium, a busy
+  // machine), and sessionStorage ends with the tab.
+  function keptIn(storage) {
     try {
-      return JSON.parse(localStorage.getItem(key)) || {};
+      return JSON.parse(window[storage].getItem(key)) || { at: 0, edits: {} };
     } catch {
-      return {}; // a browser that keeps nothing for files
+      return { at: 0, edits: {} }; // a browser that keeps nothing for files
     }
+  }
+
+  function load() {
+    const [one, other] = ["localStorage", "sessionStorage"].map(keptIn);
+    return (one.at >= other.at ? one : other).edits;
   }
 
   function keep() {
     try {
-      localStorage.setItem(key, JSON.stringify(edits));
+      for (const storage of [localStorage, sessionStorage]) {
+        storage.setItem(key, JSON.stringify({ at: Date.now(), edits: edits }));
+      }
     } catch {
       $("found").textContent = "This browser keeps no corrections: download them before you leave.";
     }
+    showEdits();
+  }
+
+  function showEdits() {
     const count = Object.keys(edits).length;
     $("download").disabled = count === 0;
     $("download").textContent = count ? `Download corrections (${count})` : "Download corrections";
@@ -240,10 +253,17 @@
   showCounts();
   showCharts();
   showReasons();
-  keep();
+  showEdits();
   showImages();
   $("search").addEventListener("input", showImages);
   $("show").addEventListener("change", showImages);
   $("only").addEventListener("change", showImages);
   $("download").addEventListener("click", download);
+  // What another tab changed, so that this one does not write over it.
+  addEventListener("storage", (event) => {
+    if (event.key !== key) return;
+    edits = load();
+    showEdits();
+    showImages();
+  });
 })();

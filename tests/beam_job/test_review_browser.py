@@ -132,6 +132,18 @@ def test_it_fits_a_phone(page: Any) -> None:
     page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+def test_another_tab_is_heard(page: Any) -> None:
+    told = "dispatchEvent(new StorageEvent('storage', {key: arguments[0]}))"
+    [key] = page.execute_script(
+        "document.querySelector('#grid .bad').click(); const keys = Object.keys(sessionStorage);"
+        "sessionStorage.clear(); localStorage.clear(); return keys"
+    )
+    page.execute_script(told, "another run's")
+    assert page.find_element("id", "download").text == "Download corrections (1)"
+    page.execute_script(told, key)
+    assert page.find_element("id", "download").text == "Download corrections"
+
+
 def test_corrections_come_back(page: Any, output: Path, downloads: Path, tmp_path: Path) -> None:
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -144,6 +156,8 @@ def test_corrections_come_back(page: Any, output: Path, downloads: Path, tmp_pat
     page.find_element("id", "search").clear()
     page.find_element("id", "search").send_keys("photo 04")
     click(page, "#grid .bad")
+    assert page.execute_script("return [localStorage, sessionStorage].every((kept) => kept.length)")
+    page.execute_script("localStorage.clear()")  # what Chromium does by itself, now and then, to a file
     page.refresh()
     WebDriverWait(page, 30).until(lambda _: page.find_element("id", "download").text == "Download corrections (2)")
     choose(page, "only", "edited")
