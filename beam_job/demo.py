@@ -12,7 +12,14 @@ from beam_job.__main__ import main as caption_images
 from beam_job.printable import printable
 
 SAMPLES = {
-    "skimage": ("data/astronaut.png", "data/chelsea.png", "data/coffee.png", "data/rocket.jpg"),
+    "skimage": (
+        "data/camera.png",
+        "data/motorcycle_left.png",
+        "data/astronaut.png",
+        "data/chelsea.png",
+        "data/coffee.png",
+        "data/rocket.jpg",
+    ),
     "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
 }
 OUTPUT = "demo-output"
