@@ -264,6 +264,6 @@
     if (event.key !== key) return;
     edits = load();
     showEdits();
-    showImages();
+    if (!document.querySelector("#grid textarea")) showImages(); // never over words being typed
   });
 })();

@@ -147,7 +147,10 @@ def test_another_tab_is_heard(page: Any, output: Path) -> None:
 
     assert tell(key, {"0": {"bad": True}}) == "Download corrections (1)"
     assert tell("another run's", {}) == "Download corrections (1)"
+    click(page, "#grid .edit")
+    page.switch_to.active_element.send_keys("words ")
     assert tell(key, {}) == "Download corrections"
+    assert "words " in page.find_element("css selector", "#grid textarea").get_attribute("value")
 
 
 def test_corrections_come_back(page: Any, output: Path, downloads: Path, tmp_path: Path) -> None:
