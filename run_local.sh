@@ -46,6 +46,6 @@ if ! is_installed; then
 fi
 
 if [ $# -eq 0 ]; then
-  exec "$venv/bin/python" -m beam_job.demo
+  exec "$venv/bin/python" -m beam_job.cli.demo
 fi
 exec "$venv/bin/python" -m beam_job "$@"

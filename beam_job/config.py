@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from beam_job.filters import Filters
-from beam_job.machines import check_gpu
-from beam_job.storage import SCHEMES, absolute, bucket_of, public_name, scheme_of
+from beam_job.inputs.filters import Filters
+from beam_job.storage import SCHEMES, Allowed, absolute, bucket_of, public_name, scheme_of
 from model import Decoding
 from model.engine_choice import check_precision
 from model.preprocessing import MAX_PIXELS
@@ -132,8 +131,6 @@ class JobConfig:
                 raise ValueError(f"--{name}={value} is for bundles, and --captioner is none; leave one of them out")
         if self.min_score is not None and not math.isfinite(self.min_score):
             raise ValueError(f"--min_score must be a number, not {self.min_score}")
-        if self.gpu is not None:
-            check_gpu(self.gpu)
         if self.engine == "litert" and self.gpu:
             raise ValueError(f"--engine=litert is for the CPU, and --gpu={self.gpu} is not; leave one of them out")
         if self.worker_price is not None and not 0 <= self.worker_price < math.inf:
@@ -172,6 +169,15 @@ class JobConfig:
             output=absolute(self.output),
             model=self.model and absolute(self.model),
             allow_root=tuple(map(absolute, self.allow_root)),
+        )
+
+    @property
+    def allowed(self) -> Allowed:
+        """The places that the job may read."""
+        from beam_job.inputs.listing import allowed_places  # imports Arrow, which --help does without
+
+        return allowed_places(
+            self.inputs, self.allow_schemes, self.allow_root, self.allow_buckets, self.allow_private_addresses
         )
 
     @property

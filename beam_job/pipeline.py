@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import apache_beam as beam
 
-from beam_job.budget import FailureBudgetError
-from beam_job.caption_shards import CaptionShards
+from beam_job.captioning.budgets import FailureBudgetError
+from beam_job.captioning.caption_shards import CaptionShards
 from beam_job.config import JobConfig
-from beam_job.metrics import Measured
-from beam_job.plan import Plan
-from beam_job.prepare import Prepared
-from beam_job.run import Run
-from beam_job.summary import conclude
+from beam_job.output.conclude import conclude
+from beam_job.output.metrics import Measured
+from beam_job.planning.plan import Plan
+from beam_job.planning.prepare import Prepared
+from beam_job.planning.run import Run
 
 
 @dataclass(frozen=True)

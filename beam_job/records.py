@@ -11,6 +11,7 @@ import numpy.typing as npt
 from beam_job.storage import without_secrets
 from model import Caption
 
+METRIC_NAMESPACE = "caption_images"  # of all counters of the job
 STAGES = ("list", "fetch", "decode", "caption")
 
 

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import apache_beam as beam
 from apache_beam.options.pipeline_options import GoogleCloudOptions
 
-from beam_job.__main__ import main
-from beam_job.dataflow import with_dataflow
-from beam_job.dataflow_run import options_of_planning, template_of
-from beam_job.options import parse
-from beam_job.runner import beam_options
-from beam_job.signals import end_process
+from beam_job.cli.command import main
+from beam_job.cli.options import parse
+from beam_job.cli.signals import end_process
+from beam_job.runners.beam_options import beam_options
+from beam_job.runners.dataflow import with_dataflow
+from beam_job.runners.dataflow_job import options_of_planning, template_of
 from beam_job.storage import storage_for
 
 # Options without a value; of the template's parameters each has one.

@@ -58,7 +58,7 @@ def _lite(width: float, depth: float) -> Build:
             raise BackboneError(
                 "Keras has no ImageNet weights for EfficientNet-Lite; give a file with --backbone_weights: "
                 "model/default/weights.safetensors holds those of the model that ships, and "
-                "`python -m model.convert_efficientnet_lite` makes one of ImageNet's"
+                "`python -m model convert` makes one of ImageNet's"
             )
         return efficientnet_lite(input_size, width, depth, name="efficientnet_lite", int8=int8)
 

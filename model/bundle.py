@@ -90,7 +90,7 @@ def check_bundle(folder: Path) -> str:
 
 def _check(folder: Path) -> str:
     if not folder.is_dir():
-        raise BundleError(f"no model at {folder}: there is no such folder; name one that model.train wrote")
+        raise BundleError(f"no model at {folder}: there is no such folder; name one that `python -m model train` wrote")
     for name in (*CHECKED, CHECKSUMS):
         _check_file(folder, name)
     expected = _read_checksums(folder)
@@ -104,7 +104,7 @@ def _check(folder: Path) -> str:
 def _check_file(folder: Path, name: str) -> None:
     path = folder / name
     if not path.is_file():
-        raise BundleError(f"no model at {folder}: {name} is missing; name a folder that model.train wrote")
+        raise BundleError(f"no model at {folder}: {name} is missing; name a folder that `python -m model train` wrote")
     if path.resolve().parent != folder.resolve():
         raise BundleError(f"the model at {folder} is not whole: {name} is a link to another folder; copy the file")
     if name in _SMALL and path.stat().st_size > _SMALL_BYTES:

@@ -44,7 +44,7 @@ def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 @pytest.fixture(scope="session")
 def photographs() -> dict[str, Path]:
     """Photographs of scikit-image and scikit-learn by name, found as the demo finds them."""
-    from beam_job.demo import sample_photographs
+    from beam_job.cli.demo import sample_photographs
 
     return {path.name: path for path in sample_photographs()}
 

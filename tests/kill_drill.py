@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pyarrow.dataset as ds
 
-from beam_job.demo import sample_photographs
+from beam_job.cli.demo import sample_photographs
 
 
 def main() -> int:

@@ -6,9 +6,9 @@ import pyarrow as pa
 from PIL import Image
 
 from beam_job.config import JobConfig
-from beam_job.lists import LISTING_FIELDS
-from beam_job.plan import Plan, write_plan
-from beam_job.run import Run, RunNote
+from beam_job.inputs.lists import LISTING_FIELDS
+from beam_job.planning.plan import Plan, write_plan
+from beam_job.planning.run import Run, RunNote
 from beam_job.storage import join, storage_for
 from model import DEFAULT_BUNDLE, check_bundle
 from tests.images import encode

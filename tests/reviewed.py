@@ -7,8 +7,8 @@ from typing import Any
 
 from PIL import Image
 
+from beam_job.cli.job import run_job
 from beam_job.config import JobConfig
-from beam_job.job import run_job
 from model import Caption
 from tests.fakes import FakeCaptioner
 from tests.images import encode

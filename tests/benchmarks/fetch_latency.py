@@ -19,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from beam_job.demo import sample_photographs
+from beam_job.cli.demo import sample_photographs
 from tests.benchmarks.bucket import Proxy, bucket_of
 
 DELAY_S = 0.04

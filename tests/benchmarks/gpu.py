@@ -26,10 +26,10 @@ from pathlib import Path
 
 import numpy as np
 
-from beam_job.filters import Filters
-from beam_job.load_processes import ProcessLoader
-from beam_job.loading import LoadConfig, Loaded, ThreadLoader, default_threads
-from beam_job.quiet import quiet_stderr
+from beam_job.cli.quiet import quiet_stderr
+from beam_job.inputs.filters import Filters
+from beam_job.loading.loader import LoadConfig, Loaded, ThreadLoader, default_threads
+from beam_job.loading.process_loader import ProcessLoader
 from beam_job.records import DecodedImage, ImageInput
 from beam_job.storage import Allowed
 from model import CaptionerConfig, Decoding, load_captioner, load_config, pad_batch

@@ -15,7 +15,7 @@ import sys
 import time
 from multiprocessing.connection import Connection
 
-from beam_job.inputs import list_images
+from beam_job.inputs.listing import list_images
 from beam_job.storage import gcs_listing
 from tests.benchmarks.plan_million import peak_mb
 from tests.paging_server import serve_pages

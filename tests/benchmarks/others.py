@@ -31,7 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from beam_job.quiet import quiet_stderr
+from beam_job.cli.quiet import quiet_stderr
 from model import DEFAULT_BUNDLE, load_captioner, load_image, pad_batch
 
 SCHEMA = pa.schema([("uri", pa.string()), ("caption", pa.string()), ("captioned_at", pa.timestamp("us", tz="UTC"))])

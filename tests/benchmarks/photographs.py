@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from beam_job.demo import sample_photographs
+from beam_job.cli.demo import sample_photographs
 
 DISTINCT = 32  # files of a set; the others are links to them
 _SHARE = (0.7, 1.0)  # of the photograph's width or height that is cut out

@@ -24,12 +24,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_job.config import JobConfig
-from beam_job.done import done_files, read_done, without_done
-from beam_job.inputs import allowed_of
-from beam_job.plan import Shard, write_plan
-from beam_job.prepare import list_request, plan_run
-from beam_job.run import Run, RunNote, read_runs
-from beam_job.sink import caption_schema, commit_shard
+from beam_job.output.sink import caption_schema, commit_shard
+from beam_job.planning.completed import done_files, read_done, without_done
+from beam_job.planning.plan import Shard, write_plan
+from beam_job.planning.prepare import list_request, plan_run
+from beam_job.planning.run import Run, RunNote, read_runs
 from model import Decoding
 
 _SHARD = 512
@@ -104,7 +103,7 @@ def measure(root: Path) -> None:
     tell("list, distinct")
     done = read_done(done_files(read_runs(config.output), config.retry))
     tell(f"read {done.num_rows:,} done")
-    todo = without_done(listed, done, allowed_of(config))
+    todo = without_done(listed, done, config.allowed)
     tell("difference")
     write_plan(Run(config.output, "planned"), [todo], config.shard_size)
     tell(f"write plan of {todo.num_rows:,}")
@@ -113,8 +112,8 @@ def measure(root: Path) -> None:
 
 def measure_pipeline(root: Path) -> None:
     """Plans inside the pipeline, on Beam's runner in this process."""
-    from beam_job.job import _run_planning
-    from beam_job.runner import beam_options
+    from beam_job.cli.job import _run_planning
+    from beam_job.runners.beam_options import beam_options
 
     config = dataclasses.replace(config_of(root), rows_in_memory=10_000)
     base = peak_mb()

@@ -14,11 +14,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from beam_job.quiet import quiet_stderr
+from beam_job.cli.quiet import quiet_stderr
 from model import DEFAULT_BUNDLE, Decoding
-from model.data import Example, read_examples
-from model.evaluate import caption_examples
-from model.metrics import caption_metrics
+from model.training.data import Example, read_examples
+from model.training.evaluate import caption_examples
+from model.training.metrics import caption_metrics
 
 PRECISIONS = ("float32", "float16")
 

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.scale
 
-Nothing runs: the speeds, start-up times and prices are those of `beam_job.estimate` and `beam_job.machines`, and what
+Nothing runs: the speeds, start-up times and prices are those of `runners.estimate` and `runners.machines`, and what
 listing, planning and summing up take was measured by the benchmarks that are named beside each.
 """
 
@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 
-from beam_job.dataflow import Workers
-from beam_job.estimate import Estimate, estimate_on_dataflow, told_hours
-from beam_job.machines import CPU_MACHINE, GPUS, PRICES
+from beam_job.runners.dataflow import Workers
+from beam_job.runners.estimate import Estimate, estimate_on_dataflow, told_hours
+from beam_job.runners.machines import CPU_MACHINE, GPUS, PRICES
 
 IMAGES = (1_000_000, 100_000_000, 1_000_000_000)
 KINDS = (None, "nvidia-tesla-t4", "nvidia-l4", "nvidia-tesla-a100", "nvidia-h100-80gb")

@@ -36,7 +36,7 @@ from typing import Any
 
 import pyarrow.dataset as ds
 
-from beam_job.model_time import WAITED_FOR
+from beam_job.output.stage_clock import WAITED_FOR
 from tests.benchmarks.bucket import Proxy, bucket_of
 from tests.benchmarks.photographs import load_photographs, make_set
 

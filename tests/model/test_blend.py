@@ -10,9 +10,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from model import DEFAULT_BUNDLE, load_captioner
-from model.blend import main
 from model.bundle import save_bundle
 from model.config import Decoding
+from model.training.blend import main
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from model import Caption
-from model.compare import main, page, spread
-from model.data import Example
+from model.training.compare import main, page, spread
+from model.training.data import Example
 from tests.images import encode
 
 WIDE = Example("wide.jpg", encode(Image.new("RGB", (400, 100), "blue"), "JPEG"), ("a sea <b>", "two & two"))
@@ -64,5 +64,5 @@ def test_wrong_usage(
     pq.write_table(pa.Table.from_pylist([{"image": WIDE.image, "captions": ["x"]}]), tmp_path / "data.parquet")
     models = [f"--before={tiny_bundle}", f"--after={tiny_bundle}"]
     assert main([f"--data={tmp_path}/data.parquet", *models, f"--output={tmp_path}/page.html", argument]) == 2
-    assert capsys.readouterr().err.startswith(f"model.compare: {message}")
+    assert capsys.readouterr().err.startswith(f"model compare: {message}")
     assert not (tmp_path / "page.html").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model.convert_efficientnet_lite import keras_arrays, main
+from model.training.convert import keras_arrays, main
 from tests.conftest import has_package
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from model import CaptionerConfig
-from model.data import DataError, read_examples
 from model.network import build_network
+from model.training.data import DataError, read_examples
 from tests.conftest import has_package
 
 

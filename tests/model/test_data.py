@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.data import DataError, read_examples
+from model.training.data import DataError, read_examples
 
 
 def write(path: Path, rows: list[dict]) -> str:

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.evaluate import main
-from model.metrics import Captions, MetricsError, Scores, by_fifths, caption_metrics, quick_cider
+from model.training.evaluate import main
+from model.training.metrics import Captions, MetricsError, Scores, by_fifths, caption_metrics, quick_cider
 
 REFERENCES = {
     "dog.jpg": ["A brown dog runs through the grass.", "A dog is running on a lawn."],
@@ -54,7 +54,7 @@ def test_cider_by_fifths_of_the_score(tmp_path: Path, monkeypatch: pytest.Monkey
         """CIDEr without Java: 100 for people's own words."""
         return Scores({}, {name: 100.0 * (said[name][0] == texts[0]) for name, texts in references.items()})
 
-    monkeypatch.setattr("model.evaluate.caption_metrics", right_or_wrong)
+    monkeypatch.setattr("model.training.evaluate.caption_metrics", right_or_wrong)
     names = [f"{number}.jpg" for number in range(5)]
     rows = [{"image_id": name, "image": b"", "captions": [f"a photograph, {name}"]} for name in names]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "five.parquet")

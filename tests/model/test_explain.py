@@ -9,7 +9,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from model import Decoding, load_captioner, load_image
-from model.explain import caption_with_attention, main, marked
+from model.training.explain import caption_with_attention, main, marked
 
 
 class Recorder:
@@ -62,7 +62,7 @@ def test_a_page_for_each_image_upright_and_a_line_for_what_is_none(
     images = [str(tmp_path / name) for name in ("text.jpg", "turned.png", "missing.png")]
     assert main([*images, f"--output={tmp_path}/out", f"--model={tiny_bundle}"]) == 1
     told = capsys.readouterr()
-    assert told.err.startswith(f"model.explain: {images[0]}: not an image of a known format")
+    assert told.err.startswith(f"model explain: {images[0]}: not an image of a known format")
     assert told.err.endswith(f"\nmodel.explain: {images[2]}: No such file or directory\n")
     assert told.out.startswith(f"{tmp_path}/out/turned.png.png: ")
     [path] = (tmp_path / "out").iterdir()

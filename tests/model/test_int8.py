@@ -10,10 +10,10 @@ from safetensors.numpy import load_file
 
 from model import CaptionerConfig, load_captioner, load_image
 from model.bundle import check_bundle, load_config, save_bundle
-from model.data import read_examples
 from model.engine_choice import EngineError
-from model.features import Views, cached_features
-from model.quantize import best_range, few_bits, main
+from model.training.data import read_examples
+from model.training.features import Views, cached_features
+from model.training.quantize import best_range, few_bits, main
 from tests.conftest import has_package
 from tests.model.training import log_of, train
 
@@ -126,7 +126,7 @@ def test_its_weights_serve_another_training(method: str, int8_bundle: Path, parq
 
 def test_twice_is_once_too_often(int8_bundle: Path, parquet: str, tmp_path: Path, capsys) -> None:
     assert main([str(int8_bundle), f"--data={parquet}", f"--output={tmp_path}/again"]) == 2
-    assert capsys.readouterr().err == f"model.quantize: {int8_bundle} computes with 8 bits already\n"
+    assert capsys.readouterr().err == f"model quantize: {int8_bundle} computes with 8 bits already\n"
 
 
 def test_another_backbone_has_no_such_form(parquet: str, tmp_path: Path, capsys) -> None:
@@ -151,7 +151,7 @@ def test_features_are_kept_as_tensorflow_has_them(
     encoder, examples, views = load_captioner(int8_bundle).encoder, read_examples(parquet), Views(3)
     kept = []
     for most in (10**9, 1):  # pictures, from which on LiteRT is asked
-        monkeypatch.setattr("model.features._MANY", most)
+        monkeypatch.setattr("model.training.features._MANY", most)
         kept.append(cached_features(encoder, SIZE, examples, tmp_path / str(most), "key", views))
     np.testing.assert_array_equal(*kept)
 
@@ -163,8 +163,8 @@ def test_features_without_litert_are_tensorflows_and_told(
         raise EngineError("not for this backbone")
 
     encoder, examples = load_captioner(int8_bundle).encoder, read_examples(parquet)
-    monkeypatch.setattr("model.features._MANY", 1)
-    monkeypatch.setattr("model.features.converted", refused)
+    monkeypatch.setattr("model.training.features._MANY", 1)
+    monkeypatch.setattr("model.training.features.converted", refused)
     features = cached_features(encoder, SIZE, examples, tmp_path / "kept", "key", Views(1))
     assert features.shape[:2] == (len(examples), 1)
     assert "by TensorFlow, which is slower: not for this backbone" in capsys.readouterr().out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from model.language import language
+from model.training.language import language
 
 ENDING, TWICE, DISTINCT = "% ending in an article or a preposition", "% with a content word twice", "% distinct"
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from model.augment import changed
-from model.blend import main as blend
 from model.bundle import load_captioner
-from model.learners import cross_entropy, ended, one_of_each, trimmed
-from model.reward import CiderD, UnigramF
-from model.train import main
+from model.training.augment import changed
+from model.training.blend import main as blend
+from model.training.learners import cross_entropy, ended, one_of_each, trimmed
+from model.training.reward import CiderD, UnigramF
+from model.training.train import main
 from model.vocabulary import END, START
 from tests.model.training import SMALL, log_of, train
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from model.evaluate import main
+from model.training.evaluate import main
 from tests.conftest import shared
 
 

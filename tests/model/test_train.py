@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from model import DEFAULT_BUNDLE, Decoding, check_bundle, load_captioner, load_image
-from model.train import main
+from model.training.train import main
 from tests.model.training import SAID, SMALL, log_of, train
 
 
@@ -77,9 +77,7 @@ def test_coco_json_with_an_image_folder(photographs, tmp_path: Path) -> None:
         pytest.param(["--data=nowhere.parquet"], "no Parquet file at nowhere.parquet", id="no data"),
         pytest.param(["--data=nowhere.json"], "no such file: nowhere.json", id="no JSON"),
         pytest.param(["--data=DATA", "--epochs=0"], "epochs must be a whole number from 1, not 0", id="no epoch"),
-        pytest.param(
-            ["--data=DATA", "--backbone_weights=imagenet"], "model.convert_efficientnet_lite", id="lite weights"
-        ),
+        pytest.param(["--data=DATA", "--backbone_weights=imagenet"], "`python -m model convert`", id="lite weights"),
         pytest.param(["--data=DATA", "--backbone_weights=lost.safetensors"], "lost.safetensors", id="lost weights"),
     ],
 )
@@ -107,7 +105,7 @@ def test_weights_that_cannot_be_downloaded_say_what_to_do(parquet: str, tmp_path
     arguments = [f"--data={parquet}", f"--output={tmp_path}/bundle", "--backbone=resnet50_v2", "--input_size=64"]
     unreachable = {"https_proxy": "http://127.0.0.1:9", "KERAS_HOME": str(tmp_path / "keras")}
     done = subprocess.run(
-        [sys.executable, "-m", "model.train", *arguments],
+        [sys.executable, "-m", "model", "train", *arguments],
         env=os.environ | unreachable,
         capture_output=True,
         text=True,

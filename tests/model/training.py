@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors.numpy import save_file
 
 from model import DEFAULT_BUNDLE
-from model.train import backbone_arrays, main
+from model.training.train import backbone_arrays, main
 
 SAID = {
     "astronaut.png": ["a woman in an orange suit smiles", "a smiling woman before a flag"],

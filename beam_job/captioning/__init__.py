@@ -1,0 +1,1 @@
+"""From pixels to committed shards: the DoFn, its engine, batches, and the captioners that it can open."""

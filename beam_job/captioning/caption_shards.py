@@ -1,0 +1,124 @@
+"""The DoFn: a shard's number in, its files written; captions, pixels and features never cross a stage boundary."""
+
+from __future__ import annotations
+
+import collections
+import threading
+from collections.abc import Hashable
+from concurrent.futures import Future
+
+import apache_beam as beam
+
+from beam_job.captioning.budgets import FailureBudget
+from beam_job.captioning.captioners import bundle_of_run, captioner_of_run
+from beam_job.captioning.engine import Engine
+from beam_job.captioning.progress_file import ProgressFile
+from beam_job.config import JobConfig
+from beam_job.output.metrics import ShardResult, count_report, count_work
+from beam_job.output.sink import publish_failures, read_report
+from beam_job.output.thumbnails import Picks
+from beam_job.planning.plan import PlanReader
+from beam_job.planning.run import Run, RunNote, read_note
+from model import ImageCaptioner, load_captioner
+from model.devices import default_batch_size, open_gpus
+
+_BATCHES_AHEAD = 4  # at least so many are fetched and decoded while the model works
+
+
+class CaptionShards(beam.DoFn):
+    """Captions the images of each shard of a run and commits the shard's files.
+
+    `process` returns while the last images of its shard are still under way, so that those of the next are fetched
+    meanwhile; the bundle ends when all its shards are committed.
+
+    Args:
+      config: the job.
+      run: whose plan holds the shards.
+      progress_folder: for the progress line of a local run, or None.
+    """
+
+    def __init__(self, config: JobConfig, run: Run, progress_folder: str | None = None) -> None:
+        self._config = config
+        self._run = run
+        self._progress_folder = progress_folder
+
+    def setup(self) -> None:
+        self._plan = PlanReader(self._run)
+        self._engine = _acquire_engine(self._config, self._run, self._progress_folder, read_note(self._run))
+        _, _, batch_size = self._engine.ran_with
+        self._ahead = max(1, _BATCHES_AHEAD * batch_size // self._config.shard_size)
+
+    def start_bundle(self) -> None:
+        self._under_way: collections.deque[Future[ShardResult]] = collections.deque()
+
+    def process(self, shard: int) -> None:
+        images = self._plan.shard(shard)
+        if self._run.storage.exists(self._run.captions(shard)):
+            # An earlier attempt committed it, perhaps without its failures file.
+            report = read_report(self._run, shard)
+            publish_failures(self._run, shard, report, images)
+            count_report(report)
+            return
+        self._under_way.append(self._engine.submit(shard, images))
+        while len(self._under_way) > self._ahead:
+            self._count(self._under_way.popleft().result())
+
+    def finish_bundle(self) -> None:
+        while self._under_way:
+            self._count(self._under_way.popleft().result())
+
+    def teardown(self) -> None:
+        self._plan.close()
+        _release_engine(self._config, self._run, self._progress_folder)
+
+    def _count(self, result: ShardResult) -> None:
+        count_report(result.report)
+        count_work(result, *self._engine.ran_with)
+
+
+# One engine, so one model, a process: runners make a DoFn for each of their threads.
+_engines: dict[Hashable, Engine] = {}
+_users: collections.Counter[Hashable] = collections.Counter()
+_lock = threading.Lock()
+
+
+def stop_engines(timeout: float) -> None:
+    """Ends the work of this process; shards that have all their rows are written, within `timeout` seconds each."""
+    for engine in list(_engines.values()):  # without the lock, which is held while a model is loaded
+        engine.fail(RuntimeError("the job was stopped"))
+        engine.settle(timeout)
+
+
+def _acquire_engine(config: JobConfig, run: Run, progress_folder: str | None, note: RunNote) -> Engine:
+    key = (config, run, progress_folder)
+    with _lock:
+        if key not in _engines:
+            _engines[key] = _open_engine(config, run, progress_folder, note)
+        _users[key] += 1
+        return _engines[key]
+
+
+def _release_engine(config: JobConfig, run: Run, progress_folder: str | None) -> None:
+    key = (config, run, progress_folder)
+    with _lock:
+        _users[key] -= 1
+        if _users[key] == 0:
+            _engines.pop(key).close()
+
+
+def _open_engine(config: JobConfig, run: Run, progress_folder: str | None, note: RunNote) -> Engine:
+    gpu = open_gpus(required=config.require_gpu) > 0 and config.engine != "litert"
+    progress = ProgressFile(progress_folder)
+    captioner = _open_captioner(config, note.model, progress)
+    batch_size = config.batch_size or default_batch_size()
+    failures = FailureBudget(config.max_failure_ratio, note.inputs)
+    samples = 0 if config.no_report else config.report_samples
+    picks = Picks.of_run(samples, note.inputs)
+    return Engine(config, run, captioner, captioner.input_size, batch_size, progress, failures, picks, gpu)
+
+
+def _open_captioner(config: JobConfig, version: str, progress: ProgressFile) -> ImageCaptioner:
+    if config.captioner:
+        return captioner_of_run(config, version)
+    bundle = bundle_of_run(config, version)
+    return load_captioner(bundle, config.decoding, config.engine, progress.tell, config.precision)

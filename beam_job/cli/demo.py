@@ -1,0 +1,70 @@
+"""The local try: captions of photographs that scikit-image and scikit-learn carry, as a table on the screen."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow.dataset as ds
+
+from beam_job.cli.command import main as caption_images
+from beam_job.text import printable
+
+SAMPLES = {
+    "skimage": (
+        "data/camera.png",
+        "data/motorcycle_left.png",
+        "data/astronaut.png",
+        "data/chelsea.png",
+        "data/coffee.png",
+        "data/rocket.jpg",
+    ),
+    "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
+}
+OUTPUT = "demo-output"
+
+
+def sample_photographs() -> list[Path]:
+    """Paths of the sample photographs. Raises FileNotFoundError where the packages of the extra are not installed."""
+    found = []
+    for package, names in SAMPLES.items():
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            raise FileNotFoundError(f"the sample photographs come with {package}: pip install 'caption-images[demo]'")
+        found += [Path(spec.origin).parent / name for name in names]
+    missing = [str(path) for path in found if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(f"sample photographs are missing: {', '.join(missing)}")
+    return found
+
+
+def main(arguments: Sequence[str] = ()) -> int:
+    """Captions the samples into `demo-output/` of the working directory; returns an exit code."""
+    try:
+        photographs = sample_photographs()
+    except FileNotFoundError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 2
+    code = caption_images([*(f"--input={path}" for path in photographs), f"--output={OUTPUT}", "--recaption"])
+    if code == 0:
+        print_captions(Path(OUTPUT))
+    return code
+
+
+def print_captions(output: Path) -> None:
+    """A table of the newest run: image, caption, score."""
+    newest = max((output / "captions").iterdir())
+    rows = ds.dataset(newest).to_table(["uri", "caption", "score"]).to_pylist()
+    names = [printable(Path(row["uri"]).name) for row in rows]
+    captions = [printable(row["caption"]) for row in rows]
+    name_width, caption_width = max(map(len, names)), max(map(len, captions))
+    print(f"\n{'image':{name_width}}  {'caption':{caption_width}}  score")
+    for name, caption, row in zip(names, captions, rows, strict=True):
+        print(f"{name:{name_width}}  {caption:{caption_width}}  {row['score']:.2f}")
+    print(f"\nThe Parquet lies in {newest.resolve()}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""URI to bytes, bytes to pixels; a failure on the way is a record, not an exception."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from beam_job.inputs.filters import Filters
+from beam_job.inputs.tars import check_is_no_tar, container_of, read_member
+from beam_job.loading.decode_pool import DecodePool, DecoderStartError
+from beam_job.records import DecodedImage, Failure, ImageInput
+from beam_job.storage import Allowed, CredentialsError, NotAllowedError, StorageError, UnknownSchemeError, storage_for
+from model import ImageError
+
+
+@dataclass(frozen=True)
+class FetchedImage:
+    """The bytes of an image file and the version of the object that they are."""
+
+    input: ImageInput
+    data: bytes
+    object_version: str
+
+
+def fetch(image: ImageInput, timeout: float, allowed: Allowed, filters: Filters) -> FetchedImage | Failure:
+    """Reads the file that `image` names, in the version that was listed where the storage keeps versions.
+
+    Args:
+      image: out of the plan.
+      timeout: seconds for the image, retries included.
+      allowed: what may be read; anything else is a failure.
+      filters: whose sizes an image from a list meets here for the first time.
+
+    Raises:
+      CredentialsError: nobody is logged in, or no more; that is no failure of this image.
+    """
+    try:
+        data, version = _read(image, timeout, allowed)
+    except StorageError as error:
+        return unread(image, error)
+    size = len(data)
+    if filters.max_bytes is not None and size > filters.max_bytes:
+        message = f"{size:,} bytes are more than --max_bytes={filters.max_bytes}"
+        return Failure(image.uri, "fetch", "TooLarge", message, False, version)
+    if filters.min_bytes is not None and size < filters.min_bytes:
+        message = f"{size:,} bytes are fewer than --min_bytes={filters.min_bytes}"
+        return Failure(image.uri, "fetch", "TooSmall", message, False, version)
+    return FetchedImage(image, data, version)
+
+
+def unread(image: ImageInput, error: StorageError) -> Failure:
+    """The failure of an image that its storage did not give; missing credentials are not its own, and raised."""
+    if isinstance(error, CredentialsError):
+        raise error
+    if isinstance(error, UnknownSchemeError):
+        return Failure.of(image.uri, "list", error, image.object_version)
+    if isinstance(error, NotAllowedError):
+        return Failure(image.uri, "list", error.cause, str(error), False, image.object_version)
+    return Failure(image.uri, "fetch", error.cause, str(error), error.transient, image.object_version)
+
+
+def _read(image: ImageInput, timeout: float, allowed: Allowed) -> tuple[bytes, str]:
+    file = container_of(image.uri)
+    storage = storage_for(file, allowed)
+    if file != image.uri:
+        return read_member(storage, image, timeout)
+    check_is_no_tar(storage, image.uri)
+    return storage.read(image.uri, image.object_version, timeout, image.size, image.crc32c)
+
+
+def decode(fetched: FetchedImage, pool: DecodePool) -> DecodedImage | Failure:
+    """Decodes and scales to uint8[size, size, 3]."""
+    try:
+        image = pool.load(fetched.data)
+    except ImageError as error:
+        return Failure.of(fetched.input.uri, "decode", error, fetched.object_version)
+    except DecoderStartError as error:
+        return Failure(fetched.input.uri, "decode", type(error).__name__, str(error), True, fetched.object_version)
+    return DecodedImage(fetched.input, image.pixels, image.width, image.height, fetched.object_version)

@@ -1,0 +1,1 @@
+"""What a run writes: schemas, atomic shard files, metrics, the summary and the review page."""

@@ -1,0 +1,140 @@
+"""Beam's counters and distributions: what a runner's page shows of a run, and the summary's times and sizes.
+
+The summary's rows come from the files, not from here. A runner may know attempted values alone, in which an attempt
+that was repeated counts twice, and counters of a run that was killed are gone; the files hold each image once,
+whichever attempt wrote it. Seconds, bytes and the batches' fill stand in no file: they come from here on every runner,
+and are those of the last attempt at a run that was continued.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from apache_beam.metrics import Metrics
+from apache_beam.metrics.metric import MetricResults
+from apache_beam.runners.runner import PipelineResult
+
+from beam_job.output.sink import ShardReport
+from beam_job.records import METRIC_NAMESPACE
+
+_BYTES, _FILL = "image_bytes", "batch_fill_percent"
+_MILLISECONDS = "_milliseconds"
+_RAN_WITH = "shards with"  # begins the counters that tell what they were captioned with
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """A committed shard, and what it took.
+
+    Attributes:
+      report: what it came to.
+      seconds: spent on it by stage ("fetch", "decode", "caption" and "write"), summed over threads.
+      model_seconds: of the model's thread since an earlier shard's result, as `ModelTime.take` gives them.
+      image_bytes: of each image that was fetched, as stored.
+      batch_fill: of each batch that began with an image of this shard, in percent of its size.
+    """
+
+    report: ShardReport
+    seconds: Mapping[str, float]
+    model_seconds: Mapping[str, float]
+    image_bytes: Sequence[int]
+    batch_fill: Sequence[int]
+
+
+@dataclass(frozen=True)
+class RanWith:
+    """What shards were captioned with.
+
+    Attributes:
+      engine: "litert", "tensorflow", or "xla" for TensorFlow compiled for a GPU.
+      precision: what the encoder computed in.
+      batch_size: images at once, when the shard was done.
+      shards: how many.
+    """
+
+    engine: str
+    precision: str
+    batch_size: int
+    shards: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a run's metrics came to.
+
+    Attributes:
+      seconds_by_stage: "fetch", "decode", "caption" and "write", summed over threads and workers; "model_fetch" and so
+        on is the model's waiting, "model_model" its work.
+      bytes_fetched: of all images, as stored.
+      batch_fill: images in a batch by those that it has room for, on average; None where the model was not asked.
+      ran_with: what the shards were captioned with.
+    """
+
+    seconds_by_stage: Mapping[str, float] = field(default_factory=dict)
+    bytes_fetched: int = 0
+    batch_fill: float | None = None
+    ran_with: Sequence[RanWith] = ()
+
+
+def count_report(report: ShardReport) -> None:
+    """The rows of a shard that stands, whichever attempt wrote it: at the end they are all of the run's."""
+    _add("images", report.captions + len(report.failures))
+    _add("captions", report.captions)
+    _add("failures", len(report.failures))
+    for failure in report.failures:
+        _add(f"failures_{failure.stage}_{failure.error_type}", 1)
+
+
+def count_work(result: ShardResult, engine: str, precision: str, batch_size: int) -> None:
+    """What this attempt at a shard took, and what it was captioned with."""
+    _add(f"{_RAN_WITH} {engine} {precision} {batch_size}", 1)
+    of_the_model = {f"model_{stage}": seconds for stage, seconds in result.model_seconds.items()}
+    for stage, seconds in {**result.seconds, **of_the_model}.items():
+        _add(f"{stage}{_MILLISECONDS}", round(1000 * seconds))
+    for name, values in ((_BYTES, result.image_bytes), (_FILL, result.batch_fill)):
+        for value in values:
+            Metrics.distribution(METRIC_NAMESPACE, name).update(value)
+
+
+def counters(result: PipelineResult) -> dict[str, int]:
+    """The job's counters by name."""
+    return _by_name(result, MetricResults.COUNTERS)
+
+
+def measured(result: PipelineResult) -> Measured:
+    """What `count_work` counted, over all workers."""
+    counted = counters(result)
+    seconds = {
+        name.removesuffix(_MILLISECONDS): value / 1000
+        for name, value in counted.items()
+        if name.endswith(_MILLISECONDS)
+    }
+    found = _by_name(result, MetricResults.DISTRIBUTIONS)
+    sizes, fill = found.get(_BYTES), found.get(_FILL)
+    return Measured(
+        seconds, sizes.sum if sizes else 0, fill.mean / 100 if fill and fill.count else None, _ran_with(counted)
+    )
+
+
+def _ran_with(counted: Mapping[str, int]) -> list[RanWith]:
+    found = []
+    for name, shards in sorted(counted.items()):
+        if name.startswith(_RAN_WITH):
+            engine, precision, batch_size = name.removeprefix(_RAN_WITH).strip().rsplit(maxsplit=2)
+            found.append(RanWith(engine, precision, int(batch_size), shards))
+    return found
+
+
+def _add(name: str, amount: int) -> None:
+    Metrics.counter(METRIC_NAMESPACE, name).inc(amount)
+
+
+def _by_name(result: PipelineResult, kind: str) -> dict[str, Any]:
+    found = result.metrics().query()[kind]
+    return {
+        metric.key.metric.name: metric.result or 0
+        for metric in found
+        if metric.key.metric.namespace == METRIC_NAMESPACE
+    }

@@ -1,0 +1,218 @@
+"""The output: Arrow schemas, and the commit of a shard as one atomic file.
+
+A shard is done when its captions file stands. That file is created once and never replaced, and its metadata carries
+the shard's failures, so that one atomic step decides what the shard came to: of two attempts at a shard, the
+first to create the file wins, whatever the other saw. The failures file is derived from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import math
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from beam_job.planning.plan import Shard
+from beam_job.planning.run import Run
+from beam_job.records import CaptionedImage, Failure
+from beam_job.storage.parquet import parquet_bytes, read_parquet
+
+LOW_CONFIDENCE = "low_confidence"
+_TIME = pa.timestamp("ms", tz="UTC")
+_REPORT = b"caption_images.shard"
+_PART = re.compile(r"part-(\d+)\.parquet")
+_THREADS = 16
+
+FAILURE_SCHEMA = pa.schema(
+    [
+        ("uri", pa.string()),
+        ("stage", pa.string()),
+        ("error_type", pa.string()),
+        ("error_message", pa.string()),
+        ("transient", pa.bool_()),
+        ("object_version", pa.string()),
+        ("failed_at", _TIME),
+    ]
+)
+
+
+def caption_schema(several: bool) -> pa.Schema:
+    """The columns of `captions/`; with `several` captions an image, `captions` and `scores` too."""
+    lists = [("captions", pa.list_(pa.string())), ("scores", pa.list_(pa.float32()))] if several else []
+    return pa.schema(
+        [
+            ("uri", pa.string()),
+            ("caption", pa.string()),
+            ("score", pa.float32()),
+            *lists,
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("object_version", pa.string()),
+            ("model_version", pa.string()),
+            ("captioned_at", _TIME),
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What a shard came to.
+
+    Attributes:
+      captions: rows of its captions file.
+      failures: rows of its failures file.
+      low_confidence: of its captions those that are marked so.
+      scores: captions by score, in steps of 0.1: the step's lower end, in tenths.
+      words: captions by number of words.
+    """
+
+    captions: int
+    failures: tuple[Failure, ...]
+    low_confidence: int = 0
+    scores: Mapping[int, int] = field(default_factory=dict, compare=False)
+    words: Mapping[int, int] = field(default_factory=dict, compare=False)
+
+
+def commit_shard(run: Run, number: int, captions: pa.Table, failures: Sequence[Failure], shard: Shard) -> ShardReport:
+    """Makes this attempt the shard's result, unless another was first.
+
+    Args:
+      run: of the shard.
+      number: of the shard.
+      captions: as `caption_table` makes it.
+      failures: of the shard's other images.
+      shard: as planned.
+
+    Returns:
+      the report of the attempt that stands.
+    """
+    marked = pc.sum(captions[LOW_CONFIDENCE]).as_py() if LOW_CONFIDENCE in captions.column_names else 0
+    scores = Counter(math.floor(10 * score) for score in captions["score"].to_pylist())
+    words = Counter(len(caption.split()) for caption in captions["caption"].to_pylist())
+    report = ShardReport(captions.num_rows, tuple(failures), marked or 0, scores, words)
+    content = parquet_bytes(captions.replace_schema_metadata({_REPORT: _to_json(report)}))
+    if not run.storage.create(run.captions(number), content):
+        report = read_report(run, number)
+    publish_failures(run, number, report, shard)
+    return report
+
+
+def publish_failures(run: Run, number: int, report: ShardReport, shard: Shard) -> None:
+    """Writes the failures file that a committed shard's report calls for; again if need be, always the same."""
+    if report.failures:
+        rows = [dataclasses.asdict(failure) for failure in report.failures]
+        carried = shard.carried_by(failure.uri for failure in report.failures)
+        table = _with_columns(pa.Table.from_pylist(rows, FAILURE_SCHEMA), carried)
+        run.storage.write(run.failures(number), parquet_bytes(table))
+
+
+def read_report(run: Run, shard: int) -> ShardReport:
+    """The report of a committed shard, from the footer of its captions file."""
+    footer = read_parquet(run.captions(shard)).metadata
+    return _from_json(footer.num_rows, (footer.metadata or {})[_REPORT])
+
+
+def committed_shards(run: Run) -> list[int]:
+    """The numbers of the shards that stand."""
+    files = run.storage.list(run.captions_folder)
+    names = (posixpath.basename(stored.uri) for stored in files)
+    return sorted(int(match.group(1)) for match in map(_PART.fullmatch, names) if match)
+
+
+@dataclass(frozen=True)
+class ShardCounts:
+    """A shard's report without its rows: `failures` are counts by "stage: error type"."""
+
+    captions: int
+    failures: Counter[str]
+    low_confidence: int
+    scores: Counter[int]
+    words: Counter[int]
+
+
+def read_counts(run: Run, shards: Iterable[int]) -> Iterator[ShardCounts]:
+    """What each of these committed shards came to."""
+
+    def counts(shard: int) -> ShardCounts:
+        report = read_report(run, shard)
+        reasons = Counter(f"{failure.stage}: {failure.error_type}" for failure in report.failures)
+        return ShardCounts(
+            report.captions, reasons, report.low_confidence, Counter(report.scores), Counter(report.words)
+        )
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        yield from threads.map(counts, shards)
+
+
+def caption_table(
+    captioned: Sequence[CaptionedImage],
+    model_version: str,
+    several: bool,
+    carried: pa.Table | None = None,
+    min_score: float | None = None,
+) -> pa.Table:
+    """The rows of a captions file.
+
+    Args:
+      captioned: the images.
+      model_version: of the captioner.
+      several: whether to write the columns `captions` and `scores`.
+      carried: columns of the user's list, a row for each of `captioned`; they come last.
+      min_score: where given, the column `low_confidence` tells whether `score`, as it is stored, is lower.
+    """
+    columns = {
+        "uri": [image.uri for image in captioned],
+        "caption": [image.captions[0].text for image in captioned],
+        "score": [image.captions[0].score for image in captioned],
+        "captions": [[caption.text for caption in image.captions] for image in captioned] if several else [],
+        "scores": [[caption.score for caption in image.captions] for image in captioned] if several else [],
+        "width": [image.width for image in captioned],
+        "height": [image.height for image in captioned],
+        "object_version": [image.object_version for image in captioned],
+        "model_version": [model_version] * len(captioned),
+        "captioned_at": [image.captioned_at for image in captioned],
+    }
+    schema = caption_schema(several)
+    table = pa.table([pa.array(columns[column.name], column.type) for column in schema], schema)
+    if min_score is not None:
+        after_score = table.schema.get_field_index("score") + 1
+        table = table.add_column(after_score, LOW_CONFIDENCE, pc.less(table["score"], min_score))
+    return table if carried is None else _with_columns(table, carried)
+
+
+def _with_columns(table: pa.Table, others: pa.Table) -> pa.Table:
+    for column in others.schema:
+        table = table.append_column(column, others[column.name])
+    return table
+
+
+def _to_json(report: ShardReport) -> bytes:
+    failures = [
+        dataclasses.asdict(failure) | {"failed_at": failure.failed_at.isoformat()} for failure in report.failures
+    ]
+    told = {
+        "failures": failures,
+        "low_confidence": report.low_confidence,
+        "scores": report.scores,
+        "words": report.words,
+    }
+    return json.dumps(told).encode()
+
+
+def _from_json(captions: int, content: bytes) -> ShardReport:
+    report = json.loads(content)
+    failures = tuple(
+        Failure(**row | {"failed_at": datetime.datetime.fromisoformat(row["failed_at"])}) for row in report["failures"]
+    )
+    # Shards of earlier versions do not tell these.
+    scores, words = ({int(step): count for step, count in report.get(name, {}).items()} for name in ("scores", "words"))
+    return ShardReport(captions, failures, report.get("low_confidence", 0), scores, words)

@@ -1,0 +1,150 @@
+"""What a run came to: read back from what it wrote, so that it cannot claim more."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from beam_job.config import JobConfig
+from beam_job.output.metrics import Measured, RanWith
+from beam_job.output.sink import ShardCounts, read_counts
+from beam_job.output.stage_clock import WAITED_FOR
+from beam_job.planning.prepare import Prepared
+
+
+@dataclass(frozen=True)
+class Summary:
+    """`summary.json`.
+
+    Attributes:
+      run_id: of the run.
+      inputs: distinct URIs that the run had to do.
+      skipped: distinct URIs that were listed and had been done before.
+      captions: rows of `captions/`.
+      low_confidence: of these, those with a score below --min_score; None without that option.
+      failures: rows of `failures/`.
+      failures_by_reason: rows by "stage: error type".
+      seconds: wall time, from the listing to the last shard; of a continued run, of its last attempt.
+      images_per_second: captions and failures, by `seconds`.
+      seconds_by_stage: "fetch", "decode", "caption", "write", summed over threads and workers.
+      wait_seconds: of the model's threads by what they waited for, "fetch", "decode" or "write", as `ModelTime` tells
+        them apart; summed over workers.
+      model_share: of the time from the first image to the last file, which waiting and captioning fill together, the
+        share that was captioning; None where no image came to the model. Start-up is no part of it.
+      bytes_fetched: of the images, as stored.
+      batch_fill: images in a batch by those that it has room for, on average; None where no image came to the model.
+      scores: captions by score, in steps of 0.1 that are named by their lower end.
+      words: captions by number of words.
+      model: version of the model.
+      ran_with: what its shards were captioned with; of a continued run, those of its last attempt.
+      options: of the job.
+    """
+
+    run_id: str
+    inputs: int
+    skipped: int
+    captions: int
+    low_confidence: int | None
+    failures: int
+    failures_by_reason: Mapping[str, int]
+    seconds: float
+    images_per_second: float
+    seconds_by_stage: Mapping[str, float]
+    wait_seconds: Mapping[str, float]
+    model_share: float | None
+    bytes_fetched: int
+    batch_fill: float | None
+    scores: Mapping[str, int]
+    words: Mapping[str, int]
+    model: str
+    ran_with: Sequence[RanWith]
+    options: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.captions + self.failures != self.inputs:
+            raise RowCountError(
+                f"run {self.run_id} has {self.inputs:,} inputs but {self.captions:,} captions and "
+                f"{self.failures:,} failures; this is a defect of the job, please report it"
+            )
+
+    @property
+    def failure_ratio(self) -> float:
+        """Failures by inputs."""
+        return self.failures / self.inputs
+
+    def to_json(self) -> bytes:
+        """The file's content."""
+        return (json.dumps(dataclasses.asdict(self), indent=2) + "\n").encode()
+
+
+class RowCountError(RuntimeError):
+    """The rows written are not the rows planned."""
+
+
+def summarize(
+    config: JobConfig,
+    prepared: Prepared,
+    seconds: float,
+    measured: Measured,
+    model_version: str,
+) -> Summary:
+    """Counts the rows of all committed shards.
+
+    Args:
+      config: the job.
+      prepared: its run.
+      seconds: wall time.
+      measured: from the pipeline's metrics.
+      model_version: of the captioner.
+
+    Raises:
+      RowCountError: captions and failures do not add up to the inputs.
+    """
+    run, plan = prepared.run, prepared.plan
+    counted = _sum(read_counts(run, range(plan.shards)))
+    seconds_by_stage = measured.seconds_by_stage
+    waited = {stage: seconds_by_stage.get(f"model_{stage}", 0.0) for stage in WAITED_FOR}
+    captioning = seconds_by_stage.get("model_model", 0.0)  # two batches at the same time count once, unlike "caption"
+    total = captioning + sum(waited.values())
+    return Summary(
+        run_id=run.run_id,
+        inputs=plan.inputs,
+        skipped=prepared.skipped,
+        captions=counted.captions,
+        low_confidence=None if config.min_score is None else counted.low_confidence,
+        failures=counted.failures.total(),
+        failures_by_reason=dict(counted.failures),
+        seconds=round(seconds, 3),
+        images_per_second=round(plan.inputs / seconds, 2),
+        seconds_by_stage={
+            stage: round(spent, 3)
+            for stage, spent in sorted(seconds_by_stage.items())
+            if not stage.startswith("model_")
+        },
+        wait_seconds={stage: round(spent, 3) for stage, spent in waited.items()},
+        model_share=round(captioning / total, 3) if total else None,
+        bytes_fetched=measured.bytes_fetched,
+        batch_fill=None if measured.batch_fill is None else round(measured.batch_fill, 3),
+        scores={f"{step / 10:.1f}": count for step, count in sorted(counted.scores.items())},
+        words={str(number): count for number, count in sorted(counted.words.items())},
+        model=model_version,
+        ran_with=measured.ran_with,
+        options=config.options,
+    )
+
+
+def _sum(shards: Iterable[ShardCounts]) -> ShardCounts:
+    total = ShardCounts(0, Counter(), 0, Counter(), Counter())
+    for shard in shards:
+        total = ShardCounts(
+            total.captions + shard.captions,
+            total.failures + shard.failures,
+            total.low_confidence + shard.low_confidence,
+            total.scores + shard.scores,
+            total.words + shard.words,
+        )
+    return total

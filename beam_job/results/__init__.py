@@ -1,0 +1,1 @@
+"""What an output holds over all of its runs: status, snapshots, exports and corrections."""

@@ -1,0 +1,16 @@
+"""Image files of an export."""
+
+from __future__ import annotations
+
+import os
+
+from beam_job.results.export.images import TakenImage
+
+
+def put_image(image: TakenImage, path: str) -> None:
+    """Writes or links the image at `path`. Raises FileExistsError rather than to replace what is there."""
+    if image.data is None:
+        os.symlink(str(image.path), path)
+        return
+    with open(path, "xb") as file:
+        file.write(image.data)

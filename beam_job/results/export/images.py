@@ -1,0 +1,124 @@
+"""The images of caption rows: in the version that was captioned, and only from where their run was allowed to read."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from beam_job.inputs.filters import Filters
+from beam_job.inputs.tars import container_of
+from beam_job.loading.images import fetch, unread
+from beam_job.records import Failure, ImageInput
+from beam_job.results.export.left_out import LeftOut
+from beam_job.results.export.names import SIGNATURE_BYTES, suffix_of
+from beam_job.storage import Allowed, StorageError, real_path, scheme_of, storage_for
+
+_COLUMNS = ["uri", "object_version", "run"]
+_AHEAD = 2  # images for each thread that may wait for the writer
+
+
+@dataclass(frozen=True)
+class TakenImage:
+    """An image to export.
+
+    Attributes:
+      suffix: of its kind, with the dot.
+      data: the file's bytes; None where `path` is to be linked.
+      path: of the local file, without symbolic links.
+    """
+
+    suffix: str
+    data: bytes | None
+    path: str | None = None
+
+
+class Images:
+    """Takes images, several at a time, in the order of their rows.
+
+    Args:
+      allowed: what each run could read, by the run's name.
+      otherwise: what may be read for rows of any other run.
+      left_out: told of the images that are gone, have changed, or may not be read.
+      link: do not read local files, name them.
+      threads: that fetch.
+      timeout: seconds for one image, retries included.
+    """
+
+    def __init__(
+        self,
+        allowed: Mapping[str, Allowed],
+        otherwise: Allowed,
+        left_out: LeftOut,
+        link: bool = False,
+        threads: int = 16,
+        timeout: float = 60.0,
+    ) -> None:
+        self._allowed = allowed
+        self._otherwise = otherwise
+        self._link = link
+        self._threads = threads
+        self._timeout = timeout
+        self.left_out = left_out
+
+    def of(self, rows: pa.Table) -> Iterator[TakenImage | None]:
+        """The image of each row; None for one that is left out.
+
+        Raises:
+          CredentialsError: nobody is logged in, or no more.
+        """
+        with ThreadPoolExecutor(self._threads, "fetch") as threads:
+            ahead: collections.deque[Future[TakenImage | Failure]] = collections.deque()
+            try:
+                for row in rows.select(_COLUMNS).to_pylist():
+                    ahead.append(threads.submit(self._take, row))
+                    if len(ahead) == _AHEAD * self._threads:
+                        yield self._kept(ahead.popleft().result())
+                while ahead:
+                    yield self._kept(ahead.popleft().result())
+            finally:
+                threads.shutdown(cancel_futures=True)
+
+    def _kept(self, taken: TakenImage | Failure) -> TakenImage | None:
+        if isinstance(taken, Failure):
+            self.left_out.add(taken)
+            return None
+        return taken
+
+    def _take(self, row: Mapping[str, Any]) -> TakenImage | Failure:
+        image = ImageInput(row["uri"], row["object_version"] or None)
+        allowed = self._allowed.get(row["run"], self._otherwise)
+        if self._link and scheme_of(image.uri) == "file" and container_of(image.uri) == image.uri:
+            return _link(image, allowed)
+        fetched = fetch(image, self._timeout, allowed, Filters())
+        if isinstance(fetched, Failure):
+            return fetched
+        data, version = fetched.data, fetched.object_version
+        return _changed(image, version) or TakenImage(suffix_of(data[:SIGNATURE_BYTES]), data)
+
+
+def _link(image: ImageInput, allowed: Allowed) -> TakenImage | Failure:
+    try:
+        storage = storage_for(image.uri, allowed)
+        path = real_path(image.uri)
+        with contextlib.closing(storage.open(image.uri)) as file:
+            head = file.read(SIGNATURE_BYTES)
+        return _changed(image, storage.stat(image.uri).version) or TakenImage(suffix_of(head), None, path)
+    except StorageError as error:
+        return unread(image, error)
+
+
+def _changed(image: ImageInput, version: str) -> Failure | None:
+    """The failure of an image that is not what was captioned."""
+    if image.object_version is None or version == image.object_version:
+        return None
+    message = (
+        f"{image.uri} has changed since it was captioned (version {version} instead of {image.object_version}); "
+        "run the job again, then export"
+    )
+    return Failure(image.uri, "fetch", "Changed", message, False, version)

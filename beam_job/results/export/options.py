@@ -1,0 +1,125 @@
+"""The options of `export`, and which formats they are for."""
+
+from __future__ import annotations
+
+import argparse
+
+from beam_job.inputs.options import add_allowed_options
+from beam_job.storage import local_path, scheme_of
+
+_DESCRIPTION = """\
+Writes each image that has a caption, once, with its newest caption or a person's (`correct`), into a new folder:
+
+  hf          Hugging Face: an ImageFolder with metadata.parquet; with --images=embed Parquet with the images inside
+  webdataset  tars with jpg (or png, ...), txt and json of each image
+  sidecar     a .txt (or .caption) beside each image; with --root in the images' own folders
+  coco        results.json for pycocotools, numbered as in --annotations or in images.json beside it
+  csv         captions.csv
+  bigquery    captions.parquet, schema.json and load.sh
+
+Images are copied in the version that was captioned, from where their run was allowed to read. One that has changed, is
+gone, or finds no name is left out: it is told, it stands in DIR.left_out.jsonl, and the exit code is 1. Images
+marked bad and images without a caption are left out too, and counted. DIR appears when all of it is written.
+"""
+_EPILOG = """\
+examples:
+  caption-images export --output=captions --format=hf --to=dataset
+  caption-images export --output=captions --format=webdataset --to=shards --max_rows=1000
+  caption-images export --output=captions --format=sidecar --images=none --root=photos --to=texts
+  caption-images export --output=captions --format=hf --images=embed --only_edited --to=edited
+
+exit codes: 0 done, 1 images were left out or it broke off, 2 wrong usage
+"""
+# The options that only some formats take, and what they are without them.
+_DEFAULTS: dict[str, dict[str, object]] = {
+    "hf": {"images": "copy", "max_rows": 10_000, "max_bytes": 500 * 10**6},
+    "webdataset": {"max_rows": 10_000, "max_bytes": 500 * 10**6},
+    "sidecar": {"images": "copy", "root": None, "suffix": ".txt"},
+    "coco": {"annotations": None},
+    "csv": {"for_spreadsheets": False},
+    "bigquery": {},
+}
+_IMAGES = {"hf": ("copy", "link", "embed"), "sidecar": ("copy", "link", "none")}
+
+
+class ExportError(ValueError):
+    """The options do not go together, or there is nothing to export; the message says what to do."""
+
+
+def parse_options(arguments: list[str]) -> argparse.Namespace:
+    """The options, with the format's defaults; those that the format does not take are None.
+
+    Raises:
+      ExportError: an option is not for the format, or out of range.
+    """
+    args = _parser().parse_args(arguments)
+    _complete(args)
+    return args
+
+
+def _complete(args: argparse.Namespace) -> None:
+    """Checks the options and fills in the format's defaults. Raises ExportError."""
+    if scheme_of(args.to) != "file":
+        raise ExportError(f"--to={args.to} must be a local folder; copy it from there, as with gcloud storage cp -r")
+    args.to = local_path(args.to)
+    defaults = _DEFAULTS[args.format]
+    for name in sorted({name for options in _DEFAULTS.values() for name in options}):
+        given = getattr(args, name)
+        if given is None:
+            setattr(args, name, defaults.get(name))
+        elif name not in defaults:
+            formats = ", ".join(known for known, options in _DEFAULTS.items() if name in options)
+            raise ExportError(f"--{name} is for the format {formats}, not for {args.format}; leave it out")
+    modes = _IMAGES.get(args.format, (args.images,))
+    if args.images not in modes:
+        raise ExportError(f"--images={args.images} is not for {args.format}; give one of {', '.join(modes)}")
+    for name in ("max_rows", "max_bytes"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise ExportError(f"--{name} must be a whole number from 1, not {getattr(args, name)}")
+    if args.fetch_timeout <= 0:
+        raise ExportError(f"--fetch_timeout must be above 0 seconds, not {args.fetch_timeout}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="caption-images export",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--output", required=True, metavar="FOLDER", help="of the job")
+    add("--format", required=True, choices=_DEFAULTS, help="see above")
+    add("--to", required=True, metavar="DIR", help="a new local folder")
+    add("--fetch_timeout", type=float, default=60.0, metavar="S", help="seconds to fetch one image (default: 60)")
+    add(
+        "--only_edited",
+        action="store_true",
+        help="only captions that a person has written (`correct`), such as for `python -m model train`",
+    )
+    group = parser.add_argument_group("of some formats")
+    add = group.add_argument
+    add(
+        "--images",
+        choices=("copy", "link", "embed", "none"),
+        help="hf: copy (default), link (symbolic links to local files; others are copied), embed (in Parquet); "
+        "sidecar: copy (default), link, none",
+    )
+    add(
+        "--root",
+        metavar="PREFIX",
+        help="sidecar: keep folders and names below this one; without it all lie in one folder",
+    )
+    add("--suffix", choices=(".txt", ".caption"), help="sidecar: of the text files (default: .txt)")
+    add("--annotations", metavar="FILE", help="coco: the annotation file whose image ids to use, by the files' names")
+    add(
+        "--for_spreadsheets",
+        action="store_true",
+        default=None,
+        help="csv: put ' before values that a spreadsheet would take for formulas; without it all stand as they are",
+    )
+    add("--max_rows", type=int, metavar="N", help="webdataset, hf with embed: images a file (default: 10000)")
+    add("--max_bytes", type=int, metavar="N", help="likewise, bytes of a file, about (default: 500000000)")
+    add_allowed_options(parser.add_argument_group("where images may be read, beside where their run could"))
+    return parser

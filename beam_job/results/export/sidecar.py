@@ -1,0 +1,75 @@
+"""A text file with the caption beside each image, as trainers of diffusion models read them (kohya: `.caption`)."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Iterable
+
+import pyarrow as pa
+
+from beam_job.records import Failure
+from beam_job.results.export.files import put_image
+from beam_job.results.export.images import Images, TakenImage
+from beam_job.results.export.names import UnusableNameError, flat_name, name_below
+
+
+def write_sidecars(
+    tables: Iterable[pa.Table], folder: str, images: Images, root: str | None, suffix: str, texts_only: bool
+) -> int:
+    """Writes the captions, one line each; returns their number.
+
+    Args:
+      tables: of captions.
+      folder: to write into.
+      images: of the captions.
+      root: keep folders and names below it, so that the tree can be laid over it; None: all in one folder, under names
+        that no two images share.
+      suffix: of the text files.
+      texts_only: without the images; they are not read then.
+    """
+    written = 0
+    for table in tables:
+        names = [_name(uri, root, suffix, images) for uri in table["uri"].to_pylist()]
+        named = table.filter(pa.array([name is not None for name in names], pa.bool_()))
+        taken = iter([None] * named.num_rows) if texts_only else images.of(named)
+        for row, name, image in zip(named.to_pylist(), filter(None, names), taken, strict=True):
+            if image is None and not texts_only:
+                continue
+            stem, own_suffix = posixpath.splitext(name) if root else (name, None)
+            picture = None if image is None else os.path.join(folder, f"{stem}{own_suffix or image.suffix}")
+            try:
+                _put(os.path.join(folder, f"{stem}{suffix}"), row["caption"], image, picture)
+                written += 1
+            except (FileExistsError, NotADirectoryError):
+                message = f"{row['uri']}: {stem}{suffix} is taken by another image; leave out --root to have names made"
+                images.left_out.add(Failure(row["uri"], "list", "NameTaken", message, False))
+    return written
+
+
+def _put(text: str, caption: str, image: TakenImage | None, picture: str | None) -> None:
+    """Writes image and text, or neither. Raises OSError."""
+    os.makedirs(os.path.dirname(text), exist_ok=True)
+    if image is not None and picture is not None:
+        put_image(image, picture)
+    try:
+        with open(text, "x", encoding="utf-8") as file:
+            file.write(" ".join(caption.split()) + "\n")
+    except FileExistsError:
+        if picture is not None:
+            os.unlink(picture)
+        raise
+
+
+def _name(uri: str, root: str | None, suffix: str, images: Images) -> str | None:
+    """A relative path for the image; None where it is left out."""
+    if root is None:
+        return flat_name(uri)
+    try:
+        name = name_below(uri, root)
+        if name.endswith(suffix):
+            raise UnusableNameError(f"the image itself ends in {suffix}; leave out --root to have names made")
+    except UnusableNameError as error:
+        images.left_out.add(Failure(uri, "list", "UnusableName", f"{uri}: {error}", False))
+        return None
+    return name

@@ -1,0 +1,174 @@
+"""A graph on Dataflow from its submission to its end: its name, what is told of it, and why it failed, in a line."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import re
+from collections.abc import Iterator
+from typing import TextIO
+
+from apache_beam.options.pipeline_options import (
+    GoogleCloudOptions,
+    PipelineOptions,
+    StandardOptions,
+    WorkerOptions,
+)
+from apache_beam.runners.runner import PipelineResult
+
+from beam_job.text import printable
+
+_PLANNING_MACHINE = "n2-standard-4"
+_RUNNER_LOG = "apache_beam.runners.dataflow"
+# A line that a traceback ends with: the class, with its module, and what it said.
+_RAISED = re.compile(r"^((?:\w+\.)+\w+|\w+(?:Error|Exception)): (.*)$")
+_OURS = ("beam_job.", "model.")
+_LONGEST = 600
+_HINTS = {
+    403: "; the Dataflow API must be on, and you need roles/dataflow.developer and iam.serviceAccountUser",
+    404: "; see whether --project and --region are right",
+    409: "; wait for it, or end it there, then give the same command",
+    429: "; it is a quota of the project: give less --max_num_workers or another --region, or ask for more",
+}
+
+
+def runs_on_dataflow(options: PipelineOptions) -> bool:
+    """Whether the runner is Dataflow's."""
+    return (options.view_as(StandardOptions).runner or "").lower() in ("dataflow", "dataflowrunner")
+
+
+def is_awaited(options: PipelineOptions) -> bool:
+    """Whether this process sees the end of the main graph: not of a template, which nobody has started yet."""
+    if not runs_on_dataflow(options):
+        return True
+    return not (template_of(options) or options.view_as(StandardOptions).no_wait_until_finish)
+
+
+def template_of(options: PipelineOptions) -> str | None:
+    """Where the job is written to as a template instead of being started."""
+    return options.view_as(GoogleCloudOptions).template_location
+
+
+def options_of_run(options: PipelineOptions, run_id: str) -> PipelineOptions:
+    """A copy, since Dataflow's runner changes them, with a job name that holds the run's.
+
+    Dataflow refuses a second active job of a name, so a run whose launcher has died is not done twice at once.
+    """
+    options = copy.deepcopy(options)
+    if runs_on_dataflow(options):
+        cloud = options.view_as(GoogleCloudOptions)
+        cloud.job_name = cloud.job_name or f"caption-images-{run_id.lower()}"
+    return options
+
+
+def options_of_planning(options: PipelineOptions) -> PipelineOptions:
+    """A copy for the graph that plans: no GPU, another name, started and awaited in any case."""
+    options = copy.deepcopy(options)
+    if runs_on_dataflow(options):
+        cloud = options.view_as(GoogleCloudOptions)
+        cloud.job_name = cloud.job_name and f"{cloud.job_name}-planning"
+        cloud.template_location = None
+        options.view_as(StandardOptions).no_wait_until_finish = False
+        asked = cloud.dataflow_service_options or []
+        cloud.dataflow_service_options = [each for each in asked if not each.startswith("worker_accelerator")]
+        if len(cloud.dataflow_service_options) < len(asked):
+            options.view_as(WorkerOptions).machine_type = _PLANNING_MACHINE
+    return options
+
+
+def page_of(options: PipelineOptions, job_id: str = "") -> str:
+    """The job's page at Google; without a job, that of the project's jobs."""
+    cloud = options.view_as(GoogleCloudOptions)
+    job = f"/{cloud.region}/{job_id}" if job_id else ""
+    return f"https://console.cloud.google.com/dataflow/jobs{job}?project={cloud.project}"
+
+
+def submitted(options: PipelineOptions, result: PipelineResult, run_id: str) -> str:
+    """What to say of a job that is not waited for."""
+    if template := template_of(options):
+        return f"template written to {template}; started once, it captions what run {run_id} has planned and sums it up"
+    job_id = result.job_id()
+    return (
+        f"not waiting for job {job_id} of run {run_id}: {page_of(options, job_id)}; at its end the job writes the "
+        "run's summary.json"
+    )
+
+
+@contextlib.contextmanager
+def told_states(options: PipelineOptions, terminal: TextIO) -> Iterator[None]:
+    """In this block the job's page, its states and its warnings are told as Dataflow's runner logs them."""
+    logger = logging.getLogger(_RUNNER_LOG)
+    teller, level = _Teller(options, terminal), logger.level
+    logger.addHandler(teller)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(teller)
+
+
+class _Teller(logging.Handler):
+    def __init__(self, options: PipelineOptions, terminal: TextIO) -> None:
+        super().__init__()
+        self._options = options
+        self._terminal = terminal
+        self._told: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        line = None
+        if text.startswith("Created job with id: ["):
+            job_id = text.partition("[")[2].rstrip("]")
+            line = f"Dataflow job {job_id}: {page_of(self._options, job_id)}"
+        elif state := re.fullmatch(r"Job (\S+) is in state JOB_STATE_(\w+)", text):
+            line = f"Dataflow job {state.group(1)}: {state.group(2).lower()}"
+        elif message := re.match(r".*?: JOB_MESSAGE_(?:WARNING|ERROR): ", text):
+            line = f"Dataflow: {gist(text[message.end() :])}"
+        if line and line not in self._told:
+            self._told.add(line)
+            self._terminal.write(f"{printable(line)}\n")
+            self._terminal.flush()
+
+
+def reason_of(error: BaseException, options: PipelineOptions) -> str | None:
+    """Why Dataflow did not start the job or did not bring it to its end, in a line; None for errors of another kind."""
+    from google.api_core.exceptions import GoogleAPICallError, RetryError
+
+    kind = type(error).__name__
+    if isinstance(error, GoogleAPICallError):
+        code = int(error.code or 0)
+        said = re.sub(r"^[A-Z]+ https?://\S+: ", "", gist(error.message))
+        return f"Dataflow refused the job: {code} {said}{_HINTS.get(code, '')}"
+    if isinstance(error, RetryError):
+        return f"Dataflow cannot be reached: {gist(str(error))}"
+    if kind == "DataflowJobAlreadyExistsError":
+        return f"Dataflow refused the job: {gist(str(error))}{_HINTS[409]}"
+    if kind == "DataflowRuntimeException":
+        job_id = error.result.job_id()  # type: ignore[attr-defined]
+        head, _, said = str(error).partition("Error:\n")
+        state = re.search(r"State: (\w+)", head)
+        why = "" if said.strip() in ("", "None") else f": {gist(said)}"
+        return (
+            f"Dataflow job {job_id} {_ended(state.group(1) if state else 'FAILED')}{why} ({page_of(options, job_id)})"
+        )
+    if runs_on_dataflow(options) and isinstance(error, (OSError, ValueError)):
+        return gist(str(error))  # staging, and Beam's check of its options; both say what is wrong
+    return None
+
+
+def _ended(state: str) -> str:
+    return {"CANCELLED": "was cancelled", "FAILED": "failed"}.get(state, f"ended as {state}")
+
+
+def gist(text: str) -> str:
+    """The line of a worker's traceback, or of a service's message, that tells what was wrong."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    raised = [line for line in lines if _RAISED.match(line)]
+    line = (raised or lines or ["no reason was given"])[-1]
+    line = re.sub(r" \[while running '[^']*'\]$", "", line)
+    match = _RAISED.match(line)
+    if match and match.group(1).startswith(_OURS):
+        line = match.group(2)
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."

@@ -1,0 +1,141 @@
+"""Before a run: what it would take, on Dataflow also whether it could start. Nothing is written."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from beam_job.config import JobConfig
+from beam_job.output.sink import committed_shards
+from beam_job.planning.prepare import Listing, Prepared, killed_run, list_request, new_note, todo_of
+from beam_job.runners.dataflow import on_dataflow, places_of, workers_of
+from beam_job.runners.estimate import MEAN_BYTES, describe, estimate_here, estimate_on_dataflow
+from beam_job.storage import GoogleCloudStorage, StorageError, bucket_of, scheme_of, storage_for
+from beam_job.storage.parquet import read_parquet
+from beam_job.text import counted
+
+_READ = ("storage.objects.get", "storage.objects.list")
+_WRITE = ("storage.objects.create", "storage.objects.delete", *_READ)
+
+
+class PreflightError(ValueError):
+    """The run could not be done; the message says what is missing."""
+
+
+def check_reachable(config: JobConfig, arguments: Sequence[str]) -> None:
+    """Asks each bucket of a run on Dataflow for what its reading and writing needs; another runner's pass.
+
+    What is asked for are this caller's rights; the workers' are those of their service account.
+
+    Raises:
+      PreflightError: a bucket is missing, or may not be read or written.
+      CredentialsError: nobody is logged in.
+    """
+    if not on_dataflow(arguments):
+        return
+    wanted: dict[str, dict[str, None]] = {}
+    for uri in (uri for uri in (*config.inputs, config.model or "") if scheme_of(uri) == "gs"):
+        wanted.setdefault(bucket_of(uri), {}).update(dict.fromkeys(_READ))
+    for uri in (config.output, *places_of(arguments)):
+        wanted.setdefault(bucket_of(uri), {}).update(dict.fromkeys(_WRITE))
+    unknown = []
+    for place, permissions in wanted.items():
+        storage = storage_for(place)
+        assert isinstance(storage, GoogleCloudStorage)
+        try:
+            lacking = storage.lacking(place, list(permissions))
+        except StorageError as error:
+            if error.cause == "NotFound":
+                raise PreflightError(
+                    f"there is no bucket {place}; create it (gcloud storage buckets create {place})"
+                ) from error
+            raise
+        if lacking:
+            raise PreflightError(
+                f"you may not do all that the run needs in {place}: {', '.join(lacking)}; grant "
+                "roles/storage.objectUser there, to the workers' service account too"
+            )
+        if lacking is None:
+            unknown.append(place)
+    if unknown:
+        _say(f"whether you may read and write in {', '.join(unknown)} could not be asked")
+
+
+def announce_workers(config: JobConfig, arguments: Sequence[str], prepared: Prepared) -> None:
+    """Tells of a run on Dataflow which workers it will have and what it will take; of another runner nothing."""
+    if not on_dataflow(arguments):
+        return
+    table = read_parquet(prepared.run.plan(0)).read(columns=["size"])
+    left = _left(prepared)
+    _tell(config, arguments, left, _mean_bytes([table["size"]]))
+
+
+def tell_estimate(config: JobConfig, arguments: Sequence[str], model_version: str) -> None:
+    """`--estimate`: what the same command would take and cost.
+
+    Raises:
+      InputError: there is nothing to caption where the user pointed.
+      StorageError: inputs or output cannot be read.
+      PreflightError: as `check_reachable` says.
+    """
+    check_reachable(config, arguments)
+    if killed := killed_run(config, model_version):
+        _say(f"would continue run {killed.run.run_id}, planned with {counted(killed.plan.inputs, 'image')}")
+        table = read_parquet(killed.run.plan(0)).read(columns=["size"])
+        _tell(config, arguments, _left(killed), _mean_bytes([table["size"]]))
+        return
+    images, mean_bytes = _listed(config, list_request(config), model_version)
+    if images:
+        _tell(config, arguments, images, mean_bytes)
+    else:
+        _say("nothing to do: all images listed are done")
+
+
+def _listed(config: JobConfig, listing: Listing, model_version: str) -> tuple[int, float | None]:
+    """Images that the run would caption, and their mean size."""
+    if listing.rest is None:
+        listed = listing.table()
+        todo = todo_of(config, new_note(config, model_version), listed)
+        if todo.num_rows < listed.num_rows:
+            _say(f"{counted(listed.num_rows - todo.num_rows, 'image')} of {listed.num_rows:,} done before")
+        return todo.num_rows, _mean_bytes([todo["size"]])
+    mean_bytes = _mean_bytes([batch.column("size") for batch in listing.held])
+    images = sum(table.num_rows for table in listing.tables())
+    _say(f"{counted(images, 'image')} listed, too many to compare here; what earlier runs have done is counted too")
+    return images, mean_bytes
+
+
+def _left(prepared: Prepared) -> int:
+    """Images of the shards that are not written."""
+    done = len(committed_shards(prepared.run)) if prepared.continued else 0
+    return round(prepared.plan.inputs * (1 - done / prepared.plan.shards))
+
+
+def _tell(config: JobConfig, arguments: Sequence[str], images: int, mean_bytes: float | None) -> None:
+    assumed = mean_bytes or MEAN_BYTES
+    if on_dataflow(arguments):
+        workers = workers_of(arguments)
+        _say(f"Dataflow workers: {workers}")
+        estimate = estimate_on_dataflow(
+            images, assumed, workers, config.shard_size, config.worker_price, config.fetch_threads
+        )
+    else:
+        in_bucket = scheme_of(config.inputs[0]) == "gs"
+        estimate = estimate_here(images, assumed, config.shard_size, in_bucket, config.worker_price)
+    if estimate is None:
+        _say(f"estimate: {counted(images, 'image')}; no more can be told of a machine that is not in the table")
+        return
+    _say("\n".join(describe(estimate, listed=mean_bytes is not None, own_price=config.worker_price is not None)))
+
+
+def _mean_bytes(sizes: Sequence[pa.Array | pa.ChunkedArray]) -> float | None:
+    """Of those images whose size is known; None where it is of none."""
+    known = sum(len(column) - column.null_count for column in sizes)
+    return sum(pc.sum(column).as_py() or 0 for column in sizes) / known if known else None
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

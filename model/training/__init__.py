@@ -1,0 +1,1 @@
+"""Training, evaluation and conversion of captioners; nothing outside this package imports it."""

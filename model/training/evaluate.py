@@ -1,0 +1,132 @@
+"""Scores captions against people's: BLEU-1 to 4, METEOR, ROUGE-L and CIDEr, as JSON.
+
+Beside them stand CIDEr by fifths of the captions' own score, the least sure fifth first, and what tells how captions
+read: half-finished ones, repeated words, variety; the same of people, by each photograph's first caption.
+
+    python -m model evaluate --data=DEV.parquet --model=BUNDLE
+    python -m model evaluate --data=DEV.parquet --captions='OUT/captions/run=.../*.parquet'
+
+The second form scores captions that the job has written; an image is recognised by its file name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from model.bundle import DEFAULT_BUNDLE, BundleError, load_captioner
+from model.caption import Caption
+from model.config import Decoding
+from model.decoding_options import add_decoding_options, decoding_from
+from model.engine_choice import EngineError, add_engine_options
+from model.preprocessing import ImageError, load_image, pad_batch
+from model.training.data import DataError, Example, read_columns, read_examples
+from model.training.language import language
+from model.training.metrics import MetricsError, by_fifths, caption_metrics
+
+_BATCH = 32
+_FIFTHS = 5
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        examples = read_examples(args.data, args.images)
+        if args.captions:
+            said = read_captions(args.captions, examples)
+        else:
+            said = dict(caption_examples(examples, args.model, decoding_from(args), args.engine, args.precision))
+        report = evaluate(examples, said)
+    except (BundleError, DataError, EngineError, ImageError, MetricsError, ValueError, OSError) as error:
+        print(f"model evaluate: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(report, indent=2))
+    return 0
+
+
+def evaluate(examples: Sequence[Example], said: Mapping[str, Caption]) -> dict[str, Any]:
+    """What the command prints.
+
+    Args:
+      examples: photographs with people's captions.
+      said: the caption of each of them by its name, in their order; scores are nan where they are not known.
+
+    Raises:
+      MetricsError: a metric's program is not installed.
+    """
+    references = {name: example.captions for name, example in zip(said, examples, strict=True)}
+    metrics, cider = caption_metrics(references, {name: [caption.text] for name, caption in said.items()})
+    report: dict[str, Any] = {"images": len(said)} | _rounded(metrics)
+    scores = [caption.score for caption in said.values()]
+    if len(said) >= _FIFTHS and not np.isnan(scores).any():
+        fifths = by_fifths(scores, [cider[name] for name in said])
+        report["CIDEr by fifths of score"] = [round(value, 2) for value in fifths]
+    report["captions"] = _rounded(language([caption.text for caption in said.values()]))
+    report["people's captions"] = _rounded(language([example.captions[0] for example in examples]))
+    return report
+
+
+def _rounded(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 2) for name, value in values.items()}
+
+
+def caption_examples(
+    examples: Sequence[Example], model: Path, decoding: Decoding, engine: str, precision: str
+) -> Iterator[tuple[str, Caption]]:
+    """Yields the name of each photograph and its caption."""
+    captioner = load_captioner(model, decoding, engine, functools.partial(print, file=sys.stderr), precision)
+    size = captioner.config.input_size
+    for start in range(0, len(examples), _BATCH):
+        chunk = examples[start : start + _BATCH]
+        images = pad_batch([load_image(example.read(), size).pixels for example in chunk], _BATCH)
+        for example, captions in zip(chunk, captioner.caption(images), strict=False):  # the batch may be padded
+            yield example.image_id, captions[0]
+
+
+def read_captions(files: str, examples: Sequence[Example]) -> dict[str, Caption]:
+    """The captions of `examples` in Parquet with the columns `uri`, `caption` and perhaps `score`, by image.
+
+    Raises:
+      DataError: an example has no caption there.
+    """
+    written = {
+        _stem(uri): Caption(caption, math.nan if score is None else score)
+        for uri, caption, score in read_columns(files, ("uri", "caption", "score?"))
+    }
+    missing = [example.image_id for example in examples if _stem(example.image_id) not in written]
+    if missing:
+        raise DataError(
+            f"{files} has no caption for {len(missing):,} of {len(examples):,} images, such as {missing[0]}"
+        )
+    return {example.image_id: written[_stem(example.image_id)] for example in examples}
+
+
+def _stem(uri: str) -> str:
+    return PurePosixPath(uri).stem
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m model evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--data", required=True, help="Parquet files (image, captions) or a captions JSON of COCO")
+    parser.add_argument("--images", help="folder of the image files (default: the folder of --data)")
+    parser.add_argument(
+        "--model", type=Path, default=DEFAULT_BUNDLE, help="the bundle to score (default: the one that ships)"
+    )
+    parser.add_argument("--captions", help="score these Parquet files (uri, caption) instead of a model")
+    add_engine_options(parser.add_argument_group("speed"))
+    add_decoding_options(parser.add_argument_group("decoding"))
+    return parser

@@ -1,0 +1,48 @@
+"""The score by which a training's epochs are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from model.captioner import Captioner
+from model.training.data import Example
+from model.training.features import Features, Images
+from model.training.metrics import quick_cider
+
+Tensor = Any
+_BATCH = 100
+
+
+class Validation:
+    """CIDEr of greedy captions: the validation score of an epoch.
+
+    Args:
+      captioner: as it stands when the score is asked for.
+      examples: the photographs, N.
+      inputs: of each photograph what `encode` takes, an array of N rows.
+      encode: rows of `inputs` -> features float32[B, L, U].
+    """
+
+    def __init__(
+        self,
+        captioner: Captioner,
+        examples: Sequence[Example],
+        inputs: Features | Images,
+        encode: Callable[[Tensor], Tensor],
+    ) -> None:
+        self._captioner = captioner
+        self._references = {example.image_id: example.captions for example in examples}
+        self._inputs = inputs
+        self._compiled = tf.function(lambda rows: captioner.caption_features(encode(rows)).words, autograph=False)
+
+    def __call__(self) -> float:
+        captions: list[str] = []
+        for start in range(0, len(self._inputs), _BATCH):
+            words = self._compiled(tf.convert_to_tensor(self._inputs[start : start + _BATCH]))
+            captions.extend(self._captioner.vocabulary.decode(row) for row in words.numpy()[:, 0])
+        return quick_cider(
+            self._references, {name: [said] for name, said in zip(self._references, captions, strict=True)}
+        )

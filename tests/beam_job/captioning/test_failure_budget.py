@@ -1,0 +1,174 @@
+"""A run that fails stops early, says why, and records nothing that is not so."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pytest
+from PIL import Image
+
+from beam_job.captioning import budgets as budget
+from beam_job.captioning.budgets import FailureBudget, FailureBudgetError
+from beam_job.captioning.engine import Engine
+from beam_job.captioning.progress_file import ProgressFile
+from beam_job.cli.command import main
+from beam_job.config import JobConfig
+from beam_job.planning.plan import Shard
+from beam_job.planning.run import Run
+from beam_job.records import Failure, ImageInput
+from tests.fakes import FakeCaptioner
+from tests.fault_server import FaultServer, ok, serve, status
+
+FINE = None
+GONE = Failure("x.jpg", "fetch", "NotFound", "x.jpg: 404 Not Found", transient=False)
+BROKEN = Failure("x.jpg", "decode", "ImageError", "this JPEG cannot be decoded", transient=False)
+DOWN = Failure("x.jpg", "fetch", "ServiceUnavailable", "x.jpg: 503 Service Unavailable", transient=True)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "max_ratio", "message"),
+    [
+        pytest.param([GONE] * 199, 0.5, None, id="too little evidence"),
+        pytest.param([GONE] * 200, 0.5, "all of the first 200 images failed", id="nothing succeeds"),
+        pytest.param([GONE, DOWN] * 100, 0.5, "all of the first 200 images failed", id="for whatever reasons"),
+        pytest.param([FINE] + [GONE] * 400, 0.5, None, id="many have gone"),
+        pytest.param([BROKEN] * 500, 0.5, None, id="a folder of bad images"),
+        pytest.param([BROKEN] * 501, 0.5, "501 of 1,000 images failed, more than", id="too many bad images"),
+        pytest.param([FINE] + [DOWN] * 200, 0.5, "200 images in a row failed", id="a server goes down"),
+        pytest.param([FINE] + [*[DOWN] * 199, FINE] * 2, 0.5, None, id="a server comes back"),
+        pytest.param([FINE] + [*[DOWN] * 199, GONE] * 2, 0.5, None, id="a server that says no is up"),
+        pytest.param([FINE] + [GONE] * 501, 0.5, "501 of 1,000 images failed, more than", id="beyond mending"),
+        pytest.param([FINE] + [GONE] * 200, 0.0, "200 of 1,000 images failed, more than", id="none allowed"),
+        pytest.param([DOWN] * 1000, 1.0, None, id="turned off"),
+    ],
+)
+def test_when_to_stop(outcomes: list[Failure | None], max_ratio: float, message: str | None) -> None:
+    counted = FailureBudget(max_ratio, inputs=1000)
+    for outcome in outcomes[:-1]:
+        counted.add(outcome)
+    if message is None:
+        counted.add(outcomes[-1])
+        return
+    with pytest.raises(FailureBudgetError, match=message) as caught:
+        counted.add(outcomes[-1])
+    assert outcomes[-1] is not None
+    assert outcomes[-1].error_message in str(caught.value)
+    assert "--max_failure_ratio=1" in str(caught.value)
+
+
+def test_an_image_that_waits_to_be_decoded_counts_as_fetched() -> None:
+    counted = FailureBudget(0.5, inputs=1000)
+    counted.fetched()
+    for _ in range(400):
+        counted.add(GONE)
+
+
+def test_a_model_that_captions_nothing() -> None:
+    """Images that wait for their captions count as fine until the model fails on them."""
+    counted = FailureBudget(0.5, inputs=1000)
+    for _ in range(200):
+        counted.add(FINE)
+    for _ in range(199):
+        counted.revoke(GONE)
+    with pytest.raises(FailureBudgetError, match="all of the first 200 images failed"):
+        counted.revoke(GONE)
+
+
+@pytest.fixture(autouse=True)
+def _fake_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("beam_job.captioning.caption_shards.load_captioner", lambda *_: FakeCaptioner())
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serve() as faults:
+        yield faults
+
+
+def rows(output: Path, table: str) -> list[str]:
+    if not (output / table).exists():
+        return []
+    return sorted(ds.dataset(output / table).to_table(["uri"])["uri"].to_pylist())
+
+
+def test_a_list_of_a_bucket_that_has_gone(bucket, tmp_path: Path, tiny_bundle: Path, capfd) -> None:
+    """Nothing is written, so that nothing counts as failed for good when the bucket is back."""
+    uris = [f"gs://gone-{bucket.name}/{number}.jpg" for number in range(300)]
+    (tmp_path / "uris.txt").write_text("\n".join(uris))
+    arguments = [f"--input={tmp_path}/uris.txt", f"--output={tmp_path}/out", f"--model={tiny_bundle}"]
+    arguments += [f"--allow_buckets=gs://gone-{bucket.name}"]
+    assert main(arguments) == 1
+    *_, last = capfd.readouterr().err.splitlines()
+    assert "all of the first 200 images failed, at last fetch: gs://gone-" in last
+    assert "the same command goes on" in last
+    assert rows(tmp_path / "out", "failures") == rows(tmp_path / "out", "captions") == []
+    assert not (tmp_path / "out" / "runs" / "_LEASE.json").exists()
+    assert main([*arguments, "--max_failure_ratio=1"]) == 0
+    assert rows(tmp_path / "out", "failures") == sorted(uris)
+
+
+def test_a_server_that_goes_down_and_comes_back(
+    server: FaultServer, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+    monkeypatch.setattr(budget, "EVIDENCE", 10)
+    Image.new("RGB", (20, 10), (9, 60, 30)).save(tmp_path / "a.png")
+    good = ok((tmp_path / "a.png").read_bytes())
+    names = [f"{number:02d}.png" for number in range(40)]
+    for number, name in enumerate(names):
+        server.script(name, good if number < 20 else status(503, {"Retry-After": "1000"}))
+    uris = [f"{server.address}/{name}" for name in names]
+    (tmp_path / "uris.txt").write_text("\n".join(uris))
+    arguments = [f"--input={tmp_path}/uris.txt", f"--output={tmp_path}/out", f"--model={tiny_bundle}"]
+    arguments += ["--shard_size=20", "--fetch_threads=1", "--batch_size=2"]
+    arguments += ["--allow_schemes=http", "--allow_private_addresses"]
+    assert main(arguments) == 1
+    printed = capfd.readouterr().err
+    assert "Traceback" not in printed
+    assert "10 images in a row failed, at last fetch: http://127.0.0.1" in printed.splitlines()[-1]
+    assert rows(tmp_path / "out", "captions") in ([], uris[:20])  # the stop may come before the first shard is decoded
+    assert rows(tmp_path / "out", "failures") == []
+    for name in names:
+        server.script(name, good)
+    assert main(arguments) == 0
+    assert "continuing run" in capfd.readouterr().err
+    assert rows(tmp_path / "out", "captions") == uris
+    assert rows(tmp_path / "out", "failures") == []
+
+
+def grey(folder: Path, count: int) -> Shard:
+    images = []
+    for brightness in range(count):
+        path = folder / f"{brightness}.png"
+        Image.new("RGB", (30, 20), (brightness,) * 3).save(path)
+        images.append(ImageInput(str(path), size=path.stat().st_size))
+    return Shard(images, pa.table({"place": range(count)}))
+
+
+def engine(folder: Path, captioner: FakeCaptioner, in_flight_bytes: int = 2**30) -> Engine:
+    config = JobConfig(("unused",), str(folder / "out"), in_flight_bytes=in_flight_bytes)
+    failures = FailureBudget(config.max_failure_ratio, 100)
+    return Engine(config, Run(config.output, "r1"), captioner, 8, 2, ProgressFile(None), failures)
+
+
+def test_who_waits_to_submit_hears_of_the_end(tmp_path: Path) -> None:
+    """More images than fit in flight while the model is held: the submitter hangs until the engine fails."""
+    gate, results = threading.Semaphore(0), []
+    made = engine(tmp_path, FakeCaptioner(gate=gate), in_flight_bytes=1000)
+    shard = grey(tmp_path, 30)
+    submitter = threading.Thread(target=lambda: results.append(made.submit(0, shard)))
+    submitter.start()
+    made.fail(RuntimeError("no more"))
+    submitter.join(60)
+    [future] = results
+    with pytest.raises(RuntimeError, match="no more"):
+        future.result(timeout=60)
+    with pytest.raises(RuntimeError, match="no more"):
+        made.submit(1, shard).result(timeout=60)
+    gate.release(100)
+    made.close()
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,206 @@
+"""The command line: what is understood, what is refused, and that both answer at once."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+
+import pytest
+
+from beam_job.cli.options import UsageError, option_names, parse
+from beam_job.config import JobConfig
+from beam_job.runners.beam_options import RunnerError, beam_options, runs_here
+from model import Decoding
+
+REQUIRED = ["--input=photos", "--output=out"]
+
+
+def test_defaults() -> None:
+    config, rest = parse(REQUIRED)
+    assert config == JobConfig(inputs=("photos",), output="out")
+    assert (config.shard_size, config.max_failure_ratio, config.decoding) == (512, 0.5, Decoding("beam", beam_width=3))
+    assert rest == []
+
+
+def test_every_option_has_its_place() -> None:
+    arguments = {
+        "--model": ("model", "folder"),
+        "--min_score": ("min_score", -1.5),
+        "--shard_size": ("shard_size", 3),
+        "--batch_size": ("batch_size", 5),
+        "--fetch_threads": ("fetch_threads", 7),
+        "--decode_threads": ("decode_threads", 11),
+        "--max_pixels": ("max_pixels", 50_000_000),
+        "--workers": ("workers", 13),
+        "--max_failure_ratio": ("max_failure_ratio", 0.25),
+        "--verbose": ("verbose", True),
+        "--no_report": ("no_report", True),
+        "--report_samples": ("report_samples", 44),
+        "--uri_column": ("uri_column", "url"),
+        "--allow_private_addresses": ("allow_private_addresses", True),
+        "--retry": ("retry", "all"),
+        "--recaption": ("recaption", True),
+        "--fetch_timeout": ("fetch_timeout", 1.5),
+        "--min_bytes": ("filters.min_bytes", 31),
+        "--max_bytes": ("filters.max_bytes", 37),
+        "--limit": ("filters.limit", 41),
+        "--sample": ("filters.sample", 0.125),
+        "--decoding": ("decoding.method", "sample"),
+        "--num_captions": ("decoding.num_captions", 17),
+        "--beam_width": ("decoding.beam_width", 19),
+        "--length_penalty": ("decoding.length_penalty", 0.75),
+        "--top_k": ("decoding.top_k", 23),
+        "--temperature": ("decoding.temperature", 0.5),
+        "--seed": ("decoding.seed", 29),
+        "--no_repeat_ngram": ("decoding.no_repeat_ngram", 43),
+        "--require_gpu": ("require_gpu", True),
+        "--engine": ("engine", "tensorflow"),
+        "--precision": ("precision", "float16"),
+        "--gpu": ("gpu", "nvidia-l4"),
+        "--estimate": ("estimate", True),
+        "--worker_price": ("worker_price", 0.5),
+    }
+    given = [name if value is True else f"{name}={value}" for name, (_, value) in arguments.items()]
+    config, _ = parse([*REQUIRED, *given])
+    for attribute, value in arguments.values():
+        found: object = config
+        for part in attribute.split("."):
+            found = getattr(found, part)
+        assert found == value
+    several = {"--input", "--include", "--exclude", "--carry_columns"}
+    several |= {"--allow_schemes", "--allow_root", "--allow_buckets"}
+    several |= {"--captioner"}  # not together with an engine
+    assert set(arguments) == set(option_names()) - {"-h", "--help", "--version", "--output", "--log_format"} - several
+
+
+def test_a_batch_size_for_the_device_that_there_is() -> None:
+    assert parse(REQUIRED)[0].batch_size is parse([*REQUIRED, "--batch_size=auto"])[0].batch_size is None
+
+
+def test_litert_has_one_precision() -> None:
+    with pytest.raises(UsageError, match="--engine=litert computes in float32; leave out --precision=float16"):
+        parse([*REQUIRED, "--engine=litert", "--precision=float16"])
+
+
+def test_values_separated_by_commas_and_repeated() -> None:
+    given = ["--include=*.jpg,*.png", "--include=a/**", "--exclude=b?.jpg", "--carry_columns=label,source"]
+    config, _ = parse([*REQUIRED, *given])
+    assert config.filters.include == ("*.jpg", "*.png", "a/**")
+    assert config.filters.exclude == ("b?.jpg",)
+    assert config.carry_columns == ("label", "source")
+
+
+def test_what_lists_may_name() -> None:
+    given = ["--allow_schemes=http,https", "--allow_root=/a,b", "--allow_root=c", "--allow_buckets=gs://x,y"]
+    config, _ = parse([*REQUIRED, *given])
+    assert config.allow_schemes == ("http", "https")
+    assert config.allow_root == ("/a,b", "c")  # a comma may be part of a folder's name
+    assert config.allow_buckets == ("gs://x", "y")
+
+
+def test_several_inputs_and_options_for_beam() -> None:
+    config, rest = parse([*REQUIRED, "--input=more", "--runner=DataflowRunner", "--region=r"])
+    assert config.inputs == ("photos", "more")
+    assert rest == ["--runner=DataflowRunner", "--region=r"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        pytest.param("--shard_size=0", "--shard_size must be a whole number from 1, not 0", id="shard size"),
+        pytest.param("--max_pixels=0", "--max_pixels must be a whole number from 1, not 0", id="pixels"),
+        pytest.param("--workers=-1", "--workers must be a whole number from 1, not -1", id="workers"),
+        pytest.param("--max_failure_ratio=2", "--max_failure_ratio must be from 0 to 1, not 2.0", id="ratio"),
+        pytest.param("--allow_schemes=htps", "--allow_schemes must be some of file, .*, not 'htps'", id="scheme"),
+        pytest.param("--allow_root=gs://b", "--allow_root must be a local folder, not 'gs://b'", id="root"),
+        pytest.param("--allow_buckets=gs://b/x", "takes a bucket as a whole, gs://b, not 'gs://b/x'", id="bucket"),
+        pytest.param("--batch_size=0", "--batch_size must be a whole number from 1, not 0", id="batch size"),
+        pytest.param("--captioner=mine", "must be package.module:function, not 'mine'", id="captioner"),
+        pytest.param("--captioner=a b:c", "must be package.module:function, not 'a b:c'", id="no module's name"),
+        pytest.param("--min_score=nan", "--min_score must be a number, not nan", id="score"),
+        pytest.param(
+            "--gpu=nvidia-l5", "--gpu must be one of nvidia-.*, not 'nvidia-l5'; did you mean nvidia-l4", id="gpu"
+        ),
+        pytest.param("--worker_price=-1", "--worker_price must be dollars an hour, not -1.0", id="price"),
+        pytest.param("--temperature=0", "temperature must be above 0, not 0.0", id="temperature"),
+    ],
+)
+def test_values_out_of_range(argument: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse([*REQUIRED, argument])
+
+
+def test_a_captioner_of_ones_own() -> None:
+    config, _ = parse([*REQUIRED, "--captioner=package.module:function", "--model=hub/name"])
+    assert (config.captioner, config.model) == ("package.module:function", "hub/name")
+    with pytest.raises(UsageError, match="--engine=tensorflow is for bundles, and --captioner is none"):
+        parse([*REQUIRED, "--captioner=package.module:function", "--engine=tensorflow"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(["--shard_sise=3"], "did you mean --shard_size?", id="own option misspelt"),
+        pytest.param(["--regoin=us"], "did you mean --region?", id="option of Beam misspelt"),
+        pytest.param(["--zzzz"], "see --help", id="nothing like it"),
+        pytest.param(["stray.jpg"], "unknown option stray.jpg", id="a stray word"),
+        pytest.param(["--runner=DaskRunner"], "use DirectRunner or DataflowRunner", id="a runner that loses rows"),
+        pytest.param(["--runner=PortableRunner"], "needs --job_endpoint=HOST:PORT", id="no job server"),
+    ],
+)
+def test_options_that_beam_does_not_know(arguments: list[str], message: str) -> None:
+    with pytest.raises(RunnerError, match=message.replace("?", r"\?")):
+        beam_options(JobConfig(("x",), "out"), arguments)
+
+
+@pytest.mark.parametrize("runner", [[], ["--runner=DirectRunner"], ["--runner=direct"], ["--runner=FnApiRunner"]])
+def test_local_runs_never_try_to_download_a_runner(runner: list[str]) -> None:
+    options = beam_options(JobConfig(("x",), "out"), runner)
+    assert options.get_all_options()["runner"] == "FnApiRunner"
+    assert runs_here(options)
+
+
+def test_workers_are_processes_here_and_nowhere_else() -> None:
+    options = beam_options(JobConfig(("x",), "out", workers=3), []).get_all_options()
+    assert (options["direct_num_workers"], options["direct_running_mode"]) == (3, "multi_processing")
+    with pytest.raises(RunnerError, match="--workers=3 is for this machine"):
+        beam_options(JobConfig(("x",), "out", workers=3), ["--runner=DataflowRunner"])
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "beam_job", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        pytest.param(["--help"], 0, id="help"),
+        pytest.param(["--version"], 0, id="version"),
+        pytest.param([], 2, id="nothing"),
+        pytest.param([*REQUIRED, "--batch_size=0"], 2, id="out of range"),
+        pytest.param([*REQUIRED, "--batch_size=x"], 2, id="no number"),
+        pytest.param([*REQUIRED, "--runner=DataflowRunner"], 2, id="Dataflow without a project"),
+        pytest.param([*REQUIRED, "--gpu=nvidia-l4"], 2, id="a GPU without Dataflow"),
+    ],
+)
+def test_help_and_wrong_usage_wait_for_nothing_large(arguments: list[str], code: int) -> None:
+    done = command(*arguments)
+    assert done.returncode == code
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time")}
+    assert "beam_job.cli.options" in imported
+    assert not imported & {"tensorflow", "keras", "apache_beam", "pyarrow", "google.cloud.storage"}
+
+
+def test_help_names_every_option_with_its_default() -> None:
+    text = command("--help").stdout
+    for name in option_names():
+        assert name in text
+    assert text.count("(default:") >= 14
+
+
+def test_configuration_travels() -> None:
+    config, _ = parse([*REQUIRED, "--decoding=sample", "--seed=7"])
+    assert pickle.loads(pickle.dumps(config)) == config

@@ -1,0 +1,122 @@
+"""What --input may name, and what is said where it names nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from beam_job.inputs.listing import InputError, list_images
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two images, one of them deeper, and a file that is none."""
+    root = tmp_path / "photos"
+    (root / "sub").mkdir(parents=True)
+    for name in ("b.JPG", "sub/a.png", "notes.md"):
+        (root / name).write_bytes(b"x")
+    return root
+
+
+def uris(*inputs: object) -> list[str]:
+    return [row["uri"] for row in rows(*inputs)]
+
+
+def rows(*inputs: object) -> list[dict]:
+    return [row for batch in list_images([str(given) for given in inputs]) for row in batch.to_pylist()]
+
+
+def test_a_folder_is_searched_for_images(folder: Path) -> None:
+    assert uris(folder) == [f"{folder}/b.JPG", f"{folder}/sub/a.png"]
+
+
+def test_a_glob_is_taken_at_its_word(folder: Path) -> None:
+    assert uris(folder / "*") == [f"{folder}/b.JPG", f"{folder}/notes.md"]
+    assert uris(folder / "**" / "*.png") == [f"{folder}/sub/a.png"]
+
+
+def test_a_name_with_brackets_is_a_name_where_there_is_such_a_file(folder: Path) -> None:
+    (folder / "x[1].jpg").write_bytes(b"x")
+    assert uris(folder / "x[1].jpg") == [f"{folder}/x[1].jpg"]
+
+
+def test_one_image(folder: Path) -> None:
+    assert uris(folder / "b.JPG") == [f"{folder}/b.JPG"]
+
+
+def test_relative_paths_are_the_callers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    assert uris("sub") == uris("**/*.png") == uris("./sub/a.png") == [f"{folder}/sub/a.png"]
+
+
+def test_file_scheme(folder: Path) -> None:
+    assert uris(f"file://{folder}") == [f"{folder}/b.JPG", f"{folder}/sub/a.png"]
+
+
+def test_listed_versions_are_size_and_mtime(folder: Path) -> None:
+    [image, _] = rows(folder)
+    assert image["object_version"] == f"1-{(folder / 'b.JPG').stat().st_mtime_ns}"
+    assert image["size"] == 1
+
+
+def test_a_list_keeps_uris_as_they_are(tmp_path: Path) -> None:
+    lines = ["gs://bucket/a b.jpg", "", "photos/x.jpg", "  ftp://odd/scheme.jpg  ", "gs://bucket/a b.jpg", "ümlaut.jpg"]
+    (tmp_path / "uris.txt").write_bytes(("\ufeff" + "\r\n".join(lines)).encode("utf-8"))
+    found = rows(tmp_path / "uris.txt")
+    assert [image["uri"] for image in found] == [
+        "gs://bucket/a b.jpg",
+        "photos/x.jpg",
+        "ftp://odd/scheme.jpg",
+        "gs://bucket/a b.jpg",
+        "ümlaut.jpg",
+    ]
+    assert {image["object_version"] for image in found} == {None}
+
+
+def test_columns_can_be_carried_from_lists_alone(folder: Path) -> None:
+    with pytest.raises(InputError, match="--carry_columns=label needs lists with columns"):
+        list(list_images([str(folder)], carry_columns=["label"]))
+
+
+def test_a_bucket(bucket) -> None:
+    for name in ("photos/1.jpg", "photos/deep/2.jpg", "photos/readme.md", "other/3.jpg"):
+        bucket.blob(name).upload_from_string(b"x")
+    root = f"gs://{bucket.name}"
+    assert uris(f"{root}/photos") == uris(f"{root}/photos/") == [f"{root}/photos/1.jpg", f"{root}/photos/deep/2.jpg"]
+    assert uris(f"{root}/**/*.jpg") == [f"{root}/other/3.jpg", f"{root}/photos/1.jpg", f"{root}/photos/deep/2.jpg"]
+    assert len(uris(root)) == 3
+    [image] = rows(f"{root}/other/3.jpg")
+    blob = bucket.get_blob("other/3.jpg")
+    assert (image["object_version"], image["size"], image["crc32c"]) == (str(blob.generation), 1, blob.crc32c)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        pytest.param("{folder}/nowhere", "nowhere is not there", id="missing folder"),
+        pytest.param("{folder}/nowhere.jpg", "nowhere.jpg is not there", id="missing image"),
+        pytest.param("{folder}/nowhere.txt", "nowhere.txt: No such file", id="missing list"),
+        pytest.param("{folder}/*.webp", "nothing matches", id="glob without a match"),
+        pytest.param("{folder}/empty", "holds no images", id="folder without images"),
+        pytest.param("{folder}/empty.txt", "is empty", id="empty list"),
+        pytest.param("{folder}/latin.txt", "is not a text file in UTF-8", id="list of another encoding"),
+        pytest.param("ftp://host/x.jpg", "unknown scheme ftp://", id="unknown scheme"),
+    ],
+)
+def test_nothing_to_do(given: str, message: str, folder: Path) -> None:
+    (folder / "empty").mkdir()
+    (folder / "empty.txt").write_text("\n \n")
+    (folder / "latin.txt").write_bytes(b"caf\xe9.jpg\n")
+    with pytest.raises(InputError, match=message):
+        list(list_images([given.format(folder=folder)]))
+
+
+def test_one_empty_input_among_others_is_an_error(folder: Path) -> None:
+    with pytest.raises(InputError, match="nothing matches"):
+        uris(folder, folder / "*.webp")
+
+
+def test_no_such_bucket(gcs_emulator: str) -> None:
+    with pytest.raises(InputError, match="gs://no-such-bucket/photos"):
+        list(list_images(["gs://no-such-bucket/photos/"]))

@@ -1,0 +1,99 @@
+"""The review page of a run: what it holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from beam_job.cli.command import main
+from beam_job.output.thumbnails import place_of
+from tests.images import encode
+from tests.reviewed import BROKEN, HOSTILE, IMAGES, Captioner, run, write_images
+
+
+@pytest.fixture(autouse=True)
+def captioner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("beam_job.captioning.caption_shards.load_captioner", lambda *_: Captioner())
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    write_images(tmp_path / "photos")
+    return tmp_path / "photos"
+
+
+def held(page: Path) -> dict[str, Any]:
+    """What the page's script gets."""
+    text = page.read_text(encoding="utf-8")
+    return json.loads(text.split('id="data">')[1].split("</script>")[0])
+
+
+def test_it_holds_the_counts_of_all_and_pictures_of_some(photos: Path, tmp_path: Path) -> None:
+    data = held(run(photos, tmp_path / "out", report_samples=12, shard_size=10))
+    assert (data["summary"]["captions"], data["summary"]["failures"]) == (IMAGES + 1, BROKEN)
+    assert sum(data["summary"]["scores"].values()) == sum(data["summary"]["words"].values()) == IMAGES + 1
+    assert data["summary"]["words"]["2"] == IMAGES
+    assert [failure["stage"] for failure in data["failures"]] == ["decode"] * BROKEN
+    cards = {card["id"]: card for card in data["cards"]}
+    assert len(data["sample"]) == 12
+    scores = [cards[number]["score"] for number in data["lowest"]]
+    assert scores == sorted(scores)
+    assert cards[data["lowest"][0]]["caption"] == HOSTILE  # the brightest has the lowest score
+    assert all(len(card["picture"]) < 20_000 for card in data["cards"])
+
+
+def test_the_sample_is_the_same_whatever_the_shards(photos: Path, tmp_path: Path) -> None:
+    pages = [
+        held(run(photos, tmp_path / f"out{size}", report_samples=8, shard_size=size, batch_size=7)) for size in (5, 100)
+    ]
+    assert pages[0]["sample"] == pages[1]["sample"]
+    expected = sorted(map(str, photos.glob("*.png")), key=place_of)[:8]
+    cards = {card["id"]: card["uri"] for card in pages[0]["cards"]}
+    assert [cards[number] for number in pages[0]["sample"]] == expected
+
+
+def test_pictures_are_small_whatever_the_image(tmp_path: Path) -> None:
+    folder = tmp_path / "noise"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (400, 600, 3), np.uint8)
+    (folder / "noise.png").write_bytes(encode(Image.fromarray(pixels), "PNG"))
+    page = run(folder, tmp_path / "out")
+    [thumbnails] = page.parent.glob("thumbnails/*.parquet")
+    [picture] = pq.read_table(thumbnails)["jpeg"].to_pylist()
+    assert len(picture) < 20_000
+
+
+def test_no_report_leaves_nothing(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([f"--input={photos}", f"--output={tmp_path}/out", "--no_report"]) == 0
+    assert "page:" not in capsys.readouterr().err
+    [folder] = (tmp_path / "out" / "runs").iterdir()
+    assert not (folder / "index.html").exists()
+    assert not (folder / "thumbnails").exists()
+
+
+def test_damaged_pictures_cost_the_page_its_pictures(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(*_: object, **__: object) -> bytes:
+        return b"PAR1 no more"
+
+    with monkeypatch.context() as patch:
+        patch.setattr("beam_job.output.thumbnails.parquet_bytes", damaged)
+        data = held(run(photos, tmp_path / "out"))
+    assert data["cards"] == []
+    assert data["summary"]["captions"] == IMAGES + 1
+
+
+def test_a_page_that_cannot_be_written_is_told(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("beam_job.planning.run.Run.page", property(lambda run: f"{run.folder}/run.json/index.html"))
+    page = run(photos, tmp_path / "out")
+    assert (page.parent / "_SUCCESS").exists()
+    assert "the review page could not be written: " in capsys.readouterr().err

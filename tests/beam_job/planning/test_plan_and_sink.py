@@ -1,0 +1,200 @@
+"""The stored plan, and the commit of a shard when attempts are killed, repeated or doubled."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from beam_job.inputs.lists import LISTING_FIELDS
+from beam_job.output.sink import ShardReport, caption_table, commit_shard, publish_failures, read_report
+from beam_job.planning.plan import Plan, PlanReader, Shard, first_of_each_uri, write_plan
+from beam_job.planning.run import Run
+from beam_job.records import CaptionedImage, Failure, ImageInput
+from model import Caption
+
+SHARD = Shard([ImageInput(f"{name}.jpg") for name in "ab01234567"], pa.table({}))
+NOON = datetime.datetime(2026, 1, 2, 12, tzinfo=datetime.timezone.utc)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(str(tmp_path), "r1")
+
+
+def captioned(uri: str, *texts: str) -> CaptionedImage:
+    return CaptionedImage(uri, tuple(Caption(text, -0.5) for text in texts or ("a dog",)), 30, 20, "v1", NOON)
+
+
+def failure(uri: str, message: str = "gone") -> Failure:
+    return Failure(uri, "fetch", "FileNotFoundError", message, False, "v1", NOON)
+
+
+def commit(run: Run, rows: list[CaptionedImage], failures: list[Failure], several: bool = False) -> ShardReport:
+    return commit_shard(run, 0, caption_table(rows, "model-1", several), failures, SHARD)
+
+
+def listing(*uris: str, **carried: list) -> pa.Table:
+    columns = {
+        "uri": list(uris),
+        "object_version": ["v1"] * len(uris),
+        "size": [3] * len(uris),
+        "crc32c": [None] * len(uris),
+        "tar_offset": [None] * len(uris),
+    }
+    table = pa.table(columns, schema=pa.schema(LISTING_FIELDS))
+    for name, values in carried.items():
+        table = table.append_column(name, pa.array(values))
+    return table
+
+
+def test_plan_is_read_back_shard_by_shard(run: Run) -> None:
+    uris = [f"gs://b/{n}.jpg" for n in range(8)]
+    table = listing(*uris, label=[[n] for n in range(8)])
+    assert write_plan(run, [table.slice(0, 5), table.slice(5)], shard_size=3) == Plan(inputs=8, shards=3)
+    reader = PlanReader(run)
+    shards = [reader.shard(number) for number in range(3)]
+    reader.close()
+    assert [[image.uri for image in shard.images] for shard in shards] == [uris[:3], uris[3:6], uris[6:]]
+    assert shards[0].images[0] == ImageInput("gs://b/0.jpg", "v1", 3, None)
+    assert [shard.carried.to_pydict() for shard in shards[1:]] == [{"label": [[3], [4], [5]]}, {"label": [[6], [7]]}]
+
+
+def test_a_long_plan_has_several_files(run: Run) -> None:
+    uris = [f"{n}.jpg" for n in range(205)]
+    assert write_plan(run, [listing(*uris)], shard_size=1) == Plan(inputs=205, shards=205)
+    assert len(list(Path(run.folder, "plan").iterdir())) == 3
+    reader = PlanReader(run)
+    assert [[image.uri for image in reader.shard(number).images] for number in (204, 0, 99, 100)] == [
+        ["204.jpg"],
+        ["0.jpg"],
+        ["99.jpg"],
+        ["100.jpg"],
+    ]
+
+
+def test_the_first_of_each_uri_stays_in_its_place() -> None:
+    table = listing("b", "a", "b", "c", "a", n=[0, 1, 2, 3, 4])
+    assert first_of_each_uri(table).select(["uri", "n"]).to_pydict() == {"uri": ["b", "a", "c"], "n": [0, 1, 3]}
+
+
+def test_runs_have_names_of_their_own_that_sort_by_age(tmp_path: Path) -> None:
+    names = []
+    for _ in range(20):
+        names.append(Run.new(str(tmp_path)).run_id)
+        moment = time.time_ns() // 1_000_000
+        while time.time_ns() // 1_000_000 == moment:
+            pass
+    assert names == sorted(names)
+    assert len({Run.new(str(tmp_path)).run_id for _ in range(20)}) == 20
+
+
+def test_schema_and_values(run: Run) -> None:
+    commit(run, [captioned("a.jpg")], [failure("b.jpg")])
+    captions = pq.read_table(run.captions(0), partitioning=None)
+    assert {field.name: str(field.type) for field in captions.schema} == {
+        "uri": "string",
+        "caption": "string",
+        "score": "float",
+        "width": "int32",
+        "height": "int32",
+        "object_version": "string",
+        "model_version": "string",
+        "captioned_at": "timestamp[ms, tz=UTC]",
+    }
+    assert captions.to_pylist() == [
+        {
+            "uri": "a.jpg",
+            "caption": "a dog",
+            "score": -0.5,
+            "width": 30,
+            "height": 20,
+            "object_version": "v1",
+            "model_version": "model-1",
+            "captioned_at": NOON,
+        }
+    ]
+    assert pq.read_metadata(run.captions(0)).row_group(0).column(0).compression == "ZSTD"
+    failures = pq.read_table(run.failures(0), partitioning=None)
+    assert failures.schema.field("transient").type == pa.bool_()
+    assert failures.to_pylist() == [
+        {
+            "uri": "b.jpg",
+            "stage": "fetch",
+            "error_type": "FileNotFoundError",
+            "error_message": "gone",
+            "transient": False,
+            "object_version": "v1",
+            "failed_at": NOON,
+        }
+    ]
+
+
+def test_several_captions(run: Run) -> None:
+    commit(run, [captioned("a.jpg", "a dog", "a cat")], [], several=True)
+    [row] = pq.read_table(run.captions(0), partitioning=None).to_pylist()
+    assert (row["caption"], row["captions"], row["scores"]) == ("a dog", ["a dog", "a cat"], [-0.5, -0.5])
+
+
+def test_captions_below_the_score_that_was_asked_for_are_marked(run: Run) -> None:
+    rows = [
+        CaptionedImage(f"{name}.jpg", (Caption("a dog", score),), 30, 20, "v1", NOON)
+        for name, score in (("a", -1.25), ("b", -1.0), ("0", -0.5))
+    ]
+    report = commit_shard(run, 0, caption_table(rows, "model-1", False, None, -1.0), [], SHARD)
+    table = pq.read_table(run.captions(0), partitioning=None)
+    assert table.column_names[:4] == ["uri", "caption", "score", "low_confidence"]
+    assert table["low_confidence"].to_pylist() == [True, False, False]
+    assert read_report(run, 0) == report == ShardReport(3, (), low_confidence=1)
+
+
+def test_a_shard_without_captions_marks_none(run: Run) -> None:
+    commit_shard(run, 0, caption_table([], "model-1", True, None, -1.0), [failure("a.jpg")], SHARD)
+    assert pq.read_schema(run.captions(0)).field("low_confidence").type == pa.bool_()
+    assert read_report(run, 0).low_confidence == 0
+
+
+def test_a_shard_without_failures_has_no_failures_file(run: Run) -> None:
+    commit(run, [captioned("a.jpg")], [])
+    assert Path(run.captions(0)).exists()
+    assert not Path(run.failures(0)).exists()
+
+
+def test_a_shard_without_captions_is_still_committed(run: Run) -> None:
+    commit(run, [], [failure("a.jpg")])
+    assert read_report(run, 0) == ShardReport(0, (failure("a.jpg"),))
+
+
+def test_the_first_attempt_stands_whatever_the_second_saw(run: Run) -> None:
+    first = commit(run, [captioned("a.jpg")], [failure("b.jpg")])
+    before = {path: path.read_bytes() for path in Path(run.output).rglob("*.parquet")}
+    assert commit(run, [captioned("a.jpg", "another"), captioned("b.jpg")], []) == first
+    assert commit(run, [], [failure("a.jpg", "worse"), failure("b.jpg", "too")]) == first
+    assert {path: path.read_bytes() for path in Path(run.output).rglob("*.parquet")} == before
+
+
+def test_an_attempt_killed_between_its_files_is_completed_by_the_next(run: Run) -> None:
+    commit(run, [captioned("a.jpg")], [failure("b.jpg")])
+    Path(run.failures(0)).unlink()
+    publish_failures(run, 0, read_report(run, 0), SHARD)
+    assert pq.read_table(run.failures(0), partitioning=None)["uri"].to_pylist() == ["b.jpg"]
+
+
+def test_attempts_at_the_same_time_agree(run: Run) -> None:
+    """Each attempt sees another image fail; whichever wins, every URI stands once."""
+    uris = [f"{n}.jpg" for n in range(8)]
+
+    def attempt(bad: str) -> ShardReport:
+        return commit(run, [captioned(uri) for uri in uris if uri != bad], [failure(bad)])
+
+    with ThreadPoolExecutor(8) as threads:
+        reports = list(threads.map(attempt, uris))
+    assert len(set(reports)) == 1
+    captions = pq.read_table(run.captions(0), partitioning=None)["uri"].to_pylist()
+    failures = pq.read_table(run.failures(0), partitioning=None)["uri"].to_pylist()
+    assert sorted(captions + failures) == uris
