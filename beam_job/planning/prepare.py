@@ -167,7 +167,7 @@ def _plan_in_pipeline(
     config: JobConfig, run: Run, listing: Listing, earlier: Mapping[Run, int], run_graph: RunGraph
 ) -> tuple[int, Plan]:
     """The number of distinct images listed, and the plan of those to be done."""
-    from beam_job import difference  # Beam is needed here only: `status` goes without
+    from beam_job.planning import difference  # imports Beam, which `status` does without
 
     try:
         files = difference.write_listing(run, listing.tables())
