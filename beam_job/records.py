@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from beam_job.storage import without_secrets
+from beam_job.storage import CONTENT, LATER, RETRY_WHEN, without_secrets
 from model import Caption
 
 METRIC_NAMESPACE = "caption_images"  # of all counters of the job
@@ -73,9 +73,11 @@ class Failure:
       error_type: name of the exception.
       error_message: for people; without the secrets of a signed URL, whoever wrote it, and always text that can be
         stored.
-      transient: whether trying again may help.
+      transient: whether another run may succeed with the same file and options: `retry_when` is "later".
       object_version: of the file that failed, where it is known.
       failed_at: UTC.
+      retry_when: when another run should try again, one of `storage.RETRY_WHEN`: "later", with other "options" or
+        permissions, or only when the "content" has changed. By default it follows from `transient`.
     """
 
     uri: str
@@ -85,14 +87,28 @@ class Failure:
     transient: bool
     object_version: str | None = None
     failed_at: datetime.datetime = field(default_factory=now)
+    retry_when: str = ""
 
     def __post_init__(self) -> None:
+        if not self.retry_when:
+            object.__setattr__(self, "retry_when", LATER if self.transient else CONTENT)
+        if self.retry_when not in RETRY_WHEN:
+            raise ValueError(f"retry_when must be one of {', '.join(RETRY_WHEN)}, not {self.retry_when!r}")
+        object.__setattr__(self, "transient", self.retry_when == LATER)
         if self.stage not in STAGES:
             raise ValueError(f"stage must be one of {', '.join(STAGES)}, not {self.stage!r}")
         message = without_secrets(self.error_message, self.uri).encode("utf-8", "backslashreplace").decode("utf-8")
         object.__setattr__(self, "error_message", message)
 
     @classmethod
-    def of(cls, uri: str, stage: str, error: BaseException, object_version: str | None = None) -> Failure:
-        """The permanent failure of `uri` by `error`."""
-        return cls(uri, stage, type(error).__name__, str(error) or repr(error), False, object_version)
+    def of(
+        cls,
+        uri: str,
+        stage: str,
+        error: BaseException,
+        object_version: str | None = None,
+        retry_when: str = CONTENT,
+    ) -> Failure:
+        """The failure of `uri` by `error`."""
+        message = str(error) or repr(error)
+        return cls(uri, stage, type(error).__name__, message, False, object_version, retry_when=retry_when)

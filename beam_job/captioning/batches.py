@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import math
 import threading
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_job.records import CaptionedImage, DecodedImage, Failure, now
+from beam_job.storage import CONTENT, LATER
 from model import Caption, ImageCaptioner, pad_batch
 from model.devices import is_device_error, is_out_of_memory
 
@@ -126,5 +126,5 @@ def _failure(image: DecodedImage, error: Exception) -> Failure:
     So it is too where one image alone is too much for the memory: all images are of one size here, so it is not the
     image that is too large, but the rest of what the device holds.
     """
-    failure = Failure.of(image.input.uri, "caption", error, image.object_version)
-    return dataclasses.replace(failure, transient=is_device_error(error))
+    retry_when = LATER if is_device_error(error) else CONTENT
+    return Failure.of(image.input.uri, "caption", error, image.object_version, retry_when)

@@ -29,7 +29,7 @@ _CAPTIONS = (
     *("caption", "score", "low_confidence", "captions", "scores"),
     *("width", "height", "model_version", "captioned_at"),
 )
-_FAILURES = ("stage", "error_type", "error_message", "transient", "failed_at")
+_FAILURES = ("stage", "error_type", "error_message", "transient", "failed_at", "retry_when")
 RESERVED_COLUMNS = frozenset((*(field.name for field in LISTING_FIELDS), *_CAPTIONS, *_FAILURES, "run", "correction"))
 BATCH_ROWS = 65_536
 _BLOCK_BYTES = 1 << 20

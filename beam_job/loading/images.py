@@ -8,7 +8,16 @@ from beam_job.inputs.filters import Filters
 from beam_job.inputs.tars import check_is_no_tar, container_of, read_member
 from beam_job.loading.decode_pool import DecodePool, DecoderStartError
 from beam_job.records import DecodedImage, Failure, ImageInput
-from beam_job.storage import Allowed, CredentialsError, NotAllowedError, StorageError, UnknownSchemeError, storage_for
+from beam_job.storage import (
+    LATER,
+    OPTIONS,
+    Allowed,
+    CredentialsError,
+    NotAllowedError,
+    StorageError,
+    UnknownSchemeError,
+    storage_for,
+)
 from model import ImageError
 
 
@@ -40,10 +49,10 @@ def fetch(image: ImageInput, timeout: float, allowed: Allowed, filters: Filters)
     size = len(data)
     if filters.max_bytes is not None and size > filters.max_bytes:
         message = f"{size:,} bytes are more than --max_bytes={filters.max_bytes}"
-        return Failure(image.uri, "fetch", "TooLarge", message, False, version)
+        return Failure(image.uri, "fetch", "TooLarge", message, False, version, retry_when=OPTIONS)
     if filters.min_bytes is not None and size < filters.min_bytes:
         message = f"{size:,} bytes are fewer than --min_bytes={filters.min_bytes}"
-        return Failure(image.uri, "fetch", "TooSmall", message, False, version)
+        return Failure(image.uri, "fetch", "TooSmall", message, False, version, retry_when=OPTIONS)
     return FetchedImage(image, data, version)
 
 
@@ -52,10 +61,9 @@ def unread(image: ImageInput, error: StorageError) -> Failure:
     if isinstance(error, CredentialsError):
         raise error
     if isinstance(error, UnknownSchemeError):
-        return Failure.of(image.uri, "list", error, image.object_version)
-    if isinstance(error, NotAllowedError):
-        return Failure(image.uri, "list", error.cause, str(error), False, image.object_version)
-    return Failure(image.uri, "fetch", error.cause, str(error), error.transient, image.object_version)
+        return Failure.of(image.uri, "list", error, image.object_version, OPTIONS)
+    stage = "list" if isinstance(error, NotAllowedError) else "fetch"
+    return Failure(image.uri, stage, error.cause, str(error), False, image.object_version, retry_when=error.retry_when)
 
 
 def _read(image: ImageInput, timeout: float, allowed: Allowed) -> tuple[bytes, str]:
@@ -74,5 +82,5 @@ def decode(fetched: FetchedImage, pool: DecodePool) -> DecodedImage | Failure:
     except ImageError as error:
         return Failure.of(fetched.input.uri, "decode", error, fetched.object_version)
     except DecoderStartError as error:
-        return Failure(fetched.input.uri, "decode", type(error).__name__, str(error), True, fetched.object_version)
+        return Failure.of(fetched.input.uri, "decode", error, fetched.object_version, LATER)
     return DecodedImage(fetched.input, image.pixels, image.width, image.height, fetched.object_version)

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from beam_job.loading.child_process import ChildStartError, exit_told, join_parent, start_child, tell_ready
 from beam_job.loading.loader import LoadConfig, Loaded, Receiver, ThreadLoader
 from beam_job.records import DecodedImage, Failure, ImageInput
-from beam_job.storage import CredentialsError
+from beam_job.storage import LATER, CredentialsError
 
 GROUP = 16  # images of a message
 _LINGER = 0.05  # seconds that a message waits for its group to fill
@@ -148,8 +148,8 @@ class ProcessLoader:
         for task in waiting.values():
             if alone and task.is_suspect:
                 died = LoadProcessError(f"the process that loaded it died ({exit_told(code)})")
-                failure = Failure.of(task.image.uri, "decode", died, task.image.object_version)
-                loaded = Loaded(dataclasses.replace(failure, transient=True), task.size, 0.0)
+                failure = Failure.of(task.image.uri, "decode", died, task.image.object_version, LATER)
+                loaded = Loaded(failure, task.size, 0.0)
                 self._receiver.loaded([(task.key, loaded)])
             else:
                 task.is_suspect = True

@@ -41,6 +41,7 @@ FAILURE_SCHEMA = pa.schema(
         ("transient", pa.bool_()),
         ("object_version", pa.string()),
         ("failed_at", _TIME),
+        ("retry_when", pa.string()),
     ]
 )
 

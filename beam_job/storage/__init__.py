@@ -8,6 +8,10 @@ from collections.abc import Callable
 from beam_job.storage.allow import Allowed as Allowed
 from beam_job.storage.allow import NotAllowedError as NotAllowedError
 from beam_job.storage.allow import bucket_of as bucket_of
+from beam_job.storage.base import CONTENT as CONTENT
+from beam_job.storage.base import LATER as LATER
+from beam_job.storage.base import OPTIONS as OPTIONS
+from beam_job.storage.base import RETRY_WHEN as RETRY_WHEN
 from beam_job.storage.base import CredentialsError as CredentialsError
 from beam_job.storage.base import Storage as Storage
 from beam_job.storage.base import StorageError as StorageError

@@ -15,7 +15,7 @@ import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from beam_job.storage.base import StorageError, scheme_of
+from beam_job.storage.base import OPTIONS, StorageError, scheme_of
 from beam_job.storage.local import real_path
 from beam_job.storage.responses import WEB, public_name
 
@@ -31,7 +31,7 @@ class NotAllowedError(StorageError):
     """A URI of a list that this run may not read; the message names the option that would let it. Permanent."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message, "NotAllowed")
+        super().__init__(message, "NotAllowed", retry_when=OPTIONS)
 
 
 @dataclass(frozen=True)

@@ -11,22 +11,41 @@ SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _WILDCARD = re.compile(r"[*?\[]")
 
 
+# When reading the same URI again may succeed: at another time, with other options, credentials or permissions, or only
+# once its content has changed.
+LATER, OPTIONS, CONTENT = "later", "options", "content"
+RETRY_WHEN = (LATER, OPTIONS, CONTENT)
+
+
 class StorageError(Exception):
     """A file or object could not be read, listed or written; the message names it.
 
     Attributes:
       cause: name of the exception that the system or the client raised.
-      transient: whether trying again may help.
-      retry_after: seconds that the server asked to wait before that, if it did.
+      transient: whether an attempt within the same run may succeed; `retrying` tries again.
+      retry_after: seconds that the server asked to wait before the next attempt, if it did.
+      retry_when: when another run should try again, one of `RETRY_WHEN`; by default `LATER` for a transient error and
+        `CONTENT` for any other.
     """
 
     def __init__(
-        self, message: str, cause: str = "", transient: bool = False, retry_after: float | None = None
+        self,
+        message: str,
+        cause: str = "",
+        transient: bool = False,
+        retry_after: float | None = None,
+        retry_when: str | None = None,
     ) -> None:
         super().__init__(message)
         self.cause = cause or type(self).__name__
         self.transient = transient
         self.retry_after = retry_after
+        self._retry_when = retry_when
+
+    @property
+    def retry_when(self) -> str:
+        """See the class."""
+        return self._retry_when or (LATER if self.transient else CONTENT)
 
 
 class UnknownSchemeError(StorageError):

@@ -205,7 +205,7 @@ def test_an_environment_without_processes_is_told(tmp_path: Path) -> None:
 def test_a_process_starts_without_beam_and_tensorflow(tmp_path: Path) -> None:
     heard = Heard()
     program = (
-        "import sys; from beam_job import load_processes; "
+        "import sys; from beam_job.loading import process_loader as load_processes; "
         "assert not sys.modules.keys() & {'apache_beam', 'tensorflow', 'keras'}; load_processes.main()"
     )
     load_all(ProcessLoader(heard, config_for(tmp_path), program), [file(tmp_path, "1.jpg")])

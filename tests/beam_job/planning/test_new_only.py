@@ -81,8 +81,10 @@ def test_a_second_night_does_what_is_new_or_changed(nights: Nights, capfd: pytes
 def test_a_night_without_news_does_not_load_tensorflow(nights: Nights) -> None:
     nights.add("a.png")
     nights.run()
-    program = "import sys; from beam_job.cli.command import main; code = main(sys.argv[1:]); "
+    program = (
+        "import sys; from beam_job.cli.command import main; code = main(sys.argv[1:]); "
         "print(code, 'keras' in sys.modules)"
+    )
     arguments = [f"--input={nights.photos}", f"--output={nights.output}", f"--model={nights.model}"]
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "0 False"
