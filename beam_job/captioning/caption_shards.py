@@ -18,7 +18,7 @@ from beam_job.output.metrics import ShardResult, count_report, count_work
 from beam_job.output.sink import publish_failures, read_report
 from beam_job.output.thumbnails import Picks
 from beam_job.planning.plan import PlanReader
-from beam_job.planning.run import Run, RunNote, read_note
+from beam_job.planning.run import Run, RunManifest, read_manifest
 from model import ImageCaptioner, load_captioner
 from model.devices import default_batch_size, open_gpus
 
@@ -44,7 +44,7 @@ class CaptionShards(beam.DoFn):
 
     def setup(self) -> None:
         self._plan = PlanReader(self._run)
-        self._engine = _acquire_engine(self._config, self._run, self._progress_folder, read_note(self._run))
+        self._engine = _acquire_engine(self._config, self._run, self._progress_folder, read_manifest(self._run))
         _, _, batch_size = self._engine.ran_with
         self._ahead = max(1, _BATCHES_AHEAD * batch_size // self._config.shard_size)
 
@@ -89,7 +89,7 @@ def stop_engines(timeout: float) -> None:
         engine.settle(timeout)
 
 
-def _acquire_engine(config: JobConfig, run: Run, progress_folder: str | None, note: RunNote) -> Engine:
+def _acquire_engine(config: JobConfig, run: Run, progress_folder: str | None, note: RunManifest) -> Engine:
     key = (config, run, progress_folder)
     with _lock:
         if key not in _engines:
@@ -106,7 +106,7 @@ def _release_engine(config: JobConfig, run: Run, progress_folder: str | None) ->
             _engines.pop(key).close()
 
 
-def _open_engine(config: JobConfig, run: Run, progress_folder: str | None, note: RunNote) -> Engine:
+def _open_engine(config: JobConfig, run: Run, progress_folder: str | None, note: RunManifest) -> Engine:
     gpu = open_gpus(required=config.require_gpu) > 0 and config.engine != "litert"
     progress = ProgressFile(progress_folder)
     captioner = _open_captioner(config, note.model, progress)

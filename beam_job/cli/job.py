@@ -31,7 +31,7 @@ from beam_job.output.sink import committed_shards, read_counts
 from beam_job.output.summary import Summary
 from beam_job.pipeline import Unattended, build_pipeline
 from beam_job.planning.lease import lease
-from beam_job.planning.prepare import Prepared, killed_run, list_request, plan_run
+from beam_job.planning.prepare import PlannedRun, find_resumable_run, list_inputs, plan_run
 from beam_job.planning.run import Run
 from beam_job.runners.beam_options import beam_options, job_server_reason, runs_here
 from beam_job.runners.dataflow_job import (
@@ -132,21 +132,21 @@ def _require_gpu(verbose: bool) -> None:
         raise refused
 
 
-def _announce(prepared: Prepared, model_version: str) -> None:
+def _announce(prepared: PlannedRun, model_version: str) -> None:
     skipped = f"{counted(prepared.skipped, 'image')} done before" if prepared.skipped else ""
     if not prepared.plan.inputs:
         print(f"nothing to do: {skipped}, model {printable(model_version)}", file=sys.stderr)
         return
     size = f"{counted(prepared.plan.inputs, 'image')} in {counted(prepared.plan.shards, 'shard')}"
-    words = [size, skipped, f"{'continuing ' if prepared.continued else ''}run {prepared.run.run_id}"]
+    words = [size, skipped, f"{'continuing ' if prepared.resumed else ''}run {prepared.run.run_id}"]
     print(", ".join(filter(None, [*words, f"model {printable(model_version)}"])), file=sys.stderr)
 
 
-def _listed(config: JobConfig, options: PipelineOptions, model_version: str) -> Callable[[], Prepared]:
+def _listed(config: JobConfig, options: PipelineOptions, model_version: str) -> Callable[[], PlannedRun]:
     """Looks for a killed run, or lists the images; what it returns makes the plan, with the lease in hand."""
-    if killed := killed_run(config, model_version):
-        return lambda: killed
-    listing = list_request(config)
+    if resumable := find_resumable_run(config, model_version):
+        return lambda: resumable
+    listing = list_inputs(config)
     return lambda: plan_run(config, model_version, listing, functools.partial(_run_planning, config, options))
 
 
@@ -163,7 +163,7 @@ def _run_planning(
             raise kind(f"planning broke: {reason}; the same command starts again") from error
 
 
-def _run_pipeline(config: JobConfig, options: PipelineOptions, prepared: Prepared, version: str) -> Measured | None:
+def _run_pipeline(config: JobConfig, options: PipelineOptions, prepared: PlannedRun, version: str) -> Measured | None:
     """Runs the graph to its end; what it took. None where its end is not waited for."""
     unattended = None if is_awaited(options) else Unattended(prepared, version, time.time())
 
@@ -211,7 +211,7 @@ def _in_thread(work: Callable[[], T]) -> T:
 
 
 @contextlib.contextmanager
-def _stopped_halfway(options: PipelineOptions, prepared: Prepared) -> Iterator[None]:
+def _stopped_halfway(options: PipelineOptions, prepared: PlannedRun) -> Iterator[None]:
     """Where a signal ends this block: ends the work, and tells what stands."""
     try:
         yield
@@ -235,13 +235,13 @@ def _quiet(config: JobConfig, options: PipelineOptions) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _progress(config: JobConfig, options: PipelineOptions, prepared: Prepared) -> Iterator[str | None]:
+def _progress(config: JobConfig, options: PipelineOptions, prepared: PlannedRun) -> Iterator[str | None]:
     """Yields a folder for the workers' progress files while their sum is shown; None for workers elsewhere."""
     if not runs_here(options):
         with _quiet(config, options) if runs_on_dataflow(options) else contextlib.nullcontext():
             yield None
         return
-    before = _done_before(prepared.run) if prepared.continued else NOTHING
+    before = _done_before(prepared.run) if prepared.resumed else NOTHING
     with (
         tempfile.TemporaryDirectory(prefix="caption-images-", ignore_cleanup_errors=True) as folder,
         quiet_stderr(config.verbose, plain=(BrokenOffError,)) as terminal,

@@ -6,10 +6,12 @@ from beam_job.config import JobConfig
 from beam_job.output.metrics import Measured
 from beam_job.output.page import write_page
 from beam_job.output.summary import Summary, summarize
-from beam_job.planning.prepare import Prepared
+from beam_job.planning.prepare import PlannedRun
 
 
-def conclude(config: JobConfig, prepared: Prepared, seconds: float, measured: Measured, model_version: str) -> Summary:
+def conclude(
+    config: JobConfig, prepared: PlannedRun, seconds: float, measured: Measured, model_version: str
+) -> Summary:
     """Sums a run up, and writes that down: `summary.json`, and the mark of success unless too many images failed.
 
     Takes what `summarize` takes. Done again, it writes the same but for the times.

@@ -13,7 +13,7 @@ from beam_job.config import JobConfig
 from beam_job.output.metrics import Measured, RanWith
 from beam_job.output.sink import ShardCounts, read_counts
 from beam_job.output.stage_clock import WAITED_FOR
-from beam_job.planning.prepare import Prepared
+from beam_job.planning.prepare import PlannedRun
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class RowCountError(RuntimeError):
 
 def summarize(
     config: JobConfig,
-    prepared: Prepared,
+    prepared: PlannedRun,
     seconds: float,
     measured: Measured,
     model_version: str,

@@ -25,7 +25,7 @@ _NOT_ALLOWED = "NotAllowed"
 
 
 @dataclass(frozen=True)
-class DoneFile:
+class CompletedPart:
     """A file of an earlier run.
 
     Attributes:
@@ -37,29 +37,29 @@ class DoneFile:
     only_lasting: bool = False
 
 
-def done_files(runs: Iterable[Run], retry: str = "transient") -> list[DoneFile]:
+def completed_parts(runs: Iterable[Run], retry: str = "transient") -> list[CompletedPart]:
     """The files that tell what needs no doing: all captions of `runs`, and failures unless all are retried.
 
     Args:
-      runs: those whose captions can stand for the new run's, by `RunNote.captions_like`.
+      runs: those whose captions can stand for the new run's, by `RunManifest.captions_like`.
       retry: one of `beam_job.config.RETRY`.
     """
-    files: list[DoneFile] = []
+    files: list[CompletedPart] = []
     for run in runs:
-        files += [DoneFile(uri) for uri in _parts(run, "captions")]
+        files += [CompletedPart(uri) for uri in _parts(run, "captions")]
         if retry != "all":
-            files += [DoneFile(uri, only_lasting=retry == "transient") for uri in _parts(run, "failures")]
+            files += [CompletedPart(uri, only_lasting=retry == "transient") for uri in _parts(run, "failures")]
     return files
 
 
-def read_done(files: Iterable[DoneFile]) -> pa.Table:
+def read_completed(files: Iterable[CompletedPart]) -> pa.Table:
     """What needs no doing, as (uri, object_version)."""
     with ThreadPoolExecutor(_THREADS) as threads:
-        tables = [KEY_SCHEMA.empty_table(), *threads.map(read_done_file, files)]
+        tables = [KEY_SCHEMA.empty_table(), *threads.map(read_completed_part, files)]
     return pa.concat_tables(tables).combine_chunks()
 
 
-def read_done_file(file: DoneFile) -> pa.Table:
+def read_completed_part(file: CompletedPart) -> pa.Table:
     """(uri, object_version) of the file's rows that need no doing."""
     columns = [*KEY_SCHEMA.names, "transient", "error_type"] if file.only_lasting else KEY_SCHEMA.names
     table = read_parquet(file.uri).read(columns=columns).replace_schema_metadata(None)
@@ -73,7 +73,7 @@ def _parts(run: Run, table: str) -> list[str]:
     return [stored.uri for stored in files if stored.uri.endswith(".parquet")]
 
 
-def without_done(listing: pa.Table, done: pa.Table, allowed: Allowed) -> pa.Table:
+def exclude_completed(listing: pa.Table, done: pa.Table, allowed: Allowed) -> pa.Table:
     """The rows of `listing` that `done` does not hold, in their order.
 
     A local path or gs:// URI without a version (a list's) that has been done in some version is looked up first, with

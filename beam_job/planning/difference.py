@@ -4,7 +4,7 @@
                    ├─ SplitByUri ─> CoGroupByKey ─> TakeDifference ─> GroupByKey ─> WriteTodo ─> todo files, in order
     done files ────┘   (bucket)                      (position)
 
-A bucket holds all rows of the URIs that hash to it, so what `first_of_each_uri` and `without_done` do to a listing in
+A bucket holds all rows of the URIs that hash to it, so what `first_of_each_uri` and `exclude_completed` do to a listing in
 memory they do to each bucket here: both ways give the same plan. Rows travel as Arrow, many at a time.
 """
 
@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.metrics import Metrics
 
-from beam_job.planning.completed import DoneFile, read_done_file, without_done
-from beam_job.planning.plan import first_of_each_uri, regrouped
+from beam_job.planning.completed import CompletedPart, read_completed_part, exclude_completed
+from beam_job.planning.plan import first_of_each_uri, rebatch
 from beam_job.planning.run import Run
 from beam_job.records import METRIC_NAMESPACE
 from beam_job.storage import Allowed, join, storage_for
@@ -49,7 +49,7 @@ def write_listing(run: Run, tables: Iterable[pa.Table]) -> ListingFiles:
     """Stores a listing with the run, some files' worth of rows in memory at a time."""
     uris: list[str] = []
     rows = 0
-    for table in regrouped(tables, _FILE_ROWS):
+    for table in rebatch(tables, _FILE_ROWS):
         positions = pa.array(np.arange(rows, rows + table.num_rows))
         uris.append(join(run.planning, f"listing-{len(uris):05d}.parquet"))
         run.storage.write(uris[-1], parquet_bytes(table.append_column(_POSITION, positions)))
@@ -58,7 +58,12 @@ def write_listing(run: Run, tables: Iterable[pa.Table]) -> ListingFiles:
 
 
 def build_difference(
-    pipeline: beam.Pipeline, run: Run, listing: Sequence[str], done: Sequence[DoneFile], rows: int, allowed: Allowed
+    pipeline: beam.Pipeline,
+    run: Run,
+    listing: Sequence[str],
+    done: Sequence[CompletedPart],
+    rows: int,
+    allowed: Allowed,
 ) -> None:
     """The rows of the files of `listing` that `done` does not hold, each URI once, as todo files of the run.
 
@@ -116,7 +121,7 @@ class TakeDifference(beam.DoFn):
         listed = first_of_each_uri(listed.sort_by(_POSITION))
         Metrics.counter(METRIC_NAMESPACE, LISTED).inc(listed.num_rows)
         done = _table_of(sides["done"])
-        todo = listed if done is None else without_done(listed, done, self._allowed)
+        todo = listed if done is None else exclude_completed(listed, done, self._allowed)
         yield from _split(todo, todo[_POSITION].to_numpy() // _FILE_ROWS)
 
 
@@ -125,8 +130,8 @@ def _split_listing(uri: str, buckets: int) -> Iterator[tuple[int, bytes]]:
     return _split(table, _buckets(table, buckets))
 
 
-def _split_done(file: DoneFile, buckets: int) -> Iterator[tuple[int, bytes]]:
-    table = read_done_file(file)
+def _split_done(file: CompletedPart, buckets: int) -> Iterator[tuple[int, bytes]]:
+    table = read_completed_part(file)
     return _split(table, _buckets(table, buckets))
 
 

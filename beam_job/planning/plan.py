@@ -59,7 +59,7 @@ def first_of_each_uri(listing: pa.Table) -> pa.Table:
     return listing.take(first.sort())
 
 
-def regrouped(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+def rebatch(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
     """The same rows, `rows` a table; the last has what is left."""
     waiting: list[pa.Table] = []
     count = 0
@@ -76,8 +76,8 @@ def regrouped(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
 def write_plan(run: Run, images: Iterable[pa.Table], shard_size: int) -> Plan:
     """Stores `images` (LISTING_FIELDS and carried columns, tables of one schema), `shard_size` a shard."""
     inputs = 0
-    for number, table in enumerate(regrouped(images, shard_size * _SHARDS_A_FILE)):
-        run.storage.write(run.plan(number), parquet_bytes(table, row_group_size=shard_size))
+    for number, table in enumerate(rebatch(images, shard_size * _SHARDS_A_FILE)):
+        run.storage.write(run.plan_part(number), parquet_bytes(table, row_group_size=shard_size))
         inputs += table.num_rows
     return Plan(inputs, -(-inputs // shard_size))
 
@@ -86,7 +86,7 @@ class PlanReader:
     """Shards of a stored plan, read one by one."""
 
     def __init__(self, run: Run) -> None:
-        self._file = functools.lru_cache(_FILES_KEPT)(lambda number: read_parquet(run.plan(number)))
+        self._file = functools.lru_cache(_FILES_KEPT)(lambda number: read_parquet(run.plan_part(number)))
 
     def shard(self, number: int) -> Shard:
         """Shard `number`, from 0."""

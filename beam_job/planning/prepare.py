@@ -1,4 +1,4 @@
-"""Before the pipeline: which images are to be captioned, in a new run or in one that was killed."""
+"""Before the pipeline: which images are to be captioned, in a new run or in one that was interrupted."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import pyarrow as pa
 from beam_job.config import JobConfig
 from beam_job.inputs.listing import InputError, list_images
 from beam_job.inputs.tars import container_of
-from beam_job.planning.completed import done_files, read_done, without_done
+from beam_job.planning.completed import completed_parts, read_completed, exclude_completed
 from beam_job.planning.plan import Plan, first_of_each_uri, write_plan
-from beam_job.planning.run import Run, RunNote, read_runs
+from beam_job.planning.run import Run, RunManifest, read_runs
 from beam_job.storage import Allowed, NotAllowedError, StorageError, storage_for
 from beam_job.text import counted
 
@@ -30,20 +30,20 @@ _TELL_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PlannedRun:
     """A run whose plan is stored.
 
     Attributes:
       run: where its files lie.
       plan: its size.
       skipped: images that were listed and had been done before.
-      continued: whether an earlier call of the job began it.
+      resumed: whether an earlier call of the job began it.
     """
 
     run: Run
     plan: Plan
     skipped: int
-    continued: bool
+    resumed: bool
 
 
 @dataclass(frozen=True)
@@ -80,21 +80,21 @@ class Listing:
             raise InputError(f"--input: the lists' columns do not go together: {error}") from error
 
 
-def killed_run(config: JobConfig, model_version: str) -> Prepared | None:
+def find_resumable_run(config: JobConfig, model_version: str) -> PlannedRun | None:
     """The newest run that the same request began and did not end, if there is one.
 
     Raises:
       StorageError: the output cannot be read.
     """
-    wanted = new_note(config, model_version)
+    wanted = new_manifest(config, model_version)
     for run, note in reversed(read_runs(config.output).items()):
         same = note.captions_like(wanted) and note.request == wanted.request
         if same and not run.storage.exists(run.summary):
-            return Prepared(run, Plan(note.inputs, note.shards), note.skipped, continued=True)
+            return PlannedRun(run, Plan(note.inputs, note.shards), note.skipped, resumed=True)
     return None
 
 
-def list_request(config: JobConfig) -> Listing:
+def list_inputs(config: JobConfig) -> Listing:
     """The images of the request; nothing is written, and no more is held than `config.rows_in_memory` allows.
 
     Raises:
@@ -115,13 +115,13 @@ def list_request(config: JobConfig) -> Listing:
     return listing
 
 
-def plan_run(config: JobConfig, model_version: str, listing: Listing, run_graph: RunGraph) -> Prepared:
+def plan_run(config: JobConfig, model_version: str, listing: Listing, run_graph: RunGraph) -> PlannedRun:
     """A new run of what earlier runs have not done; to be called with the output's lease in hand.
 
     Args:
       config: the job.
       model_version: of the captioner.
-      listing: as `list_request` gives it.
+      listing: as `list_inputs` gives it.
       run_graph: runs a Beam graph to its end; used where images and earlier runs are too many for this machine.
 
     Returns:
@@ -131,7 +131,7 @@ def plan_run(config: JobConfig, model_version: str, listing: Listing, run_graph:
       InputError: the listing breaks off.
       StorageError: the output cannot be read or written.
     """
-    note = new_note(config, model_version)
+    note = new_manifest(config, model_version)
     run = Run.new(config.output)
     earlier = _earlier(config, note)
     if listing.rest is None and listing.rows + sum(earlier.values()) <= config.rows_in_memory:
@@ -143,16 +143,16 @@ def plan_run(config: JobConfig, model_version: str, listing: Listing, run_graph:
         distinct, plan = _plan_in_pipeline(config, run, listing, earlier, run_graph)
     if plan.inputs:
         note = dataclasses.replace(note, inputs=plan.inputs, shards=plan.shards, skipped=distinct - plan.inputs)
-        run.storage.write(run.note, note.to_json())
-    return Prepared(run, plan, distinct - plan.inputs, continued=False)
+        run.storage.write(run.manifest, note.to_json())
+    return PlannedRun(run, plan, distinct - plan.inputs, resumed=False)
 
 
-def todo_of(config: JobConfig, note: RunNote, listed: pa.Table) -> pa.Table:
+def todo_of(config: JobConfig, note: RunManifest, listed: pa.Table) -> pa.Table:
     """The rows of `listed` that a run like `note` would caption."""
     return _without_done(config, listed, _earlier(config, note))
 
 
-def _earlier(config: JobConfig, note: RunNote) -> Mapping[Run, int]:
+def _earlier(config: JobConfig, note: RunManifest) -> Mapping[Run, int]:
     """The runs whose captions can stand for those of a run like `note`, and their images."""
     if config.recaption:
         return {}
@@ -160,7 +160,7 @@ def _earlier(config: JobConfig, note: RunNote) -> Mapping[Run, int]:
 
 
 def _without_done(config: JobConfig, listed: pa.Table, earlier: Iterable[Run]) -> pa.Table:
-    return without_done(listed, read_done(done_files(earlier, config.retry)), config.allowed)
+    return exclude_completed(listed, read_completed(completed_parts(earlier, config.retry)), config.allowed)
 
 
 def _plan_in_pipeline(
@@ -172,7 +172,7 @@ def _plan_in_pipeline(
     try:
         files = difference.write_listing(run, listing.tables())
         print(f"planning {counted(files.rows, 'image')} in a pipeline of its own", file=sys.stderr, flush=True)
-        done = done_files(earlier, config.retry)
+        done = completed_parts(earlier, config.retry)
         rows = files.rows + sum(earlier.values())
         counters = run_graph(lambda p: difference.build_difference(p, run, files.uris, done, rows, config.allowed))
         plan = write_plan(run, difference.read_todo(run), config.shard_size)
@@ -196,9 +196,9 @@ def _refuse_if_none_is_allowed(listing: Listing, allowed: Allowed) -> None:
         raise InputError(f"--input: none of the images listed may be read; the first of {listing.rows:,}: {first}")
 
 
-def new_note(config: JobConfig, model_version: str) -> RunNote:
+def new_manifest(config: JobConfig, model_version: str) -> RunManifest:
     """Of a run that has not been planned."""
-    return RunNote(model_version, dataclasses.asdict(config.decoding), config.request, 0, 0, 0)
+    return RunManifest(model_version, dataclasses.asdict(config.decoding), config.request, 0, 0, 0)
 
 
 def _told(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -47,12 +47,12 @@ class Run:
         """Files that a large plan is made from, removed when it stands."""
         return join(self.folder, "planning")
 
-    def plan(self, number: int) -> str:
+    def plan_part(self, number: int) -> str:
         """A file of the plan."""
         return join(self.folder, "plan", f"part-{number:05d}.parquet")
 
     @property
-    def note(self) -> str:
+    def manifest(self) -> str:
         """The note's file; it is written after the plan, so where it stands the plan is whole."""
         return join(self.folder, "run.json")
 
@@ -89,7 +89,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class RunNote:
+class RunManifest:
     """`run.json`: what a later run must know of this one.
 
     Attributes:
@@ -108,7 +108,7 @@ class RunNote:
     shards: int
     skipped: int
 
-    def captions_like(self, other: RunNote) -> bool:
+    def captions_like(self, other: RunManifest) -> bool:
         """Whether both runs would give an image the same caption."""
         return self.model == other.model and self.decoding == other.decoding
 
@@ -117,12 +117,12 @@ class RunNote:
         return (json.dumps(dataclasses.asdict(self), indent=2) + "\n").encode()
 
     @classmethod
-    def from_json(cls, content: bytes) -> RunNote:
+    def from_json(cls, content: bytes) -> RunManifest:
         """What `to_json` wrote."""
         return cls(**json.loads(content))
 
 
-def read_runs(output: str) -> dict[Run, RunNote]:
+def read_runs(output: str) -> dict[Run, RunManifest]:
     """All runs of an output that have begun, the oldest first.
 
     Raises:
@@ -131,19 +131,19 @@ def read_runs(output: str) -> dict[Run, RunNote]:
     storage = storage_for(output)
     notes = [stored.uri for stored in storage.list(join(output, "runs")) if stored.uri.endswith("/run.json")]
     runs = [Run(output, uri.split("/")[-2]) for uri in sorted(notes)]
-    return {run: read_note(run) for run in runs}
+    return {run: read_manifest(run) for run in runs}
 
 
-def read_note(run: Run) -> RunNote:
+def read_manifest(run: Run) -> RunManifest:
     """What the run noted of itself.
 
     Raises:
       StorageError: it cannot be read.
     """
-    content, _ = run.storage.read(run.note)
+    content, _ = run.storage.read(run.manifest)
     try:
-        return RunNote.from_json(content)
+        return RunManifest.from_json(content)
     except (ValueError, TypeError) as error:
         raise StorageError(
-            f"{run.note} is damaged ({error}); remove the folder {run.folder} to forget the run"
+            f"{run.manifest} is damaged ({error}); remove the folder {run.folder} to forget the run"
         ) from error

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 from beam_job.config import JobConfig
 from beam_job.inputs.listing import InputError
-from beam_job.planning.prepare import list_request, todo_of
-from beam_job.planning.run import Run, RunNote, read_runs
+from beam_job.planning.prepare import list_inputs, todo_of
+from beam_job.planning.run import Run, RunManifest, read_runs
 from beam_job.results.latest_rows import Outcomes, read_outcomes, read_rows
 from beam_job.storage import public_name
 from beam_job.text import counted, printable_lines
@@ -40,7 +40,7 @@ def describe(output: str, list_inputs: bool = True) -> str:
     return "\n".join(lines)
 
 
-def _run_line(run: Run, note: RunNote) -> str:
+def _run_line(run: Run, note: RunManifest) -> str:
     if not run.storage.exists(run.summary):
         return f"{run.run_id}  not ended, {counted(note.inputs, 'image')} planned, model {note.model}"
     summary: Mapping[str, object] = json.loads(run.storage.read(run.summary)[0])
@@ -60,14 +60,14 @@ def _reasons(outcomes: Outcomes) -> Counter[str]:
     return reasons
 
 
-def _next_run(run: Run, note: RunNote) -> str:
+def _next_run(run: Run, note: RunManifest) -> str:
     if not run.storage.exists(run.summary):
         return f"would continue {run.run_id}"
     if any(public_name(given) != given for given in note.request["inputs"]):
         return "not told, since runs keep no signed addresses"
     config = JobConfig.from_request(note.request, run.output)
     try:
-        listed = list_request(config).table()
+        listed = list_inputs(config).table()
     except InputError as error:
         return f"would refuse: {error}"
     todo = todo_of(config, note, listed).num_rows

@@ -25,10 +25,10 @@ import pyarrow.parquet as pq
 
 from beam_job.config import JobConfig
 from beam_job.output.sink import caption_schema, commit_shard
-from beam_job.planning.completed import done_files, read_done, without_done
+from beam_job.planning.completed import completed_parts, read_completed, exclude_completed
 from beam_job.planning.plan import Shard, write_plan
-from beam_job.planning.prepare import list_request, plan_run
-from beam_job.planning.run import Run, RunNote, read_runs
+from beam_job.planning.prepare import list_inputs, plan_run
+from beam_job.planning.run import Run, RunManifest, read_runs
 from model import Decoding
 
 _SHARD = 512
@@ -70,11 +70,11 @@ def make(root: Path, images: int) -> None:
         "size": pa.array([100_000] * images, pa.int64()),
     }
     pq.write_table(pa.table(columns), root / "inventory.parquet", compression="zstd")
-    half = list_request(config_of(root)).table().slice(0, images // 2)
+    half = list_inputs(config_of(root)).table().slice(0, images // 2)
     run = Run.new(str(root / "out"))
     plan = write_plan(run, [half], _SHARD)
     run.storage.write(
-        run.note, RunNote("model-1", dataclasses.asdict(Decoding()), {}, plan.inputs, plan.shards, 0).to_json()
+        run.manifest, RunManifest("model-1", dataclasses.asdict(Decoding()), {}, plan.inputs, plan.shards, 0).to_json()
     )
     now = datetime.datetime.now(datetime.timezone.utc)
     schema = caption_schema(several=False)
@@ -99,11 +99,11 @@ def measure(root: Path) -> None:
         print(f"{step:28} {time.monotonic() - last:6.1f} s   peak {peak_mb():6.0f} MB", flush=True)
         last = time.monotonic()
 
-    listed = list_request(config).table()
+    listed = list_inputs(config).table()
     tell("list, distinct")
-    done = read_done(done_files(read_runs(config.output), config.retry))
+    done = read_completed(completed_parts(read_runs(config.output), config.retry))
     tell(f"read {done.num_rows:,} done")
-    todo = without_done(listed, done, config.allowed)
+    todo = exclude_completed(listed, done, config.allowed)
     tell("difference")
     write_plan(Run(config.output, "planned"), [todo], config.shard_size)
     tell(f"write plan of {todo.num_rows:,}")
@@ -119,7 +119,7 @@ def measure_pipeline(root: Path) -> None:
     base = peak_mb()
     started = time.monotonic()
     run_graph = functools.partial(_run_planning, config, beam_options(config, []))
-    prepared = plan_run(config, "model-1", list_request(config), run_graph)
+    prepared = plan_run(config, "model-1", list_inputs(config), run_graph)
     print(
         f"plan of {prepared.plan.inputs:,}, {prepared.skipped:,} done before: {time.monotonic() - started:.1f} s",
         end="",

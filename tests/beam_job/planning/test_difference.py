@@ -19,8 +19,8 @@ from beam_job.inputs.listing import InputError
 from beam_job.output.sink import caption_table, commit_shard
 from beam_job.planning import difference
 from beam_job.planning.plan import PlanReader, Shard, write_plan
-from beam_job.planning.prepare import Prepared, list_request, plan_run
-from beam_job.planning.run import Run, RunNote
+from beam_job.planning.prepare import PlannedRun, list_inputs, plan_run
+from beam_job.planning.run import Run, RunManifest
 from beam_job.records import CaptionedImage, Failure, ImageInput
 from beam_job.runners.beam_options import beam_options
 from model import Caption, Decoding
@@ -35,7 +35,7 @@ def earlier_run(output: Path, model: str, captions: dict[str, str], failures: di
     images = [ImageInput(uri) for uri in (*captions, *failures)]
     listed = pa.Table.from_pylist([dataclasses.asdict(image) for image in images])
     plan = write_plan(run, [listed], 512)
-    run.storage.write(run.note, RunNote(model, DECODING, {}, plan.inputs, plan.shards, 0).to_json())
+    run.storage.write(run.manifest, RunManifest(model, DECODING, {}, plan.inputs, plan.shards, 0).to_json())
     done = [CaptionedImage(uri, (Caption("x", -1.0),), 1, 1, version, NOON) for uri, version in captions.items()]
     failed = [Failure(uri, "fetch", "Gone", "gone", kind, "1", NOON) for uri, kind in failures.items()]
     commit_shard(run, 0, caption_table(done, model, several=False), failed, Shard(images, pa.table({})))
@@ -50,10 +50,10 @@ def report(path: Path, uris: list[str], version: int) -> Path:
     return path
 
 
-def planned(config: JobConfig) -> tuple[Prepared, list[dict[str, Any]]]:
+def planned(config: JobConfig) -> tuple[PlannedRun, list[dict[str, Any]]]:
     """The plan as stored: each image, its shard, and what it carries."""
     run_graph = functools.partial(_run_planning, config, beam_options(config, []))
-    prepared = plan_run(config, "model-1", list_request(config), run_graph)
+    prepared = plan_run(config, "model-1", list_inputs(config), run_graph)
     reader = PlanReader(prepared.run)
     shards = [reader.shard(number) for number in range(prepared.plan.shards)]
     return prepared, [
@@ -106,7 +106,7 @@ def test_nothing_to_do_is_the_same_too(config: JobConfig, small_pieces: None) ->
     there, plan = planned(limited)
     assert plan == []
     assert (there.plan.inputs, there.plan.shards, there.skipped) == (0, 0, 10)
-    assert not Path(there.run.note).exists()
+    assert not Path(there.run.manifest).exists()
 
 
 def test_a_listing_that_breaks_off_leaves_nothing(config: JobConfig, tmp_path: Path, small_pieces: None) -> None:

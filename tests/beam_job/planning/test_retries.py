@@ -24,7 +24,7 @@ from beam_job.output.metrics import Measured
 from beam_job.output.sink import ShardReport, committed_shards
 from beam_job.output.summary import summarize
 from beam_job.planning.plan import Plan
-from beam_job.planning.prepare import Prepared
+from beam_job.planning.prepare import PlannedRun
 from beam_job.planning.run import Run
 from beam_job.storage import join
 from beam_job.storage.local import local_path
@@ -78,7 +78,7 @@ def assert_whole(config: JobConfig, run: Run, plan: Plan) -> None:
     """Each URI once, a part a shard, and what the summary counts is what stands."""
     assert sorted(uris(run, "captions") + uris(run, "failures")) == _images(config)
     assert committed_shards(run) == list(range(plan.shards))
-    summary = summarize(config, Prepared(run, plan, 0, continued=False), 1.0, Measured(), "fake-1")
+    summary = summarize(config, PlannedRun(run, plan, 0, resumed=False), 1.0, Measured(), "fake-1")
     assert (summary.captions, summary.failures) == (len(uris(run, "captions")), len(uris(run, "failures")))
 
 
