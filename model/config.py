@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 METHODS = ("beam", "greedy", "sample")
 INITIAL_STATES = ("zeros", "mean_feature")
@@ -104,6 +105,16 @@ class Decoding:
         for name in ("seed", "no_repeat_ngram"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)!r}")
+
+    @property
+    def used(self) -> dict[str, Any]:
+        """The options that captions by `method` depend on; the others of a bundle's captioner have no effect."""
+        by_method = {
+            "beam": ("num_captions", "beam_width", "length_penalty"),
+            "greedy": (),
+            "sample": ("num_captions", "top_k", "temperature", "seed"),
+        }
+        return {name: getattr(self, name) for name in ("method", *by_method[self.method], "no_repeat_ngram")}
 
 
 def _check_length_penalty(value: float) -> None:

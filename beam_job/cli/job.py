@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import functools
+import dataclasses
 import re
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from typing import TypeVar
 
@@ -26,17 +26,16 @@ from beam_job.cli.quiet import quiet_stderr
 from beam_job.cli.signals import Stopped, end_workers
 from beam_job.config import JobConfig
 from beam_job.output.conclude import conclude
-from beam_job.output.metrics import Measured, counters, measured
+from beam_job.output.metrics import Measured, measured
 from beam_job.output.sink import committed_shards, read_counts
 from beam_job.output.summary import Summary
 from beam_job.pipeline import Unattended, build_pipeline
-from beam_job.planning.lease import lease
-from beam_job.planning.prepare import PlannedRun, find_resumable_run, list_inputs, plan_run
+from beam_job.planning.lease import Lease, LeaseLostError, lease
+from beam_job.planning.prepare import PlannedRun, find_resumable_run, list_inputs, plan_run, record_choice
 from beam_job.planning.run import Run
 from beam_job.runners.beam_options import beam_options, job_server_reason, runs_here
 from beam_job.runners.dataflow_job import (
     is_awaited,
-    options_of_planning,
     options_of_run,
     page_of,
     reason_of,
@@ -78,7 +77,7 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
     Raises:
       InputError, BundleError, CaptionerError, RunnerError, NoGpuError, EngineError, PreflightError, StorageError: wrong
         usage, before anything was written.
-      LeaseError: another run writes into the same output.
+      LeaseError, LeaseLostError: another run writes into the same output.
       JobError: the pipeline broke; the shards that were committed stand.
       Stopped: a signal came; the shards that were committed stand.
     """
@@ -95,23 +94,29 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
         if config.require_gpu:
             _require_gpu(config.verbose)
     check_reachable(config, beam_arguments)
-    prepare = _listed(config, options, version)  # before the lease: wrong usage writes nothing
-    with lease(config.output):
-        prepared = prepare()
+    prepare = _listed(config, version)  # before the lease: wrong usage writes nothing
+    with lease(config.output) as held:
+        prepared = prepare(held)
         _announce(prepared, version)
+        if prepared.choice:
+            conclude(dataclasses.replace(config, no_report=True), prepared, 0.0, Measured(), version)
+            record_choice(prepared)
         if not prepared.plan.inputs:
             return None
         announce_workers(config, beam_arguments, prepared)
         options = options_of_run(options, prepared.run.run_id)
         with _stopped_halfway(options, prepared):
-            taken = _run_pipeline(config, options, prepared, version)
+            taken = _run_pipeline(config, options, prepared, version, held)
         if taken is None:
             return None
         try:
+            held.verify()
             return conclude(config, prepared, time.monotonic() - started, taken, version)
         except StorageError as error:
             reason = f"run {prepared.run.run_id} is not concluded: {error}; the same command goes on"
             raise BrokenOffError(reason) from error
+        except LeaseLostError as error:
+            raise BrokenOffError(f"run {prepared.run.run_id} is not concluded: {error}") from error
 
 
 def _model_version(config: JobConfig) -> str:
@@ -142,28 +147,17 @@ def _announce(prepared: PlannedRun, model_version: str) -> None:
     print(", ".join(filter(None, [*words, f"model {printable(model_version)}"])), file=sys.stderr)
 
 
-def _listed(config: JobConfig, options: PipelineOptions, model_version: str) -> Callable[[], PlannedRun]:
-    """Looks for a killed run, or lists the images; what it returns makes the plan, with the lease in hand."""
+def _listed(config: JobConfig, model_version: str) -> Callable[[Lease], PlannedRun]:
+    """Looks for an interrupted run, or lists the images; what it returns makes the plan under the lease."""
     if resumable := find_resumable_run(config, model_version):
-        return lambda: resumable
+        return lambda _: resumable
     listing = list_inputs(config)
-    return lambda: plan_run(config, model_version, listing, functools.partial(_run_planning, config, options))
+    return lambda held: plan_run(config, model_version, listing, held.verify)
 
 
-def _run_planning(
-    config: JobConfig, options: PipelineOptions, build: Callable[[beam.Pipeline], None]
-) -> Mapping[str, int]:
-    """Runs a planning graph; its counters."""
-    options = options_of_planning(options)
-    with _quiet(config, options):
-        try:
-            return counters(_run_graph(options, build))
-        except Exception as error:
-            kind, reason = _root_cause(error, options)
-            raise kind(f"planning broke: {reason}; the same command starts again") from error
-
-
-def _run_pipeline(config: JobConfig, options: PipelineOptions, prepared: PlannedRun, version: str) -> Measured | None:
+def _run_pipeline(
+    config: JobConfig, options: PipelineOptions, prepared: PlannedRun, version: str, held: Lease
+) -> Measured | None:
     """Runs the graph to its end; what it took. None where its end is not waited for."""
     unattended = None if is_awaited(options) else Unattended(prepared, version, time.time())
 
@@ -172,7 +166,11 @@ def _run_pipeline(config: JobConfig, options: PipelineOptions, prepared: Planned
 
     with _progress(config, options, prepared) as folder:
         try:
-            result = _run_graph(options, build)
+            result = _run_graph(options, build, held)
+        except LeaseLostError as error:
+            stop_engines(0.0)
+            end_workers()
+            raise BrokenOffError(f"run {prepared.run.run_id} was stopped: {error}") from error
         except Exception as error:
             kind, reason = _root_cause(error, options)
             raise kind(f"run {prepared.run.run_id} broke: {reason}; the same command goes on") from error
@@ -182,7 +180,7 @@ def _run_pipeline(config: JobConfig, options: PipelineOptions, prepared: Planned
     return _measured(result)
 
 
-def _run_graph(options: PipelineOptions, build: Callable[[beam.Pipeline], None]) -> PipelineResult:
+def _run_graph(options: PipelineOptions, build: Callable[[beam.Pipeline], None], held: Lease) -> PipelineResult:
     def run_to_its_end() -> PipelineResult:
         pipeline = beam.Pipeline(options=options)
         build(pipeline)
@@ -191,11 +189,11 @@ def _run_graph(options: PipelineOptions, build: Callable[[beam.Pipeline], None])
             result.wait_until_finish()
         return result
 
-    return _in_thread(run_to_its_end)
+    return _in_thread(run_to_its_end, held)
 
 
-def _in_thread(work: Callable[[], T]) -> T:
-    """Does `work` in a thread of its own, so that a signal is answered whatever Beam waits for."""
+def _in_thread(work: Callable[[], T], held: Lease) -> T:
+    """Does `work` in a thread of its own, so that a signal, or the loss of the lease, is answered meanwhile."""
     done: Future[T] = Future()
 
     def run() -> None:
@@ -207,6 +205,7 @@ def _in_thread(work: Callable[[], T]) -> T:
     threading.Thread(target=run, name="beam", daemon=True).start()
     while not done.done():
         wait([done], timeout=0.2)  # the system may hand a signal to any thread, and only this one can answer it
+        held.check()
     return done.result()
 
 

@@ -74,7 +74,7 @@ class Summary:
     @property
     def failure_ratio(self) -> float:
         """Failures by inputs."""
-        return self.failures / self.inputs
+        return self.failures / self.inputs if self.inputs else 0.0
 
     def to_json(self) -> bytes:
         """The file's content."""
@@ -119,7 +119,7 @@ def summarize(
         failures=counted.failures.total(),
         failures_by_reason=dict(counted.failures),
         seconds=round(seconds, 3),
-        images_per_second=round(plan.inputs / seconds, 2),
+        images_per_second=round(plan.inputs / seconds, 2) if seconds else 0.0,
         seconds_by_stage={
             stage: round(spent, 3)
             for stage, spent in sorted(seconds_by_stage.items())

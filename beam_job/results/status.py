@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from beam_job.config import JobConfig
 from beam_job.inputs.listing import InputError
-from beam_job.planning.prepare import list_inputs, todo_of
+from beam_job.planning.prepare import count_new, list_inputs
 from beam_job.planning.run import Run, RunManifest, read_runs
 from beam_job.results.latest_rows import Outcomes, read_outcomes, read_rows
 from beam_job.storage import public_name
@@ -67,11 +67,10 @@ def _next_run(run: Run, note: RunManifest) -> str:
         return "not told, since runs keep no signed addresses"
     config = JobConfig.from_request(note.request, run.output)
     try:
-        listed = list_inputs(config).table()
+        new = count_new(config, note, list_inputs(config))
     except InputError as error:
         return f"would refuse: {error}"
-    todo = todo_of(config, note, listed).num_rows
-    return f"would caption {counted(todo, 'image')} and skip {listed.num_rows - todo:,} done before"
+    return f"would caption {counted(new.images, 'image')} and skip {new.skipped:,} done before"
 
 
 def main(arguments: list[str]) -> int:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from beam_job.config import JobConfig
 from beam_job.output.sink import committed_shards
-from beam_job.planning.prepare import Listing, PlannedRun, find_resumable_run, list_inputs, new_manifest, todo_of
+from beam_job.planning.prepare import PlannedRun, count_new, find_resumable_run, list_inputs, new_manifest
 from beam_job.runners.dataflow import on_dataflow, places_of, workers_of
 from beam_job.runners.estimate import MEAN_BYTES, describe, estimate_here, estimate_on_dataflow
 from beam_job.storage import GoogleCloudStorage, StorageError, bucket_of, scheme_of, storage_for
@@ -87,25 +87,13 @@ def tell_estimate(config: JobConfig, arguments: Sequence[str], model_version: st
         table = read_parquet(resumable.run.plan_part(0)).read(columns=["size"])
         _tell(config, arguments, _left(resumable), _mean_bytes([table["size"]]))
         return
-    images, mean_bytes = _listed(config, list_inputs(config), model_version)
-    if images:
-        _tell(config, arguments, images, mean_bytes)
+    new = count_new(config, new_manifest(config, model_version), list_inputs(config))
+    if new.skipped:
+        _say(f"{counted(new.skipped, 'image')} already done, skipped")
+    if new.images:
+        _tell(config, arguments, new.images, new.mean_bytes)
     else:
         _say("nothing to do: all images listed are done")
-
-
-def _listed(config: JobConfig, listing: Listing, model_version: str) -> tuple[int, float | None]:
-    """Images that the run would caption, and their mean size."""
-    if listing.rest is None:
-        listed = listing.table()
-        todo = todo_of(config, new_manifest(config, model_version), listed)
-        if todo.num_rows < listed.num_rows:
-            _say(f"{counted(listed.num_rows - todo.num_rows, 'image')} of {listed.num_rows:,} done before")
-        return todo.num_rows, _mean_bytes([todo["size"]])
-    mean_bytes = _mean_bytes([batch.column("size") for batch in listing.held])
-    images = sum(table.num_rows for table in listing.tables())
-    _say(f"{counted(images, 'image')} listed, too many to compare here; what earlier runs have done is counted too")
-    return images, mean_bytes
 
 
 def _left(prepared: PlannedRun) -> int:
