@@ -168,7 +168,6 @@ def _run_pipeline(
         try:
             result = _run_graph(options, build, held)
         except LeaseLostError as error:
-            stop_engines(0.0)
             end_workers()
             raise BrokenOffError(f"run {prepared.run.run_id} was stopped: {error}") from error
         except Exception as error:

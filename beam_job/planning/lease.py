@@ -140,6 +140,8 @@ class Lease:
     def release(self) -> None:
         """Gives the lease back. An error is logged and changes no outcome: a later run takes over from the dead."""
         self._stop.set()
+        if self.lost.is_set():
+            return
         if self._heart.is_alive():
             self._heart.join(_JOIN_S)
         try:
