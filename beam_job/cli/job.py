@@ -44,6 +44,7 @@ from beam_job.runners.dataflow_job import (
     told_states,
 )
 from beam_job.runners.preflight import announce_workers, check_reachable, tell_estimate
+from beam_job.runners.worker_watch import WorkerDiedError, WorkerWatch
 from beam_job.storage import CredentialsError, StorageError
 from beam_job.text import counted, printable
 from model import BundleError
@@ -166,10 +167,13 @@ def _run_pipeline(
 
     with _progress(config, options, prepared) as folder:
         try:
-            result = _run_graph(options, build, held)
+            result = _run_graph(options, build, prepared, held)
         except LeaseLostError as error:
             end_workers()
             raise BrokenOffError(f"run {prepared.run.run_id} was stopped: {error}") from error
+        except WorkerDiedError as error:
+            end_workers()
+            raise BrokenOffError(f"run {prepared.run.run_id} failed: {error}; repeat the command to resume") from error
         except Exception as error:
             kind, reason = _root_cause(error, options)
             raise kind(f"run {prepared.run.run_id} broke: {reason}; the same command goes on") from error
@@ -179,7 +183,11 @@ def _run_pipeline(
     return _measured(result)
 
 
-def _run_graph(options: PipelineOptions, build: Callable[[beam.Pipeline], None], held: Lease) -> PipelineResult:
+def _run_graph(
+    options: PipelineOptions, build: Callable[[beam.Pipeline], None], planned: PlannedRun, held: Lease
+) -> PipelineResult:
+    """Runs the graph in a thread of its own, so that a signal, a lost lease or a dead worker is noticed meanwhile."""
+
     def run_to_its_end() -> PipelineResult:
         pipeline = beam.Pipeline(options=options)
         build(pipeline)
@@ -188,11 +196,13 @@ def _run_graph(options: PipelineOptions, build: Callable[[beam.Pipeline], None],
             result.wait_until_finish()
         return result
 
-    return _in_thread(run_to_its_end, held)
+    workers = WorkerWatch(lambda: len(committed_shards(planned.run)) < planned.plan.shards)
+    with workers.exit_codes_noted():
+        return _in_thread(run_to_its_end, held.check, workers.check)
 
 
-def _in_thread(work: Callable[[], T], held: Lease) -> T:
-    """Does `work` in a thread of its own, so that a signal, or the loss of the lease, is answered meanwhile."""
+def _in_thread(work: Callable[[], T], *checks: Callable[[], None]) -> T:
+    """The result of `work`; `checks` are called while it runs, and what they raise ends the wait."""
     done: Future[T] = Future()
 
     def run() -> None:
@@ -204,7 +214,8 @@ def _in_thread(work: Callable[[], T], held: Lease) -> T:
     threading.Thread(target=run, name="beam", daemon=True).start()
     while not done.done():
         wait([done], timeout=0.2)  # the system may hand a signal to any thread, and only this one can answer it
-        held.check()
+        for check in checks:
+            check()
     return done.result()
 
 
