@@ -8,12 +8,12 @@ from dataclasses import fields
 from model.config import METHODS, Decoding
 
 _HELP = {
-    "num_captions": "captions for each image, best first",
+    "num_captions": "captions per image, best first",
     "beam_width": "hypotheses that beam search keeps",
-    "top_k": "words that sampling chooses from",
-    "temperature": "of sampling; below 1 keeps to the likely words",
-    "seed": "of sampling; the same seed gives the same captions",
-    "no_repeat_ngram": "no caption holds N words in a row twice, nor a word that follows itself; 0 for no such guard",
+    "top_k": "sampling: choose from the N most likely words",
+    "temperature": "sampling: below 1 favours likely words, above 1 evens the odds",
+    "seed": "sampling: the same seed gives the same captions",
+    "no_repeat_ngram": "never repeat N words in a row, nor the same word twice in succession; 0 allows both",
 }
 
 
@@ -23,25 +23,39 @@ def add_decoding_options(group: argparse._ArgumentGroup) -> None:
         "--decoding",
         choices=METHODS,
         default=Decoding.method,
-        help="beam search, greedy choice, or sampling from the likeliest words (default: %(default)s)",
+        help="beam search, greedy decoding, or sampling from the most likely words (default: %(default)s)",
     )
     group.add_argument(
         "--length_penalty",
-        type=float,
+        type=number,
         metavar="X",
-        help="of beam search; 0 prefers short captions, 1 is neutral, 2 prefers long ones (default: what the model's "
-        "config.json names, 1 where it names none)",
+        help="beam search: 0 prefers short captions, 1 is neutral, 2 prefers long captions (default: the value in the "
+        "model's config.json, or 1)",
     )
     for name, text in _HELP.items():
         add_number(group, name, getattr(Decoding, name), text)
 
 
 def add_number(group: argparse._ArgumentGroup, name: str, default: float, text: str) -> None:
-    """Adds `--name=N` (or X, where the default is no whole number)."""
-    metavar = "N" if isinstance(default, int) else "X"
-    group.add_argument(
-        f"--{name}", type=type(default), default=default, metavar=metavar, help=f"{text} (default: %(default)s)"
-    )
+    """Adds `--name=N` (or X, if the default is not a whole number)."""
+    kind, metavar = (whole_number, "N") if isinstance(default, int) else (number, "X")
+    group.add_argument(f"--{name}", type=kind, default=default, metavar=metavar, help=f"{text} (default: %(default)s)")
+
+
+def whole_number(text: str) -> int:
+    """The value of an option, for argparse's `type`."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r:.40}") from None
+
+
+def number(text: str) -> float:
+    """The value of an option, for argparse's `type`."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not {text!r:.40}") from None
 
 
 def decoding_from(args: argparse.Namespace) -> Decoding:

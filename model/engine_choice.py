@@ -33,14 +33,14 @@ def add_engine_options(group: argparse._ArgumentGroup) -> None:
         "--engine",
         choices=ENGINES,
         default="auto",
-        help="what runs the encoder: litert, on the CPU in half the time, 8-bit models in a fifth; tensorflow; or "
-        "auto, which is litert where it can be had and there is no GPU (default: %(default)s)",
+        help="what runs the encoder: tensorflow; litert, for the CPU, in half the time of tensorflow, or a fifth for "
+        "8-bit models; or auto, which is litert if it is installed and there is no GPU (default: %(default)s)",
     )
     group.add_argument(
         "--precision",
         choices=PRECISIONS,
         default="auto",
-        help="what TensorFlow's encoder computes in; auto is float16 on a GPU with tensor cores, otherwise float32 "
+        help="number format of TensorFlow's encoder; auto is float16 on a GPU with tensor cores, otherwise float32 "
         "(default: %(default)s)",
     )
 
