@@ -14,6 +14,8 @@ from beam_job.text import printable
 # argparse's words, and ours.
 _CHOICE = re.compile(r"argument (\S+): invalid choice: (.*) \(choose from (.*)\)")
 _NO_VALUE = re.compile(r"argument (\S+): expected (?:one|at least one) argument")
+_FLAG = re.compile(r"argument (\S+): ignored explicit argument (.*)")
+_NO_NUMBER = re.compile(r"argument (\S+): invalid (int|float) value: (.*)")
 _ARGUMENT = re.compile(r"argument (\S+):")
 
 
@@ -51,6 +53,10 @@ class CommandParser(argparse.ArgumentParser):
             return f"{match[1]} must be one of {match[3].replace(chr(39), '')}, not {match[2]}"
         if match := _NO_VALUE.fullmatch(message):
             return f"{match[1]} needs a value"
+        if match := _FLAG.fullmatch(message):
+            return f"{match[1]} takes no value, not {match[2]}"
+        if match := _NO_NUMBER.fullmatch(message):
+            return f"{match[1]} must be a {'whole number' if match[2] == 'int' else 'number'}, not {match[3]}"
         return _ARGUMENT.sub(r"\1", message, count=1)
 
     def _misspelt(self, given: Sequence[str], wanted: Sequence[str]) -> Iterator[str]:
