@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from beam_job.cli import demo
-from beam_job.cli.command import main
+from beam_job.cli.command import _same_command, main
 from tests.conftest import ROOT
 
 _CAPTIONER = """
@@ -61,9 +61,7 @@ def test_sys_exit_in_a_captioner_is_a_failed_run(place: str, code: object, tmp_p
     assert not list(tmp_path.glob("out/runs/*/_SUCCESS"))
 
 
-def test_hints_name_the_command_that_was_used(capfd: pytest.CaptureFixture[str], monkeypatch, tmp_path: Path) -> None:
-    from beam_job.cli.command import _same_command
-
+def test_hints_name_the_command_that_was_used(monkeypatch) -> None:
     monkeypatch.setenv("CAPTION_IMAGES_COMMAND", "./run_local.sh")
     assert _same_command(["--input=two words", "--output=out"]) == "./run_local.sh '--input=two words' --output=out"
 
@@ -75,7 +73,7 @@ def test_hints_name_the_command_that_was_used(capfd: pytest.CaptureFixture[str],
         pytest.param(["./my folder/run_local.sh"], r"./my\ folder/run_local.sh", id="with a space"),
     ],
 )
-def test_run_local_tells_how_it_was_called(called: list[str], hint: str, tmp_path: Path) -> None:
+def test_run_local_passes_on_how_it_was_called(called: list[str], hint: str, tmp_path: Path) -> None:
     """In a copy whose interpreter prints the variable instead of running the job."""
     folder = tmp_path / "my folder"
     (folder / ".venv" / "bin").mkdir(parents=True)
@@ -83,7 +81,7 @@ def test_run_local_tells_how_it_was_called(called: list[str], hint: str, tmp_pat
     script.write_bytes((ROOT / "run_local.sh").read_bytes())
     script.chmod(0o755)
     (folder / "setup.py").write_text("")
-    checksum = subprocess.run(["cksum"], stdin=(folder / "setup.py").open(), capture_output=True, text=True, check=True)
+    checksum = subprocess.run(["cksum"], input="", capture_output=True, text=True, check=True)
     (folder / ".venv" / ".installed").write_text(f"{checksum.stdout.strip()} demo\n")
     python = folder / ".venv" / "bin" / "python"
     python.write_text('#!/bin/sh\necho "$CAPTION_IMAGES_COMMAND $*"\n')
@@ -92,7 +90,9 @@ def test_run_local_tells_how_it_was_called(called: list[str], hint: str, tmp_pat
     expected = hint.format(script=str(script).replace(" ", "\\ "))
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, env=_without("EXTRAS"))
     assert done.stdout == f"{expected} -m beam_job demo\n"
-    done = subprocess.run([*command, "status"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [*command, "status"], cwd=tmp_path, capture_output=True, text=True, check=True, env=_without("EXTRAS")
+    )
     assert done.stdout == f"{expected} -m beam_job status\n"
 
 
