@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib
 import os
 import shlex
@@ -67,6 +68,8 @@ def _same_command(given: Sequence[str]) -> str:
 def _run(given: list[str]) -> int:
     if given and given[0] in _SUBCOMMANDS:
         return _subcommand(given[0], given[1:])
+    if given and not given[0].startswith("-"):
+        return _refuse(UsageError(_unknown_command(given[0])))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported, here and in worker processes
     try:
         config, beam_arguments = with_dataflow(*parse(given))
@@ -134,6 +137,12 @@ def _report_exit(error: SystemExit) -> int:
         file=sys.stderr,
     )
     return 1
+
+
+def _unknown_command(name: str) -> str:
+    near = difflib.get_close_matches(name.lower(), _SUBCOMMANDS, n=1)
+    hint = f"did you mean {near[0]}?" if near else "give images with --input=PATH, or see caption-images --help"
+    return f"unknown command {without_secrets(name, name)}; {hint}"
 
 
 def _refuse(error: Exception, inputs: Sequence[str] = ()) -> int:

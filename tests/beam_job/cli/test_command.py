@@ -64,6 +64,18 @@ def test_sys_exit_in_a_captioner_is_a_failed_run(place: str, code: object, tmp_p
     assert not list(tmp_path.glob("out/runs/*/_SUCCESS"))
 
 
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        pytest.param("statsu", "did you mean status?", id="misspelt"),
+        pytest.param("photos", "give images with --input=PATH, or see caption-images --help", id="a folder"),
+    ],
+)
+def test_an_unknown_command(word: str, hint: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([word, "--output=out"]) == 2
+    assert capfd.readouterr().err == f"caption-images: unknown command {word}; {hint}\n"
+
+
 def test_hints_name_the_command_that_was_used(monkeypatch) -> None:
     monkeypatch.setenv("CAPTION_IMAGES_COMMAND", "./run_local.sh")
     assert _same_command(["--input=two words", "--output=out"]) == "./run_local.sh '--input=two words' --output=out"
