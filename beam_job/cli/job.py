@@ -26,7 +26,7 @@ from beam_job.cli.quiet import quiet_stderr
 from beam_job.cli.signals import Stopped, end_workers
 from beam_job.config import JobConfig
 from beam_job.output.conclude import conclude
-from beam_job.output.metrics import Measured, counters, measured
+from beam_job.output.metrics import RunMetrics, counters, read_metrics
 from beam_job.output.sink import committed_shards, read_counts
 from beam_job.output.summary import Summary
 from beam_job.pipeline import Unattended, build_pipeline
@@ -163,7 +163,7 @@ def _run_planning(
             raise kind(f"planning broke: {reason}; the same command starts again") from error
 
 
-def _run_pipeline(config: JobConfig, options: PipelineOptions, prepared: Prepared, version: str) -> Measured | None:
+def _run_pipeline(config: JobConfig, options: PipelineOptions, prepared: Prepared, version: str) -> RunMetrics | None:
     """Runs the graph to its end; what it took. None where its end is not waited for."""
     unattended = None if is_awaited(options) else Unattended(prepared, version, time.time())
 
@@ -258,12 +258,12 @@ def _done_before(run: Run) -> Counts:
     return Counts(captions + failed, failed)
 
 
-def _measured(result: PipelineResult) -> Measured:
+def _measured(result: PipelineResult) -> RunMetrics:
     try:
-        return measured(result)
+        return read_metrics(result)
     except Exception as error:  # of a service; the images are done, and only times are lost
         print(f"the times by stage are unknown: {printable(str(error))}", file=sys.stderr)
-        return Measured()
+        return RunMetrics()
 
 
 def _root_cause(error: BaseException, options: PipelineOptions) -> tuple[type[JobError], str]:

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from beam_job.inputs.tars import container_of
 from beam_job.records import Failure
-from beam_job.results.export.columns import to_json
+from beam_job.results.columns import to_json
 from beam_job.results.export.left_out import LeftOut
 from beam_job.storage import StorageError, public_name, storage_for
 
@@ -30,7 +30,7 @@ def write_coco(tables: Iterable[pa.Table], folder: str, annotations: str | None,
 
     Args:
       tables: of captions.
-      folder: to write into.
+      folder: to write to.
       annotations: a COCO annotation file; images that it does not know are left out.
       left_out: told of those.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-from beam_job.results.export.images import TakenImage
+from beam_job.results.export.images import FetchedImage
 
 
-def put_image(image: TakenImage, path: str) -> None:
+def put_image(image: FetchedImage, path: str) -> None:
     """Writes or links the image at `path`. Raises FileExistsError rather than to replace what is there."""
     if image.data is None:
         os.symlink(str(image.path), path)

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beam_job.results.export.files import put_image
-from beam_job.results.export.images import Images, TakenImage
+from beam_job.results.export.images import FetchedImage, ImageFetcher
 from beam_job.results.export.names import flat_name
 
 _FILES_A_FOLDER = 1_000
@@ -19,7 +19,7 @@ _GROUP_BYTES = 32 * 2**20  # of images: what a reader holds at a time
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
-def write_imagefolder(tables: Iterable[pa.Table], folder: str, images: Images) -> int:
+def write_imagefolder(tables: Iterable[pa.Table], folder: str, images: ImageFetcher) -> int:
     """Writes `train/metadata.parquet` and, below `train/images/`, the images; returns their number.
 
     The metadata has `file_name`, `text` (the caption) and the row's other columns.
@@ -45,7 +45,9 @@ def write_imagefolder(tables: Iterable[pa.Table], folder: str, images: Images) -
     return written
 
 
-def write_with_images(tables: Iterable[pa.Table], folder: str, images: Images, max_rows: int, max_bytes: int) -> int:
+def write_with_images(
+    tables: Iterable[pa.Table], folder: str, images: ImageFetcher, max_rows: int, max_bytes: int
+) -> int:
     """Writes `data/train-00000-of-0000N.parquet` with the images inside; returns their number.
 
     The columns are `image` (Hugging Face's image feature), `text`, `captions` (a list of it, or of all captions) and
@@ -53,15 +55,15 @@ def write_with_images(tables: Iterable[pa.Table], folder: str, images: Images, m
 
     Args:
       tables: of captions.
-      folder: to write into.
-      images: of the captions.
+      folder: to write to.
+      images: fetches the images of the captions.
       max_rows: of a file.
       max_bytes: of images in a file, but for one row group of 32 MB.
     """
     files = _ParquetFiles(os.path.join(folder, "data"), max_rows, max_bytes)
     try:
         for table in tables:
-            waiting: list[tuple[int, TakenImage]] = []
+            waiting: list[tuple[int, FetchedImage]] = []
             size = 0
             for row, image in enumerate(images.of(table)):
                 if image is None or image.data is None:
@@ -113,7 +115,7 @@ class _ParquetFiles:
         return os.path.join(self._folder, name)
 
 
-def _put(train: str, number: int, uri: str, image: TakenImage) -> str:
+def _put(train: str, number: int, uri: str, image: FetchedImage) -> str:
     """Puts an image below `train`, a thousand a folder; its name from there."""
     inner = f"images/{number // _FILES_A_FOLDER:05d}"
     os.makedirs(os.path.join(train, inner), exist_ok=True)
@@ -133,7 +135,7 @@ def _carried(name: str) -> str:
     return f"{name}_in_list" if taken else name
 
 
-def _with_images(table: pa.Table, images: Sequence[tuple[int, TakenImage]]) -> pa.Table:
+def _with_images(table: pa.Table, images: Sequence[tuple[int, FetchedImage]]) -> pa.Table:
     rows = table.take(pa.array([row for row, _ in images], pa.int64()))
     said = [[caption] for caption in rows["caption"].to_pylist()]
     if "captions" in rows.column_names:

@@ -10,19 +10,19 @@ import pyarrow as pa
 
 from beam_job.records import Failure
 from beam_job.results.export.files import put_image
-from beam_job.results.export.images import Images, TakenImage
+from beam_job.results.export.images import FetchedImage, ImageFetcher
 from beam_job.results.export.names import UnusableNameError, flat_name, name_below
 
 
 def write_sidecars(
-    tables: Iterable[pa.Table], folder: str, images: Images, root: str | None, suffix: str, texts_only: bool
+    tables: Iterable[pa.Table], folder: str, images: ImageFetcher, root: str | None, suffix: str, texts_only: bool
 ) -> int:
     """Writes the captions, one line each; returns their number.
 
     Args:
       tables: of captions.
-      folder: to write into.
-      images: of the captions.
+      folder: to write to.
+      images: fetches the images of the captions.
       root: keep folders and names below it, so that the tree can be laid over it; None: all in one folder, under names
         that no two images share.
       suffix: of the text files.
@@ -47,7 +47,7 @@ def write_sidecars(
     return written
 
 
-def _put(text: str, caption: str, image: TakenImage | None, picture: str | None) -> None:
+def _put(text: str, caption: str, image: FetchedImage | None, picture: str | None) -> None:
     """Writes image and text, or neither. Raises OSError."""
     os.makedirs(os.path.dirname(text), exist_ok=True)
     if image is not None and picture is not None:
@@ -61,7 +61,7 @@ def _put(text: str, caption: str, image: TakenImage | None, picture: str | None)
         raise
 
 
-def _name(uri: str, root: str | None, suffix: str, images: Images) -> str | None:
+def _name(uri: str, root: str | None, suffix: str, images: ImageFetcher) -> str | None:
     """A relative path for the image; None where it is left out."""
     if root is None:
         return flat_name(uri)

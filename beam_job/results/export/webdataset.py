@@ -10,19 +10,21 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
-from beam_job.results.export.columns import to_json
-from beam_job.results.export.images import Images
+from beam_job.results.columns import to_json
+from beam_job.results.export.images import ImageFetcher
 
 
-def write_webdataset(tables: Iterable[pa.Table], folder: str, images: Images, max_rows: int, max_bytes: int) -> int:
+def write_webdataset(
+    tables: Iterable[pa.Table], folder: str, images: ImageFetcher, max_rows: int, max_bytes: int
+) -> int:
     """Writes the tars; returns the images in them.
 
     The `json` holds the row. Names are numbers, so that nothing of a URI becomes one; the same rows give the same tars.
 
     Args:
       tables: of captions.
-      folder: to write into.
-      images: of the captions.
+      folder: to write to.
+      images: fetches the images of the captions.
       max_rows: images a tar.
       max_bytes: a tar, but for its last image.
     """

@@ -12,7 +12,7 @@ import pytest
 from apache_beam.runners.runner import PipelineResult
 
 from beam_job.config import JobConfig
-from beam_job.output.metrics import counters, measured
+from beam_job.output.metrics import counters, read_metrics
 from beam_job.pipeline import Unattended, build_pipeline
 from beam_job.planning.plan import Plan
 from beam_job.planning.prepare import Prepared
@@ -56,7 +56,7 @@ def test_images_failures_by_reason_bytes_and_the_batches_fill(tmp_path: Path) ->
         if (metric.key.metric.namespace, metric.key.metric.name) == (METRIC_NAMESPACE, "image_bytes")
     ]
     assert (shown.count, shown.sum, shown.min, shown.max) == (8, sum(sizes), min(sizes), max(sizes))
-    summed = measured(result)
+    summed = read_metrics(result)
     assert summed.bytes_fetched == sum(sizes)
     assert summed.batch_fill == pytest.approx((5 / 5 + 3 / 5) / 2)
     assert set(summed.seconds_by_stage) == stages
@@ -72,7 +72,7 @@ def test_rows_of_an_earlier_attempt_are_shown_and_its_work_is_not(tmp_path: Path
         "failures": 1,
         "failures_fetch_FileNotFoundError": 1,
     }
-    assert (measured(again).bytes_fetched, measured(again).batch_fill) == (0, None)
+    assert (read_metrics(again).bytes_fetched, read_metrics(again).batch_fill) == (0, None)
 
 
 def run_unattended(config: JobConfig, run: Run, plan: Plan) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from beam_job.cli.command import main
-from beam_job.output.thumbnails import place_of
+from beam_job.output.thumbnails import sample_key
 from tests.images import encode
 from tests.reviewed import BROKEN, HOSTILE, IMAGES, Captioner, run, write_images
 
@@ -53,7 +53,7 @@ def test_the_sample_is_the_same_whatever_the_shards(photos: Path, tmp_path: Path
         held(run(photos, tmp_path / f"out{size}", report_samples=8, shard_size=size, batch_size=7)) for size in (5, 100)
     ]
     assert pages[0]["sample"] == pages[1]["sample"]
-    expected = sorted(map(str, photos.glob("*.png")), key=place_of)[:8]
+    expected = sorted(map(str, photos.glob("*.png")), key=sample_key)[:8]
     cards = {card["id"]: card["uri"] for card in pages[0]["cards"]}
     assert [cards[number] for number in pages[0]["sample"]] == expected
 

@@ -319,7 +319,7 @@ def test_what_has_changed_or_gone_is_left_out_and_told(own_job: Job, tmp_path: P
     assert rows == [f"{photos}/kept.png"]
     (photos / "kept.png").unlink()
     assert own_job.export("webdataset", tmp_path / "none") == 1
-    assert "nothing exported" in capfd.readouterr().out
+    assert "nothing to export" in capfd.readouterr().out
     assert not (tmp_path / "none").exists()
 
 
@@ -354,10 +354,12 @@ def test_images_are_read_only_where_their_run_could(own_job: Job, tmp_path: Path
         ),
         pytest.param(["--format=hf", "--root=x"], "--root is for the format sidecar, not for hf", id="root"),
         pytest.param(["--format=hf", "--images=none"], "give one of copy, link, embed", id="images"),
-        pytest.param(["--format=webdataset", "--max_rows=0"], "--max_rows must be a whole number from 1", id="rows"),
+        pytest.param(["--format=webdataset", "--max_rows=0"], "--max_rows: must be a whole number from 1", id="rows"),
         pytest.param(["--format=csv", "--to=gs://bucket/x"], "must be a local folder", id="bucket"),
-        pytest.param(["--format=csv", "--fetch_timeout=0"], "--fetch_timeout must be above 0", id="timeout"),
-        pytest.param(["--format=csv", "--output=/none"], "no caption stands in /none", id="no output"),
+        pytest.param(
+            ["--format=csv", "--fetch_timeout=0"], "--fetch_timeout must be a number of seconds above 0", id="timeout"
+        ),
+        pytest.param(["--format=csv", "--output=/none"], "there is no caption in /none", id="no output"),
         pytest.param(["--format=csv", "--allow_schemes=ftp"], "not 'ftp'", id="scheme"),
     ],
 )
@@ -373,7 +375,7 @@ def test_a_folder_that_holds_something_is_left_alone(job: Job, tmp_path: Path, c
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     assert job.export("csv", tmp_path / "full") == 2
-    assert "is there and not empty; name a new folder, or remove it first" in capfd.readouterr().err
+    assert "exists and is not an empty folder; name a new folder, or remove it first" in capfd.readouterr().err
     assert os.listdir(tmp_path / "full") == ["mine.txt"]
     (tmp_path / "empty").mkdir()
     assert job.export("csv", tmp_path / "empty") == 0
