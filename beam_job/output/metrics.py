@@ -18,10 +18,9 @@ from apache_beam.runners.runner import PipelineResult
 from beam_job.output.sink import ShardReport
 from beam_job.records import METRIC_NAMESPACE
 
-_BYTES, _FILL = "image_bytes", "batch_fill_percent"
+_BYTES, _FILL, _SHARD_IMAGES = "image_bytes", "batch_fill_percent", "shard_images"
 _MILLISECONDS = "_milliseconds"
 _RAN_WITH = "shards with"  # prefix of the counters of engine, precision and batch size
-_ATTEMPTED = "images_of_this_attempt"
 
 
 @dataclass(frozen=True)
@@ -92,11 +91,11 @@ def count_report(report: ShardReport) -> None:
 def count_work(result: ShardResult, engine: str, precision: str, batch_size: int) -> None:
     """Counts the time and bytes of this attempt at a shard, and what it was captioned with."""
     _add(f"{_RAN_WITH} {engine} {precision} {batch_size}", 1)
-    _add(_ATTEMPTED, result.report.captions + len(result.report.failures))
+    images = result.report.captions + len(result.report.failures)
     of_the_model = {f"model_{stage}": seconds for stage, seconds in result.model_seconds.items()}
     for stage, seconds in {**result.seconds, **of_the_model}.items():
         _add(f"{stage}{_MILLISECONDS}", round(1000 * seconds))
-    for name, values in ((_BYTES, result.image_bytes), (_FILL, result.batch_fill)):
+    for name, values in ((_BYTES, result.image_bytes), (_FILL, result.batch_fill), (_SHARD_IMAGES, [images])):
         for value in values:
             Metrics.distribution(METRIC_NAMESPACE, name).update(value)
 
@@ -115,13 +114,13 @@ def read_metrics(result: PipelineResult) -> RunMetrics:
         if name.endswith(_MILLISECONDS)
     }
     distributions = _by_name(result, MetricResults.DISTRIBUTIONS)
-    sizes, fill = distributions.get(_BYTES), distributions.get(_FILL)
+    sizes, fill, images = (distributions.get(name) for name in (_BYTES, _FILL, _SHARD_IMAGES))
     return RunMetrics(
         seconds_by_stage=seconds,
         bytes_fetched=sizes.sum if sizes else 0,
         batch_fill=fill.mean / 100 if fill and fill.count else None,
         ran_with=_ran_with(counted),
-        images=counted.get(_ATTEMPTED),
+        images=images.sum if images else None,
     )
 
 

@@ -131,6 +131,7 @@ def test_schema_and_values(run: Run) -> None:
             "transient": False,
             "object_version": "v1",
             "failed_at": NOON,
+            "retry_when": "content",
         }
     ]
 
