@@ -123,6 +123,46 @@ def test_the_newest_wins_and_can_be_taken_back(desk: Desk) -> None:
     assert len(desk.kept()) == 3
 
 
+def test_what_was_said_before_another_word_counts_again(desk: Desk, capfd: pytest.CaptureFixture[str]) -> None:
+    """A, B, A: the third is news, though its file is the first one's."""
+    first, second = desk.line("a.png", caption="first"), desk.line("a.png", caption="second")
+    for line, caption in ((first, "first"), (second, "second"), (first, "first")):
+        capfd.readouterr()
+        assert desk.correct(line) == 0
+        assert "1 correction added to" in capfd.readouterr().out
+        assert desk.said()["a.png"] == (caption, "edited")
+    assert len(desk.kept()) == 3
+    bad, good = desk.line("a.png", bad=True), desk.line("a.png", bad=False)
+    for line, said in ((bad, "bad"), (good, None), (bad, "bad"), (good, None)):
+        assert desk.correct(line) == 0
+        assert desk.said()["a.png"][1] == said
+
+
+def test_a_file_of_which_anything_is_new_is_added(desk: Desk) -> None:
+    one, other = desk.line("a.png", caption="a"), desk.line("b.png", caption="b")
+    assert desk.correct(one, other) == 0
+    assert desk.correct(desk.line("b.png", caption="c")) == 0
+    assert desk.correct(one, other) == 0
+    assert {name: caption for name, (caption, _) in desk.said().items()} == {
+        "a.png": "a",
+        "b.png": "b",
+        "c.png": "brightness 30",
+    }
+    kept = desk.kept()
+    assert desk.correct(one) == 0  # in force, though no file holds it alone
+    assert desk.kept() == kept
+
+
+def test_a_clock_that_is_behind_does_not_matter(desk: Desk) -> None:
+    assert desk.correct(desk.line("a.png", caption="first")) == 0
+    folder = desk.output / "corrections"
+    [first] = folder.iterdir()
+    first.rename(folder / f"29991231T235959999Z-{first.name.split('-')[1]}")
+    assert desk.correct(desk.line("a.png", caption="second")) == 0
+    assert desk.correct(desk.line("a.png", caption="third")) == 0
+    assert desk.said()["a.png"] == ("third", "edited")
+
+
 def test_they_survive_runs_until_the_image_changes(tmp_path: Path, tiny_bundle: Path, capfd) -> None:
     desk = Desk(tmp_path, tiny_bundle).begin()
     stale = desk.line("a.png", caption="mine")

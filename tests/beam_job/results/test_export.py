@@ -359,6 +359,9 @@ def test_images_are_read_only_where_their_run_could(own_job: Job, tmp_path: Path
         pytest.param(
             ["--format=csv", "--fetch_timeout=0"], "--fetch_timeout must be a number of seconds above 0", id="timeout"
         ),
+        pytest.param(["--format=csv", "--fetch_timeout=nan"], "must be a number of seconds above 0, not nan", id="NaN"),
+        pytest.param(["--format=csv", "--fetch_timeout=inf"], "must be a number of seconds above 0, not inf", id="inf"),
+        pytest.param(["--format=webdataset", "--max_bytes=-5"], "--max_bytes: must be a whole number", id="bytes"),
         pytest.param(["--format=csv", "--output=/none"], "there is no caption in /none", id="no output"),
         pytest.param(["--format=csv", "--allow_schemes=ftp"], "not 'ftp'", id="scheme"),
     ],
@@ -382,6 +385,61 @@ def test_a_folder_that_holds_something_is_left_alone(job: Job, tmp_path: Path, c
     assert job.export("csv", tmp_path / "full" / "mine.txt" / "x") == 1
     assert f"cannot write {tmp_path}/full/mine.txt/x: " in capfd.readouterr().err
     assert sorted(os.listdir(tmp_path)) == ["empty", "full"]
+
+
+def test_a_list_of_what_was_left_out_is_never_overwritten(job: Job, tmp_path: Path, capfd) -> None:
+    (tmp_path / "tree.left_out.jsonl").write_text("mine")
+    options = ["--images=none", f"--root={job.photos}"]
+    for number in (2, 3):
+        assert job.export("sidecar", tmp_path / "tree", *options) == 1
+        name = f"{tmp_path}/tree.left_out.{number}.jsonl"
+        assert f"each with its reason in {name}" in capfd.readouterr().err
+        assert len(Path(name).read_text().splitlines()) == 6
+        shutil.rmtree(tmp_path / "tree")
+    assert (tmp_path / "tree.left_out.jsonl").read_text() == "mine"
+
+
+def test_an_empty_folder_is_filled_and_stays(job: Job, tmp_path: Path) -> None:
+    """As a mounted volume is, which can be neither renamed nor replaced."""
+    (tmp_path / "volume").mkdir(mode=0o750)
+    (tmp_path / "link").symlink_to("volume")
+    folder = (tmp_path / "volume").stat().st_ino
+    assert job.export("csv", tmp_path / "link") == 0
+    assert os.listdir(tmp_path / "volume") == ["captions.csv"]
+    assert (tmp_path / "volume").stat().st_ino == folder
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_an_export_that_breaks_off_leaves_nothing(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("beam_job.results.export.command.write_csv", full)
+    (tmp_path / "empty").mkdir()
+    for name in ("new", "empty"):
+        assert job.export("csv", tmp_path / name) == 1
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["empty"]
+
+
+@pytest.mark.parametrize("fills", [True, False])
+def test_what_comes_to_its_place_meanwhile_is_not_replaced(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd, fills: bool
+) -> None:
+    to = tmp_path / "to"
+    if fills:
+        to.mkdir()
+
+    def slow(tables: object, folder: str, *_: object) -> tuple[int, int]:
+        to.mkdir(exist_ok=True)
+        Path(folder, "captions.csv").write_text("ours")
+        (to / "captions.csv").write_text("theirs")
+        return 1, 0
+
+    monkeypatch.setattr("beam_job.results.export.command.write_csv", slow)
+    assert job.export("csv", to) == 2
+    assert "by somebody else during the export" in capfd.readouterr().err
+    assert {path.name: path.read_text() for path in to.iterdir()} == {"captions.csv": "theirs"}
+    assert os.listdir(tmp_path) == ["to"]
 
 
 def test_images_of_a_bucket(bucket, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:

@@ -62,8 +62,9 @@ def test_of_the_same_options_the_newest_counts(output: str) -> None:
 
 def test_a_failure_takes_the_place_of_a_caption_of_other_content_only(output: str) -> None:
     add_run(output, 1, {"a": "caption a", "b": "caption b"}, version="v1")
-    failures = [Failure(uri, "decode", "ImageError", "no image", False, version) for uri, version in ("av", "bw")]
-    add_run(output, 2, failures=[Failure("a", "caption", "E", "no", True, "v1"), *failures[1:]])
+    same = Failure("a", "caption", "RuntimeError", "try again", True, "v1")
+    other = Failure("b", "decode", "ImageError", "no image", False, "v2")
+    add_run(output, 2, failures=[same, other])
     assert current(output) == {"a": "caption a"}
 
 
