@@ -1,4 +1,4 @@
-"""Image files of an export."""
+"""Writes the image files of an export."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from beam_job.results.export.images import FetchedImage
 
 
 def put_image(image: FetchedImage, path: str) -> None:
-    """Writes or links the image at `path`. Raises FileExistsError rather than to replace what is there."""
+    """Writes or links the image at `path`. Raises FileExistsError instead of replacing a file."""
     if image.data is None:
         os.symlink(str(image.path), path)
         return

@@ -193,7 +193,7 @@ def test_sidecars_in_the_images_own_folders(job: Job, tmp_path: Path, capfd: pyt
     assert len(files) == len(NAMES) - len(left_out)
     error = capfd.readouterr().err
     assert f"6 images left out; each with its reason in {tmp_path}/tree.left_out.jsonl" in error
-    assert "leave out --root" in error
+    assert "without --root, names are generated" in error
 
 
 def test_two_images_do_not_share_a_sidecar(own_job: Job, tmp_path: Path, job: Job) -> None:
@@ -236,11 +236,11 @@ def test_coco_results_take_the_numbers_of_an_annotation_file(job: Job, tmp_path:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        pytest.param("no json", "is no annotation file of COCO", id="not JSON"),
-        pytest.param('{"images": 3}', "is no annotation file of COCO", id="something else"),
+        pytest.param("no json", "is not a COCO annotation file", id="not JSON"),
+        pytest.param('{"images": 3}', "is not a COCO annotation file", id="something else"),
         pytest.param(
             json.dumps({"images": [{"id": 1, "file_name": "a/x.jpg"}, {"id": 2, "file_name": "b/x.jpg"}]}),
-            "several images are called 'x.jpg'",
+            "several images are named 'x.jpg'",
             id="names that do not tell images apart",
         ),
     ],
