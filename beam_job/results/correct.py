@@ -69,10 +69,10 @@ def add_corrections(output: str, file: str) -> Added:
     """
     content, _ = storage_for(file).read(file)
     corrections, wrong = parse_corrections(content)
-    versions = captioned_versions(output, {correction.uri for correction in corrections.values()})
+    versions, left_out = captioned_versions(output, {correction.uri for correction in corrections.values()})
     wrong |= _unknown_images(corrections, versions, output)
     if wrong:
-        raise CorrectionsError(_format_errors(file, wrong))
+        raise CorrectionsError(_format_errors(file, wrong, left_out))
     if not corrections:
         raise CorrectionsError(f"{file} holds no correction")
     outdated = sum(versions[correction.uri][-1] != correction.key[1] for correction in corrections.values())
@@ -96,11 +96,12 @@ def _unknown_images(
     return wrong
 
 
-def _format_errors(file: str, wrong: Mapping[int, str]) -> str:
+def _format_errors(file: str, wrong: Mapping[int, str], left_out: Sequence[str]) -> str:
     lines = [f"line {number}: {reason}" for number, reason in sorted(wrong.items())]
     more = [f"and {len(lines) - _SHOWN:,} more"] if len(lines) > _SHOWN else []
     head = f"nothing was added: {counted(len(lines), 'line')} of {file} cannot be used:"
-    return "\n  ".join([head, *lines[:_SHOWN], *more])
+    damaged = [f"left out, which may be why: {line}" for line in left_out[:_SHOWN]]
+    return "\n  ".join([head, *lines[:_SHOWN], *more, *damaged])
 
 
 def _store(output: str, corrections: Sequence[Correction]) -> bool:

@@ -104,14 +104,18 @@ def read_latest_rows(output: str) -> LatestRows:
     )
 
 
-def captioned_versions(output: str, uris: Collection[str]) -> dict[str, list[str]]:
-    """The versions of these URIs that any run has captioned ("" for none), the newest caption's last."""
-    _, rows, _ = _read_table(output, "captions")
+def captioned_versions(output: str, uris: Collection[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Finds the versions of these URIs that any run has captioned.
+
+    Returns:
+      the versions by URI ("" for none), the newest caption's last; and a line for each file that was left out.
+    """
+    _, rows, left_out = _read_table(output, "captions")
     rows = rows.filter(pc.is_in(rows["uri"], pa.array(list(uris), pa.string()))).sort_by([("at", "ascending")])
     versions: dict[str, list[str]] = {}
     for uri, version in zip(rows["uri"].to_pylist(), rows["version"].to_pylist(), strict=True):
         versions.setdefault(uri, []).append(version)
-    return versions
+    return versions, left_out
 
 
 def read_rows(parts: Sequence[Part], positions: pa.Table, part: int) -> pa.Table:
@@ -122,10 +126,9 @@ def read_rows(parts: Sequence[Part], positions: pa.Table, part: int) -> pa.Table
     """
     rows = positions.filter(pc.equal(positions["part"], part))["row"]
     try:
-        table = open_part(parts[part].stored.uri).read()
-    except (pa.ArrowException, OSError, ValueError) as error:
+        return _completed(open_part(parts[part].stored.uri).read(), parts[part].run_id).take(rows)
+    except (pa.ArrowException, OSError, ValueError, LookupError) as error:
         raise damaged_part(parts[part].stored.uri, error) from error
-    return _completed(table, parts[part].run_id).take(rows)
 
 
 def _read_table(output: str, table: str) -> tuple[list[Part], pa.Table, list[str]]:
@@ -203,7 +206,7 @@ def _completed(table: pa.Table, run_id: str) -> pa.Table:
 def _parts_like_newest_run(output: str, parts: Sequence[Part]) -> list[int]:
     """The numbers of the files that were captioned with the model and decoding options of the newest run."""
     manifests = read_readable_runs(output).manifests
-    newest = next(reversed(manifests.values()), None)
+    newest = manifests[max(manifests, key=lambda run: run.run_id)] if manifests else None
     like = {run.run_id for run, manifest in manifests.items() if newest and manifest.captions_like(newest)}
     return [number for number, part in enumerate(parts) if part.run_id in like]
 

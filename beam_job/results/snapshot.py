@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -102,7 +102,7 @@ def _stage(results: CurrentResults, staged: StagedFiles, max_rows: int, max_byte
     return corrections
 
 
-def _rows_of_a_file(count: int, parts: list[Part], max_rows: int, max_bytes: int) -> int:
+def _rows_of_a_file(count: int, parts: Sequence[Part], max_rows: int, max_bytes: int) -> int:
     """Rows of each file, so that all files have about the same size."""
     size = sum(part.stored.size for part in parts)
     files = min(count, max(-(-count // max_rows), -(-size // max_bytes)))

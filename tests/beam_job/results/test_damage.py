@@ -197,6 +197,16 @@ def test_all_go_on_without_a_run(output: str, tmp_path: Path, capfd: pytest.Capt
     assert main(["export", "--format=csv", f"--output={output}", f"--to={tmp_path}/csv"]) == 0
 
 
+def test_correct_says_that_a_part_was_left_out(output: str, tmp_path: Path, capfd) -> None:
+    path = part(output, "captions")
+    path.write_bytes(b"")
+    (tmp_path / "new.jsonl").write_text('{"uri": "/photos/b.jpg", "object_version": "v1", "caption": "mine"}')
+    assert main(["correct", f"--output={output}", f"{tmp_path}/new.jsonl"]) == 2
+    error = capfd.readouterr().err
+    assert "no run has captioned uri '/photos/b.jpg'" in error
+    assert f"left out, which may be why: {path} is damaged" in error
+
+
 def test_an_empty_file_of_corrections_is_named(output: str, tmp_path: Path, capfd) -> None:
     """People's words are not left out silently: the commands wait for somebody to decide."""
     (Path(output) / "corrections").mkdir()
