@@ -14,11 +14,17 @@ from beam_job.storage.parquet import read_parquet
 FORMAT = 1
 _KEY = b"caption_images.format"
 PARQUET_FORMAT = {_KEY: str(FORMAT).encode()}  # key-value metadata of a Parquet file
+DAMAGED = "DamagedFile"  # StorageError.cause of a file that was read, and holds something else than the job writes
 _REDO = "remove it, and the next run captions its images again"
 
 
 class NewerFormatError(StorageError):
     """A file was written by a newer version, whose format this one does not know."""
+
+
+def is_unusable(error: StorageError) -> bool:
+    """Whether a file was read but is damaged or of a newer version, rather than out of reach for now."""
+    return isinstance(error, NewerFormatError) or error.cause == DAMAGED
 
 
 def check_format(name: str, found: object) -> None:
@@ -55,4 +61,4 @@ def open_part(uri: str) -> pq.ParquetFile:
 def damaged_part(uri: str, reason: object) -> StorageError:
     """The error for a part that holds something else than a run writes."""
     [line, *_] = str(reason).splitlines() or [repr(reason)]
-    return StorageError(f"{uri} is damaged ({line}); {_REDO}", "Damaged")
+    return StorageError(f"{uri} is damaged ({line}); {_REDO}", DAMAGED)

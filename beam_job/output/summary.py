@@ -79,7 +79,7 @@ class Summary:
     @property
     def failure_ratio(self) -> float:
         """Failures divided by inputs."""
-        return self.failures / self.inputs
+        return self.failures / self.inputs if self.inputs else 0.0
 
     def to_json(self) -> bytes:
         """The file's content."""

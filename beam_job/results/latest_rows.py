@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_job.output.formats import damaged_part, open_part
+from beam_job.output.formats import damaged_part, is_unusable, open_part
 from beam_job.output.sink import FAILURE_SCHEMA, caption_schema
 from beam_job.results.readable_runs import read_readable_runs
 from beam_job.storage import CONTENT, LATER, OPTIONS, StorageError, StoredObject, join, storage_for
@@ -85,7 +85,7 @@ def read_latest_rows(output: str) -> LatestRows:
     soon as they can be listed, so this may run during a run.
 
     Raises:
-      StorageError: the output cannot be listed.
+      StorageError: the output cannot be listed, or a file is out of reach.
     """
     caption_parts, caption_rows, damaged_captions = _read_table(output, "captions")
     failure_parts, failure_rows, damaged_failures = _read_table(output, "failures")
@@ -167,6 +167,8 @@ def _read_part(uri: str, table: str) -> tuple[pa.Schema, pa.Table] | StorageErro
     except (pa.ArrowException, OSError, ValueError) as error:
         return damaged_part(uri, error)
     except StorageError as error:
+        if not is_unusable(error):
+            raise  # a part that is out of reach must not be missing in silence
         return error
 
 

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from beam_job.config import JobConfig
+from beam_job.output.formats import DAMAGED
 from beam_job.planning.run import Run, RunNote, read_note
 from beam_job.storage import StorageError, join, storage_for
+
+_UNUSABLE = (DAMAGED, StorageError.__name__)  # causes of errors in what a file holds, not in reading it
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ def read_readable_runs(output: str) -> ReadableRuns:
     """Reads all manifests of an output.
 
     Raises:
-      StorageError: the output cannot be listed.
+      StorageError: the output cannot be listed, or a manifest is out of reach.
     """
     manifests: dict[Run, RunNote] = {}
     left_out: list[str] = []
@@ -37,6 +40,8 @@ def read_readable_runs(output: str) -> ReadableRuns:
             try:
                 manifests[run] = read_note(run)
             except StorageError as error:
+                if error.cause not in _UNUSABLE:
+                    raise
                 left_out.append(str(error))
     return ReadableRuns(manifests, tuple(left_out))
 

@@ -15,7 +15,7 @@ from beam_job.cli.command import main
 from beam_job.output.sink import read_report
 from beam_job.planning.run import Run
 from beam_job.records import Failure
-from beam_job.storage import StorageError
+from beam_job.storage import StorageError, storage_for
 from tests.outputs import add_run
 
 
@@ -109,6 +109,32 @@ def test_damage_that_only_reading_shows_is_found_before_anything_is_written(outp
     )
     broken_page(path)
     assert_goes_on(output, tmp_path, capfd, path, "is damaged (")
+
+
+@pytest.mark.parametrize("name", ["captions", "failures", "runs"])
+def test_an_outage_ends_a_snapshot_and_leaves_the_earlier_one(
+    output: str, tmp_path: Path, capfd, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """What cannot be read for now is not left out, as if it were lost."""
+    snapshot = ["snapshot", f"--output={output}", f"--to={tmp_path}/to"]
+    assert main(snapshot) == 0
+    before = sorted((path, path.read_bytes()) for path in (tmp_path / "to").rglob("*.parquet"))
+    [*_, newest] = sorted(Path(output, name).iterdir())
+    storage = storage_for(output)
+    read = storage.read
+
+    def stale(uri: str, *arguments: object, **options: object) -> tuple[bytes, str]:
+        if uri.startswith(str(newest)):
+            raise StorageError(f"{uri}: Stale file handle", "OSError")
+        return read(uri, *arguments, **options)
+
+    monkeypatch.setattr(storage, "read", stale)
+    capfd.readouterr()
+    assert main(snapshot) == 2
+    error = capfd.readouterr().err
+    assert "Stale file handle" in error
+    assert error.count("\n") == 1
+    assert sorted((path, path.read_bytes()) for path in (tmp_path / "to").rglob("*.parquet")) == before
 
 
 @pytest.mark.parametrize("name", ["empty", "truncated", "a few bytes", "zeros", "an error page", "another schema"])
