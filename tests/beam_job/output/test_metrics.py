@@ -84,14 +84,14 @@ def test_the_rate_of_a_resumed_run_is_that_of_its_last_attempt(tmp_path: Path) -
         Path(run.captions(shard)).unlink()
     metrics = read_metrics(run_pipeline(config, run, plan))
 
-    def rate(metrics: RunMetrics, continued: bool = True) -> float | None:
-        return summarize(config, Prepared(run, plan, 0, continued), 2.0, metrics, "fake-1").images_per_second
+    def rate(metrics: RunMetrics, again: bool = True) -> float | None:
+        return summarize(config, Prepared(run, plan, 0, again), 2.0, metrics, "fake-1").images_per_second
 
     assert metrics.images == 4
     assert rate(metrics) == 2.0
     assert rate(read_metrics(run_pipeline(config, run, plan))) is None  # all was done, but for the summary
     assert rate(RunMetrics()) is None  # where nobody waits, nobody knows
-    assert rate(RunMetrics(), continued=False) == 5.0
+    assert rate(RunMetrics(), again=False) == 5.0
 
 
 def run_unattended(config: JobConfig, run: Run, plan: Plan) -> dict[str, Any]:
