@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from beam_job.config import JobConfig
@@ -10,6 +11,7 @@ from beam_job.output.formats import DAMAGED
 from beam_job.planning.run import Run, RunNote, read_note
 from beam_job.storage import StorageError, join, storage_for
 
+_THREADS = 16
 _UNUSABLE = (DAMAGED, StorageError.__name__)  # causes of errors in what a file holds, not in reading it
 
 
@@ -32,18 +34,23 @@ def read_readable_runs(output: str) -> ReadableRuns:
     Raises:
       StorageError: the output cannot be listed, or a manifest is out of reach.
     """
-    manifests: dict[Run, RunNote] = {}
-    left_out: list[str] = []
-    for uri in sorted(stored.uri for stored in storage_for(output).list(join(output, "runs"))):
-        if uri.endswith("/run.json"):
-            run = Run(output, uri.split("/")[-2])
-            try:
-                manifests[run] = read_note(run)
-            except StorageError as error:
-                if error.cause not in _UNUSABLE:
-                    raise
-                left_out.append(str(error))
-    return ReadableRuns(manifests, tuple(left_out))
+
+    def read(run: Run) -> RunNote | StorageError:
+        try:
+            return read_note(run)
+        except StorageError as error:
+            if error.cause not in _UNUSABLE:
+                raise
+            return error
+
+    files = sorted(stored.uri for stored in storage_for(output).list(join(output, "runs")))
+    runs = [Run(output, uri.split("/")[-2]) for uri in files if uri.endswith("/run.json")]
+    with ThreadPoolExecutor(_THREADS) as threads:
+        found = dict(zip(runs, threads.map(read, runs), strict=True))
+    return ReadableRuns(
+        {run: manifest for run, manifest in found.items() if not isinstance(manifest, StorageError)},
+        tuple(str(error) for error in found.values() if isinstance(error, StorageError)),
+    )
 
 
 def config_of(run: Run, manifest: RunNote) -> JobConfig:
