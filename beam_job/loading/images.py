@@ -15,6 +15,7 @@ from beam_job.storage import (
     CredentialsError,
     NotAllowedError,
     StorageError,
+    TooLargeError,
     UnknownSchemeError,
     storage_for,
 )
@@ -45,9 +46,8 @@ def fetch(image: ImageInput, timeout: float, allowed: Allowed, filters: Filters)
     try:
         data, version = _read(image, timeout, allowed, filters.max_bytes)
     except StorageError as error:
-        if error.cause == "TooLarge" and filters.max_bytes is not None:
-            message = f"the image has more bytes than --max_bytes={filters.max_bytes}"
-            return Failure(image.uri, "fetch", "TooLarge", message, False, image.object_version, retry_when=OPTIONS)
+        if isinstance(error, TooLargeError) and filters.max_bytes is not None:
+            error.args = (f"{error.size:,} bytes are more than --max_bytes={filters.max_bytes}",)
         return unread(image, error)
     size = len(data)
     if filters.min_bytes is not None and size < filters.min_bytes:

@@ -48,6 +48,18 @@ class StorageError(Exception):
         self.retry_when = retry_when
 
 
+class TooLargeError(StorageError):
+    """A file has more bytes than a read may hold.
+
+    Attributes:
+      size: bytes of the file, or as many as came before the read was stopped.
+    """
+
+    def __init__(self, name: str, size: int, limit: int) -> None:
+        super().__init__(f"{name}: {size:,} bytes are more than {limit:,}", "TooLarge", retry_when=OPTIONS)
+        self.size = size
+
+
 class UnknownSchemeError(StorageError):
     """The URI has a scheme that cannot be read, at least not with the packages installed."""
 
@@ -120,7 +132,8 @@ class Storage(Protocol):
             that this number grows.
 
         Raises:
-          StorageError: nothing was read; cause "TooLarge" for more than `max_bytes`.
+          TooLargeError: the content has more than `max_bytes`.
+          StorageError: nothing was read.
         """
 
     def open(self, uri: str) -> BinaryIO:
@@ -165,10 +178,10 @@ class ByteMeter:
         """Reports that the content has `size` bytes or more, beside `held` bytes of another form of it.
 
         Raises:
-          StorageError: `size` is above the limit.
+          TooLargeError: `size` is above the limit.
         """
         if size > self.limit:
-            raise StorageError(f"{self._name}: more than {self.limit:,} bytes", "TooLarge", retry_when=OPTIONS)
+            raise TooLargeError(self._name, size, self.limit)
         if size + held > self._largest:
             self._largest = size + held
             if self._on_size is not None:

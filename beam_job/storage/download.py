@@ -24,7 +24,7 @@ import requests
 import urllib3
 
 from beam_job.storage.allow import Allowed, NotAllowedError
-from beam_job.storage.base import CONTENT, ByteMeter
+from beam_job.storage.base import CONTENT, OPTIONS, ByteMeter
 from beam_job.storage.checksum import check
 from beam_job.storage.connections import STALL_S, keep_deadline
 from beam_job.storage.responses import DownloadError, broken, public_name, status_error
@@ -97,7 +97,7 @@ def download(
     Raises:
       DownloadError: transient for 408, 429, 5xx, broken connections, the deadline, and a body shorter than announced.
         (A body with neither a length nor chunks ends where the server closes: that cannot be checked.)
-      StorageError: the body is too large.
+      TooLargeError: the body is too large.
       NotAllowedError: a redirect or the host's address is not allowed.
     """
     name = name or public_name(url)
@@ -148,7 +148,7 @@ def decoded(downloaded: Downloaded, meter: ByteMeter, name: str) -> bytes:
 
     Raises:
       DownloadError: the encoding is another one, or the body is damaged.
-      StorageError: the decompressed body is too large.
+      TooLargeError: the decompressed body is too large.
     """
     encoding = downloaded.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding in ("", "identity"):
@@ -254,3 +254,5 @@ def _connection_errors(name: str) -> Iterator[None]:
     except (requests.RequestException, urllib3.exceptions.HTTPError, UnicodeError) as error:
         failure, cause = broken(error, name)
         raise failure from cause
+    except OSError as error:  # of this machine: REQUESTS_CA_BUNDLE names no file, or the disk is full
+        raise DownloadError(f"{name}: {error}", type(error).__name__, retry_when=OPTIONS) from error

@@ -54,21 +54,24 @@ class LocalStorage:
     def list(self, uri: str) -> Iterator[StoredObject]:
         """See `Storage.list`.
 
-        Everything but folders is listed: what cannot be read (a link that leads nowhere, a FIFO) fails when it is read,
-        so that it has a failure row instead of being lost.
+        Folders and globs yield everything but folders. What cannot be read (a broken link, a FIFO) fails when it is
+        read, so that it gets a failure row instead of being lost.
         """
         path = local_path(uri)
         if os.path.isdir(path):
             paths = _walk(path)
         elif os.path.lexists(path) or not is_glob(path):
-            paths = iter([path])
+            found = _stat_or_none(uri)
+            if found is not None:
+                yield _stored(local_uri(os.path.abspath(path)), found)
+            return
         else:
             # "." would keep `**/*.jpg` relative to the caller's folder: names in the output are absolute.
             matches = glob.iglob(os.path.abspath(path), recursive=True)
             paths = iter(sorted(match for match in matches if not os.path.isdir(match)))
-        for found in _with_errors(uri, paths):
-            with _local_errors(found):
-                stored = _listed(found)
+        for name in _with_errors(uri, paths):
+            with _local_errors(name):
+                stored = _listed(name)
             if stored:
                 yield stored
 

@@ -121,11 +121,13 @@ def broken(error: Exception, name: str) -> tuple[DownloadError, BaseException]:
     that do not verify are not tried again in the same run.
     """
     root: BaseException = error
+    seen = {id(root)}  # an exception that was raised twice may be in a circle of contexts
     while isinstance(root, (requests.RequestException, urllib3.exceptions.HTTPError)):
         below = root.__cause__ or root.__context__
-        if below is None or isinstance(root, http.client.HTTPException):
+        if below is None or id(below) in seen or isinstance(root, http.client.HTTPException):
             break
         root = below
+        seen.add(id(root))
     certificate = isinstance(root, ssl.SSLCertVerificationError)
     invalid = not certificate and (isinstance(error, ValueError) or isinstance(root, ValueError))
     if isinstance(error, ValueError):  # its text is the URL
