@@ -15,6 +15,7 @@ from beam_job.storage import (
     CredentialsError,
     NotAllowedError,
     StorageError,
+    TooLargeError,
     UnknownSchemeError,
     storage_for,
 )
@@ -43,13 +44,12 @@ def fetch(image: ImageInput, timeout: float, allowed: Allowed, filters: Filters)
       CredentialsError: nobody is logged in, or no more; that is no failure of this image.
     """
     try:
-        data, version = _read(image, timeout, allowed)
+        data, version = _read(image, timeout, allowed, filters.max_bytes)
     except StorageError as error:
+        if isinstance(error, TooLargeError) and filters.max_bytes is not None:
+            error.args = (f"{error.size:,} bytes are more than --max_bytes={filters.max_bytes}",)
         return unread(image, error)
     size = len(data)
-    if filters.max_bytes is not None and size > filters.max_bytes:
-        message = f"{size:,} bytes are more than --max_bytes={filters.max_bytes}"
-        return Failure(image.uri, "fetch", "TooLarge", message, False, version, retry_when=OPTIONS)
     if filters.min_bytes is not None and size < filters.min_bytes:
         message = f"{size:,} bytes are fewer than --min_bytes={filters.min_bytes}"
         return Failure(image.uri, "fetch", "TooSmall", message, False, version, retry_when=OPTIONS)
@@ -66,13 +66,13 @@ def unread(image: ImageInput, error: StorageError) -> Failure:
     return Failure(image.uri, stage, error.cause, str(error), False, image.object_version, retry_when=error.retry_when)
 
 
-def _read(image: ImageInput, timeout: float, allowed: Allowed) -> tuple[bytes, str]:
+def _read(image: ImageInput, timeout: float, allowed: Allowed, max_bytes: int | None) -> tuple[bytes, str]:
     file = container_of(image.uri)
     storage = storage_for(file, allowed)
     if file != image.uri:
-        return read_member(storage, image, timeout)
+        return read_member(storage, image, timeout, max_bytes)
     check_is_no_tar(storage, image.uri)
-    return storage.read(image.uri, image.object_version, timeout, image.size, image.crc32c)
+    return storage.read(image.uri, image.object_version, timeout, image.size, image.crc32c, max_bytes=max_bytes)
 
 
 def decode(fetched: FetchedImage, pool: DecodePool) -> DecodedImage | Failure:
