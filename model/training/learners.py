@@ -16,9 +16,10 @@ import tensorflow as tf
 from keras import ops
 
 from model.network import Decoder, Encoder
-from model.training.augment import SMALLEST_CROP, changed
+from model.training.augment import augment
 from model.training.features import Features, Images
 from model.training.reward import Caption, Reward
+from model.training.train_options import SMALLEST_CROP
 from model.vocabulary import END, PAD, START
 
 Tensor = Any
@@ -69,8 +70,8 @@ class Learner(abc.ABC):
         for start in range(0, len(order) - batch_size + 1, batch_size):
             yield self.batch(np.sort(order[start : start + batch_size]), rng)
 
-    def said(self) -> str:
-        """Something more for the line of progress."""
+    def progress(self) -> str:
+        """Text to append to the progress line."""
         return ""
 
     @abc.abstractmethod
@@ -122,7 +123,7 @@ class FineTuning(Learner):
       images: uint8[N, S', S', 3], S' a little more than S.
       share: of the backbone's layers with weights, how many are trained, from the top: 0 to 1.
       label_smoothing: see `TrainingOptions`.
-      smallest_crop: see `model.training.augment.changed`.
+      smallest_crop: see `model.training.augment.augment`.
     """
 
     def __init__(
@@ -145,7 +146,7 @@ class FineTuning(Learner):
 
     def batch(self, chosen: npt.NDArray[np.int64], rng: np.random.Generator) -> Batch:
         size = self.encoder.backbone.input_shape[1]
-        return changed(self._images[chosen], size, rng, self._smallest_crop), trimmed(self.words[chosen])
+        return augment(self._images[chosen], size, rng, self._smallest_crop), trimmed(self.words[chosen])
 
     def features(self, seen: Tensor) -> Tensor:
         return self.encoder(seen)
@@ -164,7 +165,7 @@ class SelfCritical(Learner):
     language.
 
     Args:
-      looking: which photographs are seen and how, and what of the encoder learns.
+      base: which photographs are seen and how, and what of the encoder learns.
       draw: the captions of a batch, with what the decoder knows at the time.
       forcing: weight of teacher forcing in the loss, 0 to 1.
       captions: drawn for an image.
@@ -174,7 +175,7 @@ class SelfCritical(Learner):
 
     def __init__(
         self,
-        looking: FrozenBackbone | FineTuning,
+        base: FrozenBackbone | FineTuning,
         draw: Draw,
         forcing: float,
         captions: int,
@@ -183,9 +184,9 @@ class SelfCritical(Learner):
     ) -> None:
         if captions < 2:
             raise ValueError(f"samples must be a whole number from 2, not {captions}: each is compared with the others")
-        super().__init__(looking.encoder, looking.decoder, looking.words)
-        self.backbone_variables = looking.backbone_variables
-        self._looking = looking
+        super().__init__(base.encoder, base.decoder, base.words)
+        self.backbone_variables = base.backbone_variables
+        self._base = base
         self._draw = draw
         self._forcing = forcing
         self._captions = captions
@@ -193,11 +194,11 @@ class SelfCritical(Learner):
         self._reward = reward
         self._rewards: list[float] = []
 
-    def said(self) -> str:
+    def progress(self) -> str:
         return f"  reward {np.mean(self._rewards[-50:]):.2f}"
 
     def batch(self, chosen: npt.NDArray[np.int64], rng: np.random.Generator) -> Batch:
-        seen, words = self._looking.batch(chosen, rng)
+        seen, words = self._base.batch(chosen, rng)
         uniforms = rng.random((len(chosen), self._captions, self.words.shape[2] - 2), np.float32)
         drawn = np.asarray(self._draw(tf.convert_to_tensor(seen), tf.convert_to_tensor(uniforms)))
         drawn = np.pad(drawn, ((0, 0), (0, 0), (1, 1)))
@@ -209,7 +210,7 @@ class SelfCritical(Learner):
         return seen, one_of_each(words, rng), trimmed(drawn), rewards - others
 
     def features(self, seen: Tensor) -> Tensor:
-        return self._looking.features(seen)
+        return self._base.features(seen)
 
     def loss(self, *batch: Tensor) -> Tensor:
         seen, words, drawn, advantages = batch

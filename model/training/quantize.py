@@ -12,7 +12,6 @@ now sees a little differently it learns by a training that goes on from the new 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,13 +22,14 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from model.bundle import BundleError, load_captioner, save_bundle
+from model.bundle import check_replaceable, load_captioner, save_bundle
 from model.captioner import Captioner
 from model.efficientnet_lite import NORM_EPSILON
 from model.int8_layers import LARGEST_WEIGHT, STEPS, Int8Convolution, Int8Range
 from model.network import Encoder, build_network, named_variables
-from model.preprocessing import ImageError, load_image
-from model.training.data import DataError, read_examples
+from model.preprocessing import load_image
+from model.training.command import EXIT_OK, command_parser, run_command
+from model.training.data import read_examples
 
 Array = npt.NDArray[np.float32]
 _BATCH = 16
@@ -40,13 +40,13 @@ _TRIED = np.linspace(1.0, 0.3, 36)  # ranges, as shares of all that was seen
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     args = _parser().parse_args(argv)
-    try:
+
+    def run() -> int:
         version = quantize(args.bundle, args.data, args.photographs, args.output)
-    except (BundleError, DataError, ImageError, ValueError, OSError) as error:
-        print(f"model quantize: {error}", file=sys.stderr)
-        return 2
-    print(f"{args.output}: {version}")
-    return 0
+        print(f"{args.output}: {version}")
+        return EXIT_OK
+
+    return run_command("quantize", run)
 
 
 def quantize(bundle: Path, data: str, photographs: int, output: Path) -> str:
@@ -64,6 +64,7 @@ def quantize(bundle: Path, data: str, photographs: int, output: Path) -> str:
     """
     if photographs < 1:
         raise ValueError(f"photographs must be a whole number from 1, not {photographs}")
+    check_replaceable(output)
     start = load_captioner(bundle)
     config = replace(start.config, int8=True)
     if config == start.config:
@@ -104,7 +105,7 @@ def is_int8(arrays: Mapping[str, Any]) -> bool:
     return any(name.endswith("/step") for name in arrays)
 
 
-def floating(arrays: Mapping[str, Array]) -> dict[str, Array]:
+def dequantize(arrays: Mapping[str, Array]) -> dict[str, Array]:
     """The way back, for a backbone that is to learn again: its arrays by name, as those of the one in floating point.
 
     The names are those of `network.named_backbone_variables`. What was rounded stays rounded; the normalization has
@@ -193,12 +194,7 @@ def few_bits(steps: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m model quantize",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("quantize", __doc__)
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="of an EfficientNet-Lite")
     parser.add_argument("--data", required=True, help="photographs to measure on, as for `python -m model train`")
     parser.add_argument("--photographs", type=int, default=256, help="how many of them (default: 256)")

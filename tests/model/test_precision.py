@@ -12,7 +12,7 @@ from model.captioner import Captioner
 from model.devices import default_batch_size
 from model.engine_choice import choose_precision
 from model.network import build_network
-from model.training.train import backbone_arrays, load_backbone
+from model.training.start import backbone_arrays, load_backbone
 
 NOISE = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
 
