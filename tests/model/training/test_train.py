@@ -32,9 +32,7 @@ def test_it_learns_what_it_is_shown(parquet: str, photographs, tmp_path: Path) -
 def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(parquet: str, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert train(parquet, whole, "--epochs=3") == 0
-    program = (
-        "import sys; from model.training import trainer, train\n" + STOP_AFTER_FIRST_EPOCH + "train.main(sys.argv[1:])"
-    )
+    program = STOP_AFTER_FIRST_EPOCH + "train.main(sys.argv[1:])"
     arguments = [f"--data={parquet}", f"--validation={parquet}", f"--output={parts}", *SMALL, "--epochs=3"]
     killed = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, check=False)
     assert killed.returncode == 9
@@ -44,7 +42,8 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(parquet: s
 
 
 STOP_AFTER_FIRST_EPOCH = """
-import os
+import os, sys
+from model.training import train, trainer
 finish = trainer.Trainer._finish
 trainer.Trainer._finish = lambda self, *epoch: (finish(self, *epoch), os._exit(9))
 """
