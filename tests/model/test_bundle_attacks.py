@@ -181,7 +181,7 @@ def test_configurations_that_are_none(bundle: Path, content: bytes) -> None:
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        pytest.param(["a", "dog", "a"], "holds 'a' twice", id="twice"),
+        pytest.param(["a", "dog", "a"], "contains 'a' twice", id="twice"),
         pytest.param(["a", "", "dog"], "word 5 of the vocabulary must be text without blanks, not ''", id="empty"),
         pytest.param(["a", "two words"], "not 'two words'", id="blank"),
         pytest.param(["a", "\x1b[31mdog"], r"not '\\x1b\[31mdog'", id="escape"),

@@ -126,7 +126,7 @@ def test_its_weights_serve_another_training(method: str, int8_bundle: Path, parq
 
 def test_twice_is_once_too_often(int8_bundle: Path, parquet: str, tmp_path: Path, capsys) -> None:
     assert main([str(int8_bundle), f"--data={parquet}", f"--output={tmp_path}/again"]) == 2
-    assert capsys.readouterr().err == f"model quantize: {int8_bundle} computes with 8 bits already\n"
+    assert capsys.readouterr().err == f"model quantize: {int8_bundle} has an 8-bit backbone already\n"
 
 
 def test_another_backbone_has_no_such_form(parquet: str, tmp_path: Path, capsys) -> None:

@@ -64,7 +64,7 @@ def test_xla_compiles_an_encoder_in_float16_once_for_a_size_of_batch(tiny_bundle
     compiled.caption(NOISE[::-1])
     [line] = told
     assert line.startswith("compiled with XLA in ")
-    assert line.endswith(" s: 3 images at once, the encoder in float16")
+    assert line.endswith(" s: batches of 3 images, encoder in float16")
 
 
 def test_float16_is_the_encoders_inside_alone() -> None:

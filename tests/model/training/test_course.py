@@ -48,7 +48,7 @@ def test_its_data(photographs: dict[str, Path], tmp_path: Path) -> None:
         with pytest.raises(DataError, match="tfds:no_such_thing cannot be loaded: DatasetNotFoundError"):
             read_examples("tfds:no_such_thing", str(tmp_path))
         del rows["captions"]
-        with pytest.raises(DataError, match="lacks image, image/filename or captions/text, .* it has image, image/f"):
+        with pytest.raises(DataError, match=r"lacks image, image/filename or captions/text, .* it has image, image/f"):
             read_examples("tfds:mnist", str(tmp_path))
     assert asked == ["train", "val[:10%]", "train"]
     assert [example.captions for example in examples] == [("A temple.", "A roof."), ("A giraffe.", "Two giraffes.")]
