@@ -1,7 +1,7 @@
 """Three training methods: the decoder alone, with the backbone, and with rewards of the decoder's own captions.
 
-Dimensions: N images, B images of a batch, K captions for each image, T words, V words of the vocabulary, S pixels a side,
-L grid positions, C channels, U units.
+Dimensions: N images, B images of a batch, K captions for each image, T words, V words of the vocabulary, S pixels a
+side, L grid positions, C channels, U units.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ class SelfCritical(Learner):
         logits, said, places = _next_words(self.decoder, drawn, features)
         log_probabilities, _ = _of_words(logits, said)
         advantages = ops.take(ops.reshape(advantages, (-1,)), places[:, 0] * drawn.shape[1] + places[:, 1])
-        # Words that dropout made unlikely are not made even less likely, which would not end and would dominate the loss.
+        # Words that dropout made unlikely are not made less likely still: that never ends and would dominate the loss.
         kept = ops.cast(ops.logical_or(advantages > 0, log_probabilities > _UNLIKELY), "float32")
         reward = ops.sum(advantages * log_probabilities * kept) / ops.maximum(ops.sum(kept), 1.0)
         forced = forced_loss(self.decoder, features, words, self._label_smoothing) if self._forcing else 0.0

@@ -95,7 +95,7 @@ def fold(source: keras.Model, target: keras.Model) -> None:
             factor = gamma / np.sqrt(variance + norm.epsilon)
             kernel = kernel * (factor[:, None] if layer.depthwise else factor)
             step = few_bits(np.abs(kernel).max(axis=(0, 1, 3) if layer.depthwise else (0, 1, 2)) / LARGEST_WEIGHT)
-            # `+ 0.0` removes negative zeros: blending would turn them into zeros, which would invalidate cached features.
+            # `+ 0.0` removes negative zeros, which blending would turn into zeros, invalidating cached features.
             layer.kernel.assign(np.round(kernel / (step[:, None] if layer.depthwise else step)) + 0.0)
             layer.step.assign(step)
             layer.bias.assign(beta - mean * factor)
