@@ -67,13 +67,16 @@ def save_bundle(folder: Path, captioner: Captioner, card: str, dtype: str = "flo
     """
     check_replaceable(folder)
     folder = folder.resolve()  # a link is kept: the folder that it points to is replaced
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", suffix=".partial", dir=folder.parent) as temporary:
-        new = Path(temporary, "new")
-        new.mkdir()
-        _write_files(new, captioner, card, dtype)
-        version = check_bundle(new)
-        _replace_folder(folder, new, previous=Path(temporary, "previous"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", suffix=".partial", dir=folder.parent) as temporary:
+            new = Path(temporary, "new")
+            new.mkdir()
+            _write_files(new, captioner, card, dtype)
+            version = check_bundle(new)
+            _replace_folder(folder, new, previous=Path(temporary, "previous"))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from error
     return version
 
 

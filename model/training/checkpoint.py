@@ -67,7 +67,7 @@ class Checkpoint:
         if differences:
             raise ValueError(
                 f"{self.path} was made with other options or data: {'; '.join(differences)}; repeat the earlier "
-                "command to resume, or choose another --output to start anew"
+                "command to resume, or choose another --output to start over"
             )
 
 

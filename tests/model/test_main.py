@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from model import check_bundle
 from model.__main__ import COMMANDS, main
 
 ROOT = Path(__file__).parents[2]
@@ -80,6 +82,18 @@ def test_errors_are_shown_without_verbose_too(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith(f"model explain: no model at {tmp_path}/nowhere")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    before = check_bundle(bundle)
+    done = run(
+        *("blend", str(tiny_bundle), f"--output={bundle}", "--length_penalty=2"),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )
+    assert (done.returncode, done.stderr) == (2, f"model blend: {bundle}: File too large\n")
+    assert check_bundle(bundle) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
 @pytest.mark.parametrize("limit", [500_000_000, 2_000_000_000])

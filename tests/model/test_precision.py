@@ -49,7 +49,7 @@ class OneConvolution(keras.layers.Layer):
 def test_xla_compiles_every_method_and_says_the_same(decoding: Decoding, tiny_bundle) -> None:
     made = load_captioner(tiny_bundle)
     parts = (made.config, made.vocabulary, OneConvolution(), made.decoder)
-    graph, compiled = (Captioner(*parts, decoding=decoding, xla=xla, tell=lambda _: None) for xla in (False, True))
+    graph, compiled = (Captioner(*parts, decoding=decoding, xla=xla, log=lambda _: None) for xla in (False, True))
     assert (graph.engine, compiled.engine) == ("tensorflow", "xla")
     assert texts(compiled, NOISE) == texts(graph, NOISE)
     np.testing.assert_allclose(scores(compiled, NOISE), scores(graph, NOISE), atol=1e-4)
@@ -59,7 +59,7 @@ def test_xla_compiles_an_encoder_in_float16_once_for_a_size_of_batch(tiny_bundle
     graph = load_captioner(tiny_bundle, precision="float16")
     parts = (graph.config, graph.vocabulary, graph.encoder, graph.decoder)
     told: list[str] = []
-    compiled = Captioner(*parts, xla=True, tell=told.append)
+    compiled = Captioner(*parts, xla=True, log=told.append)
     np.testing.assert_allclose(scores(compiled, NOISE), scores(graph, NOISE), atol=1e-2)
     compiled.caption(NOISE[::-1])
     [line] = told
