@@ -153,6 +153,7 @@ class JobConfig:
             uri_column=request["uri_column"],
             carry_columns=tuple(request["carry_columns"]),
             filters=Filters(**{name: _tuple_of(value) for name, value in request["filters"].items()}),
+            recaption=bool(request.get("recaption", False)),
             **{f"allow_{name}": _tuple_of(value) for name, value in request.get("allow", {}).items()},
         )
 

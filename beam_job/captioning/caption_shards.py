@@ -16,7 +16,7 @@ from beam_job.captioning.progress_file import ProgressFile
 from beam_job.config import JobConfig
 from beam_job.output.metrics import ShardResult, count_report, count_work
 from beam_job.output.sink import publish_failures, read_report
-from beam_job.output.thumbnails import Picks
+from beam_job.output.thumbnails import ThumbnailSampler
 from beam_job.planning.plan import PlanReader
 from beam_job.planning.run import Run, RunManifest, read_manifest
 from model import ImageCaptioner, load_captioner
@@ -113,8 +113,8 @@ def _open_engine(config: JobConfig, run: Run, progress_folder: str | None, note:
     batch_size = config.batch_size or default_batch_size()
     failures = FailureBudget(config.max_failure_ratio, note.inputs)
     samples = 0 if config.no_report else config.report_samples
-    picks = Picks.of_run(samples, note.inputs)
-    return Engine(config, run, captioner, captioner.input_size, batch_size, progress, failures, picks, gpu)
+    sampler = ThumbnailSampler.for_run(samples, note.inputs)
+    return Engine(config, run, captioner, captioner.input_size, batch_size, progress, failures, sampler, gpu)
 
 
 def _open_captioner(config: JobConfig, version: str, progress: ProgressFile) -> ImageCaptioner:

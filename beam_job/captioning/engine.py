@@ -29,8 +29,8 @@ from beam_job.config import JobConfig
 from beam_job.loading.loader import LoadConfig, Loaded, Loader, ThreadLoader
 from beam_job.loading.process_loader import ProcessLoader
 from beam_job.output.metrics import ShardResult
-from beam_job.output.stage_clock import ModelTime
-from beam_job.output.thumbnails import NO_PICTURES, Picks
+from beam_job.output.stage_clock import StageClock
+from beam_job.output.thumbnails import NO_THUMBNAILS, ThumbnailSampler
 from beam_job.planning.plan import Shard
 from beam_job.planning.run import Run
 from beam_job.records import CaptionedImage, DecodedImage, Failure
@@ -53,7 +53,7 @@ class Engine:
       batch_size: images that the captioner takes at once.
       progress: told of every image that is done, and of what people should know.
       failures: told of them too, and asked whether to go on.
-      picks: of which images small pictures are kept.
+      sampler: of which images small pictures are kept.
       gpu: whether one waits for images, which processes load then.
     """
 
@@ -66,7 +66,7 @@ class Engine:
         batch_size: int,
         progress: ProgressFile,
         failures: FailureBudget,
-        picks: Picks = NO_PICTURES,
+        sampler: ThumbnailSampler = NO_THUMBNAILS,
         gpu: bool = False,
     ) -> None:
         self._run = run
@@ -78,11 +78,11 @@ class Engine:
         self._running: collections.deque[tuple[Batch, Future[Captioned]]] = collections.deque()
         self._several = config.decoding.num_captions > 1
         self._min_score = config.min_score
-        self._picks = picks
+        self._sampler = sampler
         self._progress = progress
         self._failures = failures
         load_config = LoadConfig.of(config, input_size, gpu)
-        self._model_time = ModelTime(load_config.decode_threads)
+        self._model_time = StageClock(load_config.decode_threads)
         self._budget = ByteBudget(config.in_flight_bytes)
         self._pixel_bytes = 3 * input_size**2
         self._in_flight = 0
@@ -107,7 +107,7 @@ class Engine:
         Returns:
           a future that is resolved once the shard's files are written; where the engine fails first, with its error.
         """
-        opened = OpenShard(number, shard, self._picks)
+        opened = OpenShard(number, shard, self._sampler)
         with self._lock:
             if self._broken:
                 opened.done.set_exception(self._broken)
@@ -118,7 +118,7 @@ class Engine:
             self._budget.acquire(taken + self._pixel_bytes)
             with self._lock:
                 self._in_flight += 1
-            self._model_time.move(enters="fetch")
+            self._model_time.transition(to="fetch")
             self._loader.put((opened, taken), image)
         return opened.done
 
@@ -154,7 +154,7 @@ class Engine:
 
     def fetched(self, sizes: Sequence[tuple[_Key, int]]) -> None:
         """As the loader's receiver."""
-        self._model_time.move(leaves="fetch", enters="decode", count=len(sizes))
+        self._model_time.transition(from_="fetch", to="decode", count=len(sizes))
         self._failures.fetched()
         for (shard, _), size in sizes:
             shard.image_bytes.append(size)
@@ -165,8 +165,8 @@ class Engine:
         for (shard, _), loaded in images:
             shard.took(loaded)
         unfetched = [taken for (_, taken), loaded in images if loaded.size is None]
-        self._model_time.move(leaves="fetch", count=len(unfetched))
-        self._model_time.move(leaves="decode", count=len(images) - len(unfetched))
+        self._model_time.transition(from_="fetch", count=len(unfetched))
+        self._model_time.transition(from_="decode", count=len(images) - len(unfetched))
         self._budget.release(sum(unfetched) + sum(loaded.size or 0 for _, loaded in images))
         self._arrivals.put([(shard, loaded.outcome) for (shard, _), loaded in images])
 
@@ -227,11 +227,11 @@ class Engine:
 
     def _caption(self, images: list[DecodedImage]) -> Captioned:
         started = time.monotonic()
-        self._model_time.move(enters="model")
+        self._model_time.transition(to="model")
         try:
             return self._batches.caption(images), time.monotonic() - started
         finally:
-            self._model_time.move(leaves="model")
+            self._model_time.transition(from_="model")
 
     def _finish_batch(self) -> None:
         """Waits for the oldest of the batches under way."""
@@ -242,13 +242,13 @@ class Engine:
             if isinstance(outcome, Failure):
                 self._failures.revoke(outcome)
             else:
-                shard.pictures.see(image, outcome)
+                shard.thumbnails.offer(image, outcome)
             self._finish(shard, outcome)
 
     def _finish(self, shard: OpenShard, outcome: CaptionedImage | Failure) -> None:
         self._progress.add(isinstance(outcome, Failure), self._model_time.seconds)
         if shard.add(outcome):
-            self._model_time.move(enters="write")
+            self._model_time.transition(to="write")
             with self._lock:
                 if self._broken:
                     return
@@ -258,7 +258,7 @@ class Engine:
     def _commit(self, shard: OpenShard) -> None:
         try:
             report = shard.commit(self._run, self._model_version, self._several, self._min_score)
-            self._model_time.move(leaves="write")
+            self._model_time.transition(from_="write")
             shard.done.set_result(shard.result(report, self._model_time.take()))
         except BaseException as error:
             self.fail(error)

@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from beam_job.loading.loader import Loaded
 from beam_job.output.metrics import ShardResult
 from beam_job.output.sink import ShardReport, caption_table, commit_shard
-from beam_job.output.thumbnails import NO_PICTURES, Picks, Pictures
+from beam_job.output.thumbnails import NO_THUMBNAILS, ShardThumbnails, ThumbnailSampler
 from beam_job.planning.plan import Shard
 from beam_job.planning.run import Run
 from beam_job.records import CaptionedImage, Failure
@@ -20,8 +20,8 @@ from beam_job.records import CaptionedImage, Failure
 class OpenShard:
     """A shard under way: rows as they come, and the future that its submitter waits for."""
 
-    def __init__(self, number: int, shard: Shard, picks: Picks = NO_PICTURES) -> None:
-        self.pictures = Pictures(picks, number)
+    def __init__(self, number: int, shard: Shard, sampler: ThumbnailSampler = NO_THUMBNAILS) -> None:
+        self.thumbnails = ShardThumbnails(sampler, number)
         self.number = number
         self.shard = shard
         self.captioned: list[CaptionedImage] = []
@@ -67,7 +67,7 @@ class OpenShard:
         captions = caption_table(self.captioned, model_version, several, carried, min_score)
         report = commit_shard(run, self.number, captions, self.failures, self.shard)
         if report.failures == tuple(self.failures):  # else another attempt was first, and other images have captions
-            self.pictures.write(run, self.number, self.captioned)
+            self.thumbnails.write(run, self.number, self.captioned)
         self.spent("write", time.monotonic() - started)
         return report
 

@@ -26,7 +26,7 @@ from beam_job.cli.quiet import quiet_stderr
 from beam_job.cli.signals import Stopped, end_workers
 from beam_job.config import JobConfig
 from beam_job.output.conclude import conclude
-from beam_job.output.metrics import Measured, measured
+from beam_job.output.metrics import RunMetrics, read_metrics
 from beam_job.output.sink import committed_shards, read_counts
 from beam_job.output.summary import Summary
 from beam_job.pipeline import Unattended, build_pipeline
@@ -100,7 +100,7 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
         prepared = prepare(held)
         _announce(prepared, version)
         if prepared.choice:
-            conclude(dataclasses.replace(config, no_report=True), prepared, 0.0, Measured(), version)
+            conclude(dataclasses.replace(config, no_report=True), prepared, 0.0, RunMetrics(), version)
             record_choice(prepared)
         if not prepared.plan.inputs:
             return None
@@ -158,7 +158,7 @@ def _listed(config: JobConfig, model_version: str) -> Callable[[Lease], PlannedR
 
 def _run_pipeline(
     config: JobConfig, options: PipelineOptions, prepared: PlannedRun, version: str, held: Lease
-) -> Measured | None:
+) -> RunMetrics | None:
     """Runs the graph to its end; what it took. None where its end is not waited for."""
     unattended = None if is_awaited(options) else Unattended(prepared, version, time.time())
 
@@ -267,12 +267,12 @@ def _done_before(run: Run) -> Counts:
     return Counts(captions + failed, failed)
 
 
-def _measured(result: PipelineResult) -> Measured:
+def _measured(result: PipelineResult) -> RunMetrics:
     try:
-        return measured(result)
+        return read_metrics(result)
     except Exception as error:  # of a service; the images are done, and only times are lost
         print(f"the times by stage are unknown: {printable(str(error))}", file=sys.stderr)
-        return Measured()
+        return RunMetrics()
 
 
 def _root_cause(error: BaseException, options: PipelineOptions) -> tuple[type[JobError], str]:
