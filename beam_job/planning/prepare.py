@@ -102,7 +102,7 @@ def find_resumable_run(config: JobConfig, model_version: str) -> PlannedRun | No
         except StorageError as error:
             if not is_damaged(error):
                 raise
-            warn(StorageError(f"run {run.run_id} cannot be resumed, its other images are planned anew: {error}"))
+            warn(error)
             continue
         return PlannedRun(run, plan, manifest.skipped, resumed=True)
     return None
