@@ -194,7 +194,7 @@ def count_new(config: JobConfig, manifest: RunManifest, listing: Listing) -> New
 def new_manifest(config: JobConfig, model_version: str) -> RunManifest:
     """The manifest of a run that is not planned yet."""
     # A captioner of the user's own may use any option; of a bundle's it is known which ones have an effect.
-    decoding = dataclasses.asdict(config.decoding) if config.captioner else config.decoding.used
+    decoding = dataclasses.asdict(config.decoding) if config.captioner else config.decoding.effective_options
     limits = {
         "max_pixels": config.max_pixels,
         "min_bytes": config.filters.min_bytes,

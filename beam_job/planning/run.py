@@ -111,7 +111,7 @@ class RunManifest:
 
     Attributes:
       model: version of the model.
-      decoding: options of decoding that its captions depend on; see `model.Decoding`.
+      decoding: options of decoding that its captions depend on, `Decoding.effective_options`.
       request: inputs and filters; an interrupted run is resumed by the same request.
       inputs: images of the plan.
       shards: shards of the plan.
