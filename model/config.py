@@ -108,7 +108,7 @@ class Decoding:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)!r}")
 
     @property
-    def used(self) -> dict[str, Any]:
+    def effective_options(self) -> dict[str, Any]:
         """The options that captions by `method` depend on; the others of a bundle's captioner have no effect."""
         by_method = {
             "beam": ("num_captions", "beam_width", "length_penalty"),
