@@ -52,7 +52,8 @@ class JobConfig:
       fetch_timeout: seconds for one image, retries included.
       rows_in_memory: images, listed and done before, that are planned in the launching machine's memory; more are
         planned inside the pipeline.
-      in_flight_bytes: of images between submission and the model, a process.
+      batch_timeout: seconds after which a batch that has not ended fails the run.
+      in_flight_bytes: of image files and pixels that are ahead of the model, in each process.
       decode_threads: images decoded at the same time; None for one a core of the machine that decodes, 8 at most,
         or 32 beside a GPU.
       max_pixels: of an image, at the size at which it is decoded.
@@ -89,6 +90,7 @@ class JobConfig:
     recaption: bool = False
     fetch_threads: int | None = None
     fetch_timeout: float = 60.0
+    batch_timeout: float = 7200.0
     rows_in_memory: int = field(default_factory=lambda: _memory_bytes() // 2 // _BYTES_A_ROW)
     in_flight_bytes: int = 256 * 2**20
     decode_threads: int | None = None
@@ -137,6 +139,8 @@ class JobConfig:
             raise ValueError(f"--worker_price must be dollars an hour, not {self.worker_price}")
         if self.fetch_timeout <= 0:
             raise ValueError(f"--fetch_timeout must be above 0 seconds, not {self.fetch_timeout}")
+        if not self.batch_timeout > 0:  # true for NaN also
+            raise ValueError(f"--batch_timeout must be above 0 seconds, not {self.batch_timeout}")
         if not 0 <= self.max_failure_ratio <= 1:
             raise ValueError(f"--max_failure_ratio must be from 0 to 1, not {self.max_failure_ratio}")
         for scheme in self.allow_schemes:
