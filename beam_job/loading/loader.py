@@ -7,6 +7,7 @@ put ──> [to fetch] ──> fetching ──> [to decode] ──> decoding ─
 from __future__ import annotations
 
 import abc
+import functools
 import os
 import queue
 import threading
@@ -242,7 +243,8 @@ class ThreadLoader(Loader):
             timeout = max(1.0, config.fetch_timeout - seconds)
             limit = None if reserved == config.in_flight_bytes else reserved
             try:
-                fetched = _guarded("fetch", image, lambda: fetch(image, timeout, config.allowed, config.filters, limit))
+                work = functools.partial(fetch, image, timeout, config.allowed, config.filters, limit)
+                fetched = _guarded("fetch", image, work)
             except LargerThanReservedError:
                 self._budget.release(reserved + config.pixel_bytes)
             else:
@@ -253,9 +255,12 @@ class ThreadLoader(Loader):
         raise AssertionError("the last reservation has no limit")
 
     def _reservations(self, image: ImageInput) -> Iterator[int]:
-        """Bytes to reserve for a file, one attempt after the other: the whole budget, for any size, comes last."""
+        """Bytes to reserve for a file, one attempt after the other: the whole budget, for any size, comes last.
+
+        A file of unknown size gets a thread's share at first, so that all threads can fetch at the same time.
+        """
         whole = self._config.in_flight_bytes
-        share = max(1, whole // self._config.fetch_threads)
+        share = max(1, whole // self._config.fetch_threads - self._config.pixel_bytes)
         for size in (share if image.size is None else image.size, _LARGE * share):
             if size < whole:
                 yield size

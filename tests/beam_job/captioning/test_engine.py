@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from beam_job.captioning import batches, open_shard
-from beam_job.captioning.budgets import ByteBudget, FailureBudget
+from beam_job.captioning.budgets import FailureBudget
 from beam_job.captioning.engine import Engine
 from beam_job.captioning.progress_file import ProgressFile
 from beam_job.cli.progress import read_progress
@@ -303,23 +303,3 @@ def test_carried_columns_stay_with_their_images(run: Run, tmp_path: Path) -> Non
     images = [grey(tmp_path, 10), ImageInput("gone.jpg"), grey(tmp_path, 12)]
     run_shards(run, FakeCaptioner(), images)
     assert [(row["caption"], row["place"]) for row in rows(run, 0)] == [("brightness 10", 0), ("brightness 12", 2)]
-
-
-def test_the_byte_budget_waits_for_room_and_lets_a_giant_pass_alone() -> None:
-    budget = ByteBudget(100)
-    budget.acquire(60)
-    passed: list[int] = []
-
-    def acquire(size: int) -> threading.Thread:
-        thread = threading.Thread(target=lambda: (budget.acquire(size), passed.append(size)), daemon=True)
-        thread.start()
-        return thread
-
-    acquire(40).join(timeout=60)
-    giant = acquire(1000)
-    giant.join(timeout=0.2)
-    assert passed == [40]
-    budget.release(60)
-    budget.release(40)
-    giant.join(timeout=60)
-    assert passed == [40, 1000]

@@ -62,7 +62,7 @@ def test_when_to_stop(outcomes: list[Failure | None], max_ratio: float, message:
 
 def test_an_image_that_waits_to_be_decoded_counts_as_fetched() -> None:
     counted = FailureBudget(0.5, inputs=1000)
-    counted.fetched()
+    counted.count_fetched()
     for _ in range(400):
         counted.add(GONE)
 
