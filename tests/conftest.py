@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from model import CaptionerConfig
+from tests.gcs_server import GcsServer, serve_gcs
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
@@ -118,6 +119,19 @@ def bucket(gcs_emulator: str, request: pytest.FixtureRequest):
     yield client.create_bucket(name)
     client.close()
     storage._storage("gs")._client.close()
+    storage._storage.cache_clear()
+
+
+@pytest.fixture
+def gcs_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[GcsServer]:
+    """A server with the bucket `gs://bucket` that honours preconditions and fails on request."""
+    from beam_job import storage
+
+    with serve_gcs("bucket") as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.address)
+        storage._storage.cache_clear()
+        yield server
+        storage.storage_for("gs://bucket").close()  # type: ignore[attr-defined]
     storage._storage.cache_clear()
 
 

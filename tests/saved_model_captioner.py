@@ -1,4 +1,4 @@
-"""A captioner that knows nothing of this project's models: the README's example of `--captioner`."""
+"""A captioner that knows nothing of this project's models, like the README's example of `--captioner`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ class SavedModelCaptioner:
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        self.version = "saved-" + hashlib.sha256(Path(folder, "saved_model.pb").read_bytes()).hexdigest()[:12]
+        checksum = hashlib.sha256()
+        for path in sorted(Path(folder).rglob("*")):  # the graph and the weights
+            if path.is_file():
+                checksum.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+        self.version = "saved-" + checksum.hexdigest()[:12]
 
     def load(self) -> None:
         import tensorflow as tf
