@@ -6,6 +6,18 @@ import sys
 import threading
 
 
+class LargerThanReservedError(Exception):
+    """A file has more bytes than were reserved for it, and no more are free now.
+
+    Attributes:
+      size: bytes that it has, at least.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
+
+
 class ByteBudget:
     """A number of bytes that threads reserve and give back; an image larger than all of it passes alone.
 
@@ -34,6 +46,11 @@ class ByteBudget:
                 self._reserved += size
         return fits
 
+    def reserve(self, size: int) -> Reservation:
+        """Reserves `size` bytes, waiting until they fit, for something whose size may change."""
+        self.acquire(size)
+        return Reservation(self, size)
+
     def release(self, size: int) -> None:
         """Gives `size` bytes back."""
         with self._changed:
@@ -50,3 +67,31 @@ class ByteBudget:
 
     def _fits(self, size: int) -> bool:
         return self._reserved == 0 or self._reserved + size <= self._limit
+
+
+class Reservation:
+    """Bytes reserved for one image; one thread at a time uses it.
+
+    Attributes:
+      size: bytes reserved.
+    """
+
+    def __init__(self, budget: ByteBudget, size: int) -> None:
+        self._budget = budget
+        self.size = size
+
+    def grow_to(self, size: int) -> None:
+        """Reserves `size` bytes in total, without waiting: two files that waited for each other would do so for ever.
+
+        Raises:
+          LargerThanReservedError: they do not fit.
+        """
+        if size > self.size:
+            if not self._budget.try_acquire(size - self.size):
+                raise LargerThanReservedError(size)
+            self.size = size
+
+    def resize(self, size: int) -> None:
+        """Reserves `size` bytes in total, whether they fit or not; 0 gives all back."""
+        self._budget.release(self.size - size)
+        self.size = size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from beam_job.inputs.filters import Filters
@@ -16,13 +17,12 @@ from beam_job.storage import (
     CredentialsError,
     NotAllowedError,
     StorageError,
+    TooLargeError,
     UnknownSchemeError,
     storage_for,
 )
 from model import ImageError
 from model.preprocessing import MissingSupportError, TooManyPixelsError
-
-_TOO_LARGE = "TooLarge"  # name of the error of a file beyond a limit
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class FetchedImage:
     object_version: str
 
 
-class LargerThanReservedError(Exception):
-    """The file has more bytes than were reserved for it; nothing of it is kept."""
-
-
 def fetch(
-    image: ImageInput, timeout: float, allowed: Allowed, filters: Filters, reserved: int | None = None
+    image: ImageInput,
+    timeout: float,
+    allowed: Allowed,
+    filters: Filters,
+    on_size: Callable[[int], None] | None = None,
 ) -> FetchedImage | Failure:
     """Reads the file that `image` names, in the version that was listed where the storage keeps versions.
 
@@ -48,29 +48,18 @@ def fetch(
       timeout: seconds for the image, retries included.
       allowed: what may be read; anything else is a failure.
       filters: their sizes are checked here for images of lists, whose sizes are unknown before.
-      reserved: bytes that the caller has reserved for the file; None for no limit.
+      on_size: called with the bytes that are held, each time that they grow; its errors end the read.
 
     Raises:
       CredentialsError: nobody is logged in, or no longer; that is no failure of this image.
-      LargerThanReservedError: reading stopped at `reserved` bytes, and the filters allow more.
     """
-    limits = [limit for limit in (reserved, filters.max_bytes) if limit is not None]
-    limit = min(limits) if limits else None
     try:
-        data, version = _read(image, timeout, allowed, limit)
+        data, version = _read(image, timeout, allowed, filters.max_bytes, on_size)
     except StorageError as error:
-        if error.cause != _TOO_LARGE or limit is None:
-            return fetch_failure(image, error)
-        if limit != filters.max_bytes:
-            raise LargerThanReservedError from error
-        message = f"the file has more bytes than --max_bytes={filters.max_bytes}"
-        return Failure(image.uri, "fetch", _TOO_LARGE, message, False, image.object_version, retry_when=OPTIONS)
+        if isinstance(error, TooLargeError) and filters.max_bytes is not None:
+            error.args = (f"{error.size:,} bytes are more than --max_bytes={filters.max_bytes}",)
+        return fetch_failure(image, error)
     size = len(data)
-    if reserved is not None and size > reserved:
-        raise LargerThanReservedError
-    if filters.max_bytes is not None and size > filters.max_bytes:
-        message = f"{size:,} bytes are more than --max_bytes={filters.max_bytes}"
-        return Failure(image.uri, "fetch", _TOO_LARGE, message, False, version, retry_when=OPTIONS)
     if filters.min_bytes is not None and size < filters.min_bytes:
         message = f"{size:,} bytes are fewer than --min_bytes={filters.min_bytes}"
         return Failure(image.uri, "fetch", "TooSmall", message, False, version, retry_when=OPTIONS)
@@ -87,13 +76,27 @@ def fetch_failure(image: ImageInput, error: StorageError) -> Failure:
     return Failure(image.uri, stage, error.cause, str(error), False, image.object_version, retry_when=error.retry_when)
 
 
-def _read(image: ImageInput, timeout: float, allowed: Allowed, max_bytes: int | None) -> tuple[bytes, str]:
+def _read(
+    image: ImageInput,
+    timeout: float,
+    allowed: Allowed,
+    max_bytes: int | None,
+    on_size: Callable[[int], None] | None,
+) -> tuple[bytes, str]:
     file = container_of(image.uri)
     storage = storage_for(file, allowed)
     if file != image.uri:
-        return read_member(storage, image, timeout)
+        return read_member(storage, image, timeout, max_bytes)
     check_is_no_tar(storage, image.uri)
-    return storage.read(image.uri, image.object_version, timeout, image.size, image.crc32c)
+    return storage.read(
+        image.uri,
+        image.object_version,
+        timeout,
+        image.size,
+        image.crc32c,
+        max_bytes=max_bytes,
+        on_size=on_size,
+    )
 
 
 def decode(fetched: FetchedImage, pool: DecodePool) -> DecodedImage | Failure:

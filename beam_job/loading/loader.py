@@ -12,20 +12,21 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from beam_job.config import JobConfig
 from beam_job.inputs.filters import Filters
-from beam_job.loading.byte_budget import ByteBudget
+from beam_job.loading.byte_budget import ByteBudget, LargerThanReservedError, Reservation
 from beam_job.loading.decode_pool import DecodePool
-from beam_job.loading.images import FetchedImage, LargerThanReservedError, decode, fetch
+from beam_job.loading.images import FetchedImage, decode, fetch
 from beam_job.records import DecodedImage, Failure, ImageInput
 from beam_job.storage import CONTENT, LATER, Allowed, CredentialsError
 
 T = TypeVar("T")
-_LARGE = 8  # times the bytes that a file of unknown size may have at first
+_UNKNOWN_SIZE = 2**20  # bytes reserved for a file of unknown size, until its size is known
+_GROWTH = 8  # times the bytes reserved before, for a file that had too few
 
 
 @dataclass(frozen=True)
@@ -233,38 +234,35 @@ class ThreadLoader(Loader):
     def _fetch_within_budget(self, image: ImageInput) -> tuple[FetchedImage | Failure, float]:
         """Fetches a file whose bytes are reserved before they are held; returns the seconds that it took, too.
 
-        What is left reserved are the bytes of the file, if there is one, and of the pixels.
+        The bytes of the file, if it was fetched, and of its pixels stay reserved. A file that turns out larger than
+        was reserved, while no more bytes are free, is dropped and fetched again with more room; in the end alone.
         """
-        config, seconds = self._config, 0.0
-        for reserved in self._reservations(image):
-            self._budget.acquire(reserved + config.pixel_bytes)
+        size, seconds = _UNKNOWN_SIZE if image.size is None else image.size, 0.0
+        while True:
+            size = min(size, self._config.in_flight_bytes)
+            reservation = self._budget.reserve(size + self._config.pixel_bytes)
             started = time.monotonic()
-            # A file that is fetched again with more room has what is left of its time.
-            timeout = max(1.0, config.fetch_timeout - seconds)
-            limit = None if reserved == config.in_flight_bytes else reserved
             try:
-                work = functools.partial(fetch, image, timeout, config.allowed, config.filters, limit)
-                fetched = _guarded("fetch", image, work)
-            except LargerThanReservedError:
-                self._budget.release(reserved + config.pixel_bytes)
+                fetched = self._fetch_once(image, reservation, self._config.fetch_timeout - seconds)
+            except LargerThanReservedError as larger:
+                reservation.resize(0)
+                size = max(larger.size, _GROWTH * size)
             else:
-                size = 0 if isinstance(fetched, Failure) else len(fetched.data)
-                self._budget.release(reserved - size)
+                held = 0 if isinstance(fetched, Failure) else len(fetched.data)
+                reservation.resize(held + self._config.pixel_bytes)
                 return fetched, seconds + time.monotonic() - started
             seconds += time.monotonic() - started
-        raise AssertionError("the last reservation has no limit")
 
-    def _reservations(self, image: ImageInput) -> Iterator[int]:
-        """Bytes to reserve for a file, one attempt after the other: the whole budget, for any size, comes last.
+    def _fetch_once(self, image: ImageInput, reservation: Reservation, timeout: float) -> FetchedImage | Failure:
+        config = self._config
 
-        A file of unknown size gets a thread's share at first, so that all threads can fetch at the same time.
-        """
-        whole = self._config.in_flight_bytes
-        share = max(1, whole // self._config.fetch_threads - self._config.pixel_bytes)
-        for size in (share if image.size is None else image.size, _LARGE * share):
-            if size < whole:
-                yield size
-        yield whole
+        def reserve(size: int) -> None:
+            reservation.grow_to(size + config.pixel_bytes)
+
+        has_all = reservation.size >= config.in_flight_bytes  # and so it is alone, whatever its size
+        on_size = None if has_all else reserve
+        work = functools.partial(fetch, image, max(1.0, timeout), config.allowed, config.filters, on_size)
+        return _guarded("fetch", image, work)
 
     def _decode_queued(self) -> None:
         while (task := self._to_decode.get()) is not None and not self._stopped.is_set():

@@ -75,7 +75,10 @@ def test_every_file_of_a_hostile_folder_becomes_one_row(tmp_path: Path, tiny_bun
     assert len(manifest) > 200
     assert captions.keys() | failures.keys() == {row["file"] for row in manifest}
     assert_told_plainly(failures)
-    assert {row["error_type"] for row in failures.values()} == {"ImageError", "TooManyPixelsError"}  # none broke its decoder
+    assert {row["error_type"] for row in failures.values()} == {
+        "ImageError",
+        "TooManyPixelsError",
+    }  # none broke its decoder
     readable = {
         row["file"]
         for row in manifest

@@ -16,9 +16,9 @@ import pytest
 from beam_job.inputs.filters import Filters
 from beam_job.loading.byte_budget import ByteBudget
 from beam_job.loading.decode_pool import DecodePool
-from beam_job.loading.images import FetchedImage, LargerThanReservedError
+from beam_job.loading.images import FetchedImage
 from beam_job.loading.load_worker import GROUP
-from beam_job.loading.loader import LoadConfig, LoadEvent, Loader, ThreadLoader
+from beam_job.loading.loader import LoadConfig, Loader, LoadEvent, ThreadLoader
 from beam_job.loading.process_loader import ProcessLoader
 from beam_job.records import DecodedImage, Failure, ImageInput
 from beam_job.storage import LATER, Allowed, CredentialsError
@@ -255,37 +255,42 @@ def test_a_process_that_does_not_answer_is_replaced(tmp_path: Path, stops: str) 
 
 
 class Gauge:
-    """Stands in for `fetch`: files of so many bytes, of which it counts those held at the same time."""
+    """Stands in for `fetch` and `decode`: counts the bytes of files that are held at the same time."""
 
     def __init__(self, sizes: dict[str, int]) -> None:
         self.sizes = sizes
         self.held = self.most = 0
-        self.limits: list[int | None] = []
         self._lock = threading.Lock()
 
-    def fetch(self, image: ImageInput, timeout: float, allowed: Allowed, filters: Filters, limit: int | None) -> Any:
-        size = self.sizes[image.uri]
-        with self._lock:
-            self.limits.append(limit)
-            self.held += size if limit is None else min(size, limit)
-            self.most = max(self.most, self.held)
-        if limit is not None and size > limit:
-            with self._lock:
-                self.held -= limit
-            raise LargerThanReservedError
-        return FetchedImage(image, bytes(size), "v1")
+    def fetch(self, image: ImageInput, timeout: float, allowed: Allowed, filters: Filters, on_size: Any) -> Any:
+        """A file that grows in four steps, as one that is unpacked does."""
+        held = 0
+        try:
+            for size in [self.sizes[image.uri] * quarter // 4 for quarter in range(1, 5)]:
+                if on_size:
+                    on_size(size)
+                self._hold(size - held)
+                held = size
+        except BaseException:
+            self._hold(-held)
+            raise
+        return FetchedImage(image, bytes(held), "v1")
 
     def decode(self, fetched: FetchedImage, pool: DecodePool) -> Failure:
-        with self._lock:
-            self.held -= len(fetched.data)
+        self._hold(-len(fetched.data))
         return Failure(fetched.input.uri, "decode", "ImageError", "not a picture", False)
+
+    def _hold(self, size: int) -> None:
+        with self._lock:
+            self.held += size
+            self.most = max(self.most, self.held)
 
 
 @pytest.mark.parametrize("known", [pytest.param(True, id="listed sizes"), pytest.param(False, id="unknown sizes")])
 def test_bytes_in_flight_are_bounded_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
     """Whatever a list says of sizes: small files beside each other, one larger than the whole budget alone."""
-    budget = 100_000
-    sizes = {f"{n}.jpg": size for n, size in enumerate([1_000] * 40 + [60_000] * 8 + [3_000_000] * 3 + [10] * 40)}
+    budget, giant = 10_000_000, 30_000_000
+    sizes = {f"{n}.jpg": size for n, size in enumerate([1_000] * 40 + [6_000_000] * 8 + [giant] * 3 + [10] * 40)}
     gauge = Gauge(sizes)
     monkeypatch.setattr("beam_job.loading.loader.fetch", gauge.fetch)
     monkeypatch.setattr("beam_job.loading.loader.decode", gauge.decode)
@@ -293,9 +298,9 @@ def test_bytes_in_flight_are_bounded_as_they_are(tmp_path: Path, monkeypatch: py
     images = [ImageInput(uri, size=size if known else None) for uri, size in sizes.items()]
     drawn = load_all(ThreadLoader(config), images)
     assert drawn.error is None
-    assert {event.file_bytes for event in drawn.done.values()} == set(sizes.values())
     assert len(drawn.done) == len(images)
-    assert gauge.most <= max(3_000_000, budget)
+    assert {event.file_bytes for event in drawn.done.values()} == set(sizes.values())
+    assert gauge.most == giant
     assert gauge.held == 0
 
 
