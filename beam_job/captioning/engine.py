@@ -23,6 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from beam_job.captioning.batch_runner import BatchRunner, FinishedBatch
 from beam_job.captioning.budgets import FailureBudget
+from beam_job.captioning.captioners import CaptionerError
 from beam_job.captioning.input_check import check_roots, has_root
 from beam_job.captioning.open_shard import OpenShard
 from beam_job.captioning.progress_file import ProgressFile
@@ -237,8 +238,8 @@ class Engine:
             shard.done.set_exception(error)
 
 
-def _as_exception(error: BaseException) -> RuntimeError:
+def _as_exception(error: BaseException) -> Exception:
     """An Exception, which Beam's workers report, for a SystemExit or KeyboardInterrupt."""
-    broken = RuntimeError(f"the model's thread broke off: {error!r}")
-    broken.__cause__ = error
-    return broken
+    if isinstance(error, SystemExit):
+        return CaptionerError(f"the captioner called exit({error.code!r}) instead of captioning a batch")
+    return RuntimeError(f"the model's thread was interrupted: {error!r}")
