@@ -20,7 +20,7 @@ class NonFiniteScoreError(ArithmeticError):
     """The score of an image's caption is not a number as it would be stored, so its words mean nothing."""
 
 
-class WrongAnswerError(TypeError):
+class WrongAnswerError(Exception):
     """A captioner's answer is not what `model.ImageCaptioner` promises."""
 
 
@@ -125,23 +125,31 @@ def checked_captions(found: Sequence[Caption], num_captions: int) -> tuple[Capti
         raise WrongAnswerError(f"the captioner answered {found!r:.80}, not one model.Caption or several")
     if len(found) < num_captions:
         raise WrongAnswerError(f"the captioner answered {len(found)} captions, not --num_captions={num_captions}")
-    return tuple(_checked(caption) for caption in found[:num_captions])
+    captions = []
+    for caption in found[:num_captions]:
+        try:
+            captions.append(Caption(_checked_text(caption.text), float(caption.score)))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise WrongAnswerError(f"the captioner answered {found!r:.80}, which is no text with a score") from error
+    for caption in captions:
+        _check_score(caption.score)
+    return tuple(captions)
 
 
-def _checked(caption: Caption) -> Caption:
-    try:
-        text = str.replace(caption.text, "\0", " ")
-        text.encode()  # raises for lone surrogates
-        score = float(caption.score)
-    except (TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise WrongAnswerError(f"the captioner answered {caption!r:.80}, which is no text with a score") from error
-    if not text.strip():
-        raise WrongAnswerError(f"the captioner answered {caption!r:.80}, a caption without words")
+def _checked_text(text: str) -> str:
+    """The text as it is stored. Raises TypeError or ValueError for anything that is no text."""
+    stored = str.replace(text, "\0", " ")
+    stored.encode()  # raises for lone surrogates
+    if not stored.strip():
+        raise WrongAnswerError(f"the captioner answered {text!r:.80}, a caption without words")
+    return stored
+
+
+def _check_score(score: float) -> None:
     with np.errstate(over="ignore"):
         is_finite = bool(np.isfinite(np.float32(score)))
     if not is_finite:
         raise NonFiniteScoreError(f"the score of its caption is {score}, so the caption means nothing")
-    return Caption(text, score)
 
 
 def _failure(image: DecodedImage, error: Exception) -> Failure:

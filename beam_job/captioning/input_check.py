@@ -55,10 +55,10 @@ def _check_folder(folder: str) -> None:
     try:
         with os.scandir(folder) as entries:
             if next(entries, None) is None:
-                raise InputGoneError(f"no image could be read, and the folder {folder} is empty; is its disk mounted?")
+                raise _gone(f"the folder {folder} is empty (is its disk mounted?)")
     except OSError as error:
         reason = error.strerror or str(error)
-        raise InputGoneError(f"no image could be read, and neither could the folder {folder}: {reason}") from error
+        raise _gone(f"the folder {folder} cannot be read either: {reason}") from error
 
 
 def _check_bucket(bucket: str) -> None:
@@ -68,6 +68,12 @@ def _check_bucket(bucket: str) -> None:
     except StorageError as error:
         if error.retry_when == OPTIONS:  # whoever may read objects need not be allowed to list them
             return
-        raise InputGoneError(f"no image could be read, and neither could {name}: {error}") from error
+        raise _gone(f"{name} cannot be read either: {error}") from error
     if not found:
-        raise InputGoneError(f"no image could be read, and {name} is empty")
+        raise _gone(f"{name} is empty")
+
+
+def _gone(what: str) -> InputGoneError:
+    return InputGoneError(
+        f"not one image of a shard could be read, and {what}; fix that, or ignore failures with --max_failure_ratio=1"
+    )

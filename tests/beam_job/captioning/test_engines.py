@@ -16,7 +16,6 @@ from beam_job.captioning.caption_shards import CaptionShards
 from beam_job.captioning.engines import ENGINES
 from beam_job.config import JobConfig
 from beam_job.output.sink import committed_shards
-from beam_job.planning.plan import Plan
 from beam_job.planning.run import Run
 from beam_job.storage import StorageError
 from tests.beam_job.planning.test_retries import work
