@@ -82,6 +82,14 @@ class ImageError(ValueError):
     """These bytes are not a picture that can be captioned; the message says why, in one line."""
 
 
+class TooManyPixelsError(ImageError):
+    """The picture is larger than `max_pixels`."""
+
+
+class MissingSupportError(ImageError):
+    """The format needs a package that is not installed here."""
+
+
 @dataclass(frozen=True)
 class LoadedImage:
     """A decoded image, scaled to the captioner's input size.
@@ -113,7 +121,9 @@ def load_image(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> LoadedIm
         JPEGs are, the reduced size counts.
 
     Raises:
-      ImageError: for anything that is not a whole picture of an allowed format within `max_pixels`.
+      ImageError: for anything that is not a whole picture of an allowed format.
+      TooManyPixelsError: for a picture beyond `max_pixels`.
+      MissingSupportError: for a format that needs a package which is not installed.
       MemoryError: there is too little of it.
     """
     kind = format_of(data)
@@ -126,8 +136,8 @@ def load_image(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> LoadedIm
     except (ImageError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{_pixels_named(error)} are more than the limit of {max_pixels:,}") from error
-    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, IndexError, ... for damaged files
+        raise TooManyPixelsError(f"{_pixels_named(error)} are more than the limit of {max_pixels:,}") from error
+    except Exception as error:  # Decoders raise OSError, SyntaxError, struct.error, IndexError, ... on damaged files.
         raise ImageError(f"this {kind} cannot be decoded: {_reason(error)}") from error
 
 
@@ -160,7 +170,7 @@ def _open(data: bytes, kind: str) -> Image.Image:
         try:
             from pillow_heif import HeifImageFile
         except ImportError as error:
-            raise ImageError("a HEIC image needs pillow-heif: pip install 'caption-images[heic]'") from error
+            raise MissingSupportError("a HEIC image needs pillow-heif: pip install 'caption-images[heic]'") from error
         return HeifImageFile(io.BytesIO(data))
     factory = Image.OPEN[kind][0]
     return factory(io.BytesIO(data), "")
@@ -174,7 +184,7 @@ def _load(image: Image.Image, size: int, max_pixels: int, data: bytes) -> Loaded
     header = read_jpeg_header(data)
     held = image.size if header and is_one_pass(data, header) else (width, height)
     if held[0] * held[1] > max_pixels:
-        raise ImageError(f"{width} x {height} pixels are more than the limit of {max_pixels:,}")
+        raise TooManyPixelsError(f"{width} x {height} pixels are more than the limit of {max_pixels:,}")
     _check_tiles(image)
     image.load()
     if image.getexif().get(ExifTags.Base.Orientation) in _ROTATED_BY_90:

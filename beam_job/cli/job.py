@@ -17,9 +17,11 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
+from beam_job.captioning.batch_runner import BatchTimeoutError
 from beam_job.captioning.budgets import FailureBudgetError
-from beam_job.captioning.caption_shards import stop_engines
 from beam_job.captioning.captioners import CaptionerError, model_version
+from beam_job.captioning.engines import ENGINES
+from beam_job.captioning.input_check import InputGoneError
 from beam_job.cli.options import option_names
 from beam_job.cli.progress import NOTHING, Counts, ProgressPrinter
 from beam_job.cli.quiet import quiet_stderr
@@ -53,7 +55,16 @@ from model.engine_choice import EngineError, check_engine
 
 T = TypeVar("T")
 _LAST_BATCH_S = 5.0  # for the batch under way when a signal comes
-_TOLD_IN_FULL = (FailureBudgetError, CredentialsError, StorageError, BundleError, CaptionerError, EngineError)
+_TOLD_IN_FULL = (
+    FailureBudgetError,
+    InputGoneError,
+    BatchTimeoutError,
+    CredentialsError,
+    StorageError,
+    BundleError,
+    CaptionerError,
+    EngineError,
+)
 
 
 class JobError(RuntimeError):
@@ -225,7 +236,7 @@ def _stopped_halfway(options: PipelineOptions, prepared: PlannedRun) -> Iterator
     try:
         yield
     except Stopped as stopped:
-        stop_engines(_LAST_BATCH_S)
+        ENGINES.stop(_LAST_BATCH_S)
         end_workers()
         written = len(committed_shards(prepared.run))
         stopped.standing = f"{written:,} of {counted(prepared.plan.shards, 'shard')} are written"
