@@ -14,7 +14,7 @@ from beam_job.config import JobConfig
 from beam_job.output.conclude import conclude
 from beam_job.output.metrics import RunMetrics
 from beam_job.planning.plan import Plan
-from beam_job.planning.prepare import Prepared
+from beam_job.planning.prepare import PlannedRun
 from beam_job.planning.run import Run
 
 
@@ -30,7 +30,7 @@ class Unattended:
       started: of the launching process, in seconds since 1970.
     """
 
-    prepared: Prepared
+    prepared: PlannedRun
     model_version: str
     started: float
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from beam_job.config import JobConfig
 from beam_job.output.sink import caption_table, commit_shard
 from beam_job.planning.plan import Shard
-from beam_job.planning.run import Run, RunNote
+from beam_job.planning.run import Run, RunManifest
 from beam_job.records import CaptionedImage, Failure, ImageInput
 from model import Caption, Decoding
 
@@ -36,8 +36,10 @@ def add_run(
     ]
     config = JobConfig(inputs=("/photos",), output=output, decoding=decoding or Decoding())
     images = len(rows) + len(failures)
-    manifest = RunNote("model-1", dataclasses.asdict(config.decoding), config.request, images, int(images > 0), skipped)
-    run.storage.write(run.note, manifest.to_json())
+    manifest = RunManifest(
+        "model-1", dataclasses.asdict(config.decoding), config.request, images, int(images > 0), skipped
+    )
+    run.storage.write(run.manifest, manifest.to_json())
     if images:
         columns = pa.table(dict(carried or {}))
         shard = Shard([ImageInput(row.uri) for row in [*rows, *failures]], columns)

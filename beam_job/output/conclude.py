@@ -8,10 +8,12 @@ from beam_job.config import JobConfig
 from beam_job.output.metrics import RunMetrics
 from beam_job.output.page import write_page
 from beam_job.output.summary import Summary, summarize
-from beam_job.planning.prepare import Prepared
+from beam_job.planning.prepare import PlannedRun
 
 
-def conclude(config: JobConfig, prepared: Prepared, seconds: float, metrics: RunMetrics, model_version: str) -> Summary:
+def conclude(
+    config: JobConfig, prepared: PlannedRun, seconds: float, metrics: RunMetrics, model_version: str
+) -> Summary:
     """Writes the review page, `summary.json`, and the success marker unless too many images failed.
 
     The arguments are those of `summarize`. A repeated call writes the same files but for the times.

@@ -14,7 +14,7 @@ from beam_job.output.formats import FORMAT
 from beam_job.output.metrics import RanWith, RunMetrics
 from beam_job.output.sink import ShardCounts, read_counts
 from beam_job.output.stage_clock import WAITED_FOR
-from beam_job.planning.prepare import Prepared
+from beam_job.planning.prepare import PlannedRun
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class RowCountError(RuntimeError):
 
 def summarize(
     config: JobConfig,
-    prepared: Prepared,
+    prepared: PlannedRun,
     seconds: float,
     metrics: RunMetrics,
     model_version: str,
@@ -143,9 +143,9 @@ def summarize(
     )
 
 
-def _rate(prepared: Prepared, metrics: RunMetrics, seconds: float) -> float | None:
+def _rate(prepared: PlannedRun, metrics: RunMetrics, seconds: float) -> float | None:
     """Images a second of this attempt: of a resumed run, earlier attempts did the others."""
-    images = metrics.images if prepared.continued else prepared.plan.inputs
+    images = metrics.images if prepared.resumed else prepared.plan.inputs
     return round(images / seconds, 2) if images and seconds > 0 else None
 
 

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from beam_job.config import JobConfig
-from beam_job.output.formats import DAMAGED
-from beam_job.planning.run import Run, RunNote, read_note
-from beam_job.storage import StorageError, join, storage_for
-
-_THREADS = 16
-_UNUSABLE = (DAMAGED, StorageError.__name__)  # causes of errors in what a file holds, not in reading it
+from beam_job.planning.run import Run, RunManifest, read_runs
+from beam_job.storage import StorageError
 
 
 @dataclass(frozen=True)
@@ -24,7 +19,7 @@ class ReadableRuns:
       left_out: a line for each run whose manifest cannot be read.
     """
 
-    manifests: Mapping[Run, RunNote]
+    manifests: Mapping[Run, RunManifest]
     left_out: tuple[str, ...]
 
 
@@ -32,28 +27,14 @@ def read_readable_runs(output: str) -> ReadableRuns:
     """Reads all manifests of an output.
 
     Raises:
-      StorageError: the output cannot be listed, or a manifest is out of reach.
+      StorageError: the output cannot be listed, a manifest is out of reach, or a newer version wrote it.
     """
-
-    def read(run: Run) -> RunNote | StorageError:
-        try:
-            return read_note(run)
-        except StorageError as error:
-            if error.cause not in _UNUSABLE:
-                raise
-            return error
-
-    files = sorted(stored.uri for stored in storage_for(output).list(join(output, "runs")))
-    runs = [Run(output, uri.split("/")[-2]) for uri in files if uri.endswith("/run.json")]
-    with ThreadPoolExecutor(_THREADS) as threads:
-        found = dict(zip(runs, threads.map(read, runs), strict=True))
-    return ReadableRuns(
-        {run: manifest for run, manifest in found.items() if not isinstance(manifest, StorageError)},
-        tuple(str(error) for error in found.values() if isinstance(error, StorageError)),
-    )
+    left_out: list[str] = []
+    manifests = read_runs(output, on_damaged=lambda error: left_out.append(str(error)))
+    return ReadableRuns(manifests, tuple(left_out))
 
 
-def config_of(run: Run, manifest: RunNote) -> JobConfig:
+def config_of(run: Run, manifest: RunManifest) -> JobConfig:
     """The configuration that a run's manifest records.
 
     Raises:
@@ -63,5 +44,5 @@ def config_of(run: Run, manifest: RunNote) -> JobConfig:
         return JobConfig.from_request(manifest.request, run.output)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StorageError(
-            f"{run.note} is damaged (request: {error!r}); remove the folder {run.folder} to forget the run"
+            f"{run.manifest} is damaged (request: {error!r}); remove the folder {run.folder} to forget the run"
         ) from error

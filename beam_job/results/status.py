@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 
 from beam_job.inputs.listing import InputError
 from beam_job.output.formats import check_format
-from beam_job.planning.prepare import list_request, todo_of
-from beam_job.planning.run import Run, RunNote
+from beam_job.planning.prepare import count_new, list_inputs
+from beam_job.planning.run import Run, RunManifest
 from beam_job.results.arguments import CommandParser, refuse_wrong_usage, report_left_out
 from beam_job.results.latest_rows import LatestRows, read_latest_rows, read_rows
 from beam_job.results.readable_runs import config_of, read_readable_runs
@@ -76,7 +76,7 @@ def read_status(output: str, list_inputs: bool = True) -> Status:
     return Status("\n".join(lines), tuple(left_out))
 
 
-def _format_run(run: Run, manifest: RunNote) -> str:
+def _format_run(run: Run, manifest: RunManifest) -> str:
     """A run's line. Raises StorageError where its summary is damaged."""
     if not manifest.inputs:
         return f"{run.run_id}  nothing to do, {manifest.skipped:,} already done, model {manifest.model}"
@@ -113,22 +113,21 @@ def _count_reasons(latest: LatestRows) -> Counter[str]:
     return reasons
 
 
-def _next_run(run: Run, manifest: RunNote) -> str:
+def _next_run(run: Run, manifest: RunManifest) -> str:
     if manifest.inputs and not run.storage.exists(run.summary):
         return f"would resume {run.run_id}"
     try:
         config = config_of(run, manifest)
         if any(public_name(given) != given for given in config.inputs):
             return "unknown, since signed URLs are not stored"
-        listed = list_request(config).table()
-        todo = todo_of(config, manifest, listed).num_rows
+        new = count_new(config, manifest, list_inputs(config))
     except InputError as error:
         return f"would be refused: {error}"
     except (StorageError, pa.ArrowException) as error:
         return f"unknown: {error}"
     if config.recaption:
-        return f"would caption {counted(todo, 'image')} again (--recaption)"
-    return f"would caption {counted(todo, 'image')} and skip {listed.num_rows - todo:,} already done"
+        return f"would caption {counted(new.images, 'image')} again (--recaption)"
+    return f"would caption {counted(new.images, 'image')} and skip {new.skipped:,} already done"
 
 
 @refuse_wrong_usage

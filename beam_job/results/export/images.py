@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from beam_job.inputs.filters import Filters
 from beam_job.inputs.tars import container_of
-from beam_job.loading.images import fetch, unread
+from beam_job.loading.images import fetch, fetch_failure
 from beam_job.records import Failure, ImageInput
 from beam_job.results.export.left_out import LeftOut
 from beam_job.results.export.names import SIGNATURE_BYTES, suffix_of
@@ -110,7 +110,7 @@ def _link(image: ImageInput, allowed: Allowed) -> FetchedImage | Failure:
             head = file.read(SIGNATURE_BYTES)
         return _changed(image, storage.stat(image.uri).version) or FetchedImage(suffix_of(head), None, path)
     except StorageError as error:
-        return unread(image, error)
+        return fetch_failure(image, error)
 
 
 def _changed(image: ImageInput, version: str) -> Failure | None:

@@ -85,7 +85,7 @@ def test_the_rate_of_a_resumed_run_is_that_of_its_last_attempt(tmp_path: Path) -
     metrics = read_metrics(run_pipeline(config, run, plan))
 
     def rate(metrics: RunMetrics, again: bool = True) -> float | None:
-        return summarize(config, Prepared(run, plan, 0, again), 2.0, metrics, "fake-1").images_per_second
+        return summarize(config, PlannedRun(run, plan, 0, again), 2.0, metrics, "fake-1").images_per_second
 
     assert metrics.images == 4
     assert rate(metrics) == 2.0

@@ -13,7 +13,7 @@ import pytest
 
 from beam_job.inputs.lists import LISTING_FIELDS
 from beam_job.output.sink import ShardReport, caption_table, commit_shard, publish_failures, read_report
-from beam_job.planning.plan import Plan, PlanReader, Shard, first_of_each_uri, write_plan
+from beam_job.planning.plan import Plan, PlanReader, Shard, write_plan
 from beam_job.planning.run import Run
 from beam_job.records import CaptionedImage, Failure, ImageInput
 from model import Caption
@@ -76,11 +76,6 @@ def test_a_long_plan_has_several_files(run: Run) -> None:
         ["99.jpg"],
         ["100.jpg"],
     ]
-
-
-def test_the_first_of_each_uri_stays_in_its_place() -> None:
-    table = listing("b", "a", "b", "c", "a", n=[0, 1, 2, 3, 4])
-    assert first_of_each_uri(table).select(["uri", "n"]).to_pydict() == {"uri": ["b", "a", "c"], "n": [0, 1, 3]}
 
 
 def test_runs_have_names_of_their_own_that_sort_by_age(tmp_path: Path) -> None:

@@ -71,5 +71,5 @@ def test_a_failure_takes_the_place_of_a_caption_of_other_content_only(output: st
 def test_without_any_manifest_the_newest_counts(output: str) -> None:
     for hour, decoding in ((1, GREEDY), (2, BEAM)):
         run = add_run(output, hour, {"a": f"caption {hour}"}, decoding=decoding)
-        run.storage.delete(run.note)
+        run.storage.delete(run.manifest)
     assert current(output) == {"a": "caption 2"}

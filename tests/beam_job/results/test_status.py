@@ -28,9 +28,9 @@ def output(tmp_path: Path) -> str:
         stat = (photos / name).stat()
         versions[name] = f"{stat.st_size}-{stat.st_mtime_ns}"
     run = add_run(f"{tmp_path}/out", 1, {f"{photos}/a.jpg": "a dog"}, version=versions["a.jpg"])
-    manifest = json.loads(run.storage.read(run.note)[0])
+    manifest = json.loads(run.storage.read(run.manifest)[0])
     manifest["request"]["inputs"] = [str(photos)]
-    run.storage.write(run.note, json.dumps(manifest).encode())
+    run.storage.write(run.manifest, json.dumps(manifest).encode())
     summary = {"captions": 1, "failures": 0, "images_per_second": None}
     run.storage.write(run.summary, json.dumps(summary).encode())
     return f"{tmp_path}/out"
