@@ -16,7 +16,7 @@ from beam_job.output.metrics import RunMetrics, counters, read_metrics
 from beam_job.output.summary import summarize
 from beam_job.pipeline import Unattended, build_pipeline
 from beam_job.planning.plan import Plan
-from beam_job.planning.prepare import Prepared
+from beam_job.planning.prepare import PlannedRun
 from beam_job.planning.run import Run
 from beam_job.records import METRIC_NAMESPACE
 from tests.fakes import FakeCaptioner
@@ -96,7 +96,7 @@ def test_the_rate_of_a_resumed_run_is_that_of_its_last_attempt(tmp_path: Path) -
 
 def run_unattended(config: JobConfig, run: Run, plan: Plan) -> dict[str, Any]:
     """The summary that the graph has written."""
-    unattended = Unattended(Prepared(run, plan, 5, continued=False), "fake-1", started=time.time() - 60)
+    unattended = Unattended(PlannedRun(run, plan, 5, resumed=False), "fake-1", started=time.time() - 60)
     pipeline = beam.Pipeline(runner="FnApiRunner")
     build_pipeline(pipeline, config, run, plan, None, unattended)
     pipeline.run().wait_until_finish()
