@@ -8,13 +8,13 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from beam_job.planning.damage import DAMAGED, is_damaged
 from beam_job.storage import StorageError
 from beam_job.storage.parquet import read_parquet
 
 FORMAT = 1
 _KEY = b"caption_images.format"
 PARQUET_FORMAT = {_KEY: str(FORMAT).encode()}  # key-value metadata of a Parquet file
-DAMAGED = "DamagedFile"  # StorageError.cause of a file that was read, and holds something else than the job writes
 _REDO = "remove it, and the next run captions its images again"
 
 
@@ -24,7 +24,7 @@ class NewerFormatError(StorageError):
 
 def is_unusable(error: StorageError) -> bool:
     """Whether a file was read but is damaged or of a newer version, rather than out of reach for now."""
-    return isinstance(error, NewerFormatError) or error.cause == DAMAGED
+    return isinstance(error, NewerFormatError) or is_damaged(error)
 
 
 def check_format(name: str, found: object) -> None:
