@@ -123,6 +123,20 @@ def test_the_newest_wins_and_can_be_taken_back(desk: Desk) -> None:
     assert len(desk.kept()) == 3
 
 
+def test_a_return_to_earlier_options_returns_to_their_captions(desk: Desk, capfd: pytest.CaptureFixture[str]) -> None:
+    """The job has nothing to caption, and the snapshot is of the options that it was started with."""
+    first = {row["run"] for row in desk.snapshot().values()}
+    desk.run("--num_captions=2")
+    assert {len(row["captions"]) for row in desk.snapshot().values()} == {2}
+    desk.run()
+    assert "nothing to do" in capfd.readouterr().err
+    assert {row["run"] for row in desk.snapshot().values()} == first
+    assert main(["status", f"--output={desk.output}"]) == 0
+    out = capfd.readouterr().out
+    assert "nothing to do, 3 already done" in out
+    assert "would caption 0 images and skip 3 already done" in out
+
+
 def test_what_was_said_before_another_word_counts_again(desk: Desk, capfd: pytest.CaptureFixture[str]) -> None:
     """A, B, A: the third is news, though its file is the first one's."""
     first, second = desk.line("a.png", caption="first"), desk.line("a.png", caption="second")
