@@ -113,6 +113,7 @@ class GoogleCloudStorage:
         """
         part = None if offset is None or size is None else Part(offset, size)
         meter = ByteMeter(uri, max_bytes, on_size)
+        meter.version = version
         return self._retrying(lambda deadline: self._read(uri, version, deadline, size, crc32c, part, meter), timeout)
 
     def open(self, uri: str) -> BinaryIO:
