@@ -308,7 +308,7 @@ def _shards(given: str) -> Iterator[str]:
     names = manifest.get("report_shards_file_names") if isinstance(manifest, dict) else None
     if not isinstance(names, list) or not all(str(name).lower().endswith((".csv", ".parquet")) for name in names):
         raise ListError(f"{given}: report_shards_file_names must list CSV or Parquet files, not {names!r}")
-    folder, slash, _ = local_path(given).rpartition("/")
     # As a path, since in file:// an escaped slash in a shard's name would lead to another folder.
+    folder, slash, _ = local_path(given).rpartition("/")
     for name in names:
         yield folder + slash + str(name).rpartition("/")[2]

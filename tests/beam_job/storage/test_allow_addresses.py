@@ -33,7 +33,7 @@ DATA = b"photograph"
     ],
 )
 def test_addresses_that_are_not_public(address: str) -> None:
-    with pytest.raises(NotAllowedError, match="not a public one; add --allow_private_addresses"):
+    with pytest.raises(NotAllowedError, match="which is not public; add --allow_private_addresses"):
         check_addresses("host", [PUBLIC, address])
 
 
