@@ -48,8 +48,8 @@ def fetch(image: ImageInput, timeout: float, allowed: Allowed, filters: Filters)
     except StorageError as error:
         if isinstance(error, TooLargeError) and filters.max_bytes is not None:
             message = f"{error.size:,} bytes are more than --max_bytes={filters.max_bytes}"
-            version = error.version or image.object_version
-            return Failure(image.uri, "fetch", error.cause, message, False, version, retry_when=error.retry_when)
+            met = error.version or image.object_version
+            return Failure(image.uri, "fetch", error.cause, message, False, met, retry_when=error.retry_when)
         return unread(image, error)
     size = len(data)
     if filters.min_bytes is not None and size < filters.min_bytes:

@@ -118,7 +118,7 @@ def test_a_bucket_of_another_project(
     storage._storage.cache_clear()
     said = capfd.readouterr().err
     assert "me@example.com does not have storage.objects.list access" in said
-    assert_tells(said, "grant this right to the account, or log in as another with `gcloud auth")
+    assert_tells(said, "grant this permission to the account, or log in as another with `gcloud auth")
     assert not (desk / "out").exists()
 
 
