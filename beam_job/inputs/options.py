@@ -1,4 +1,4 @@
-"""Options that say what may be read, shared by the job and `export`."""
+"""The `--allow_...` options, shared by the job and `export`."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ import argparse
 
 
 def add_allowed_options(group: argparse._ArgumentGroup) -> None:
-    """What a list may name; `export` reads images too."""
+    """Adds the options for what a list may name."""
     group.add_argument(
         "--allow_schemes",
         action=CommaSeparated,
         default=(),
         metavar="NAMES",
-        help="such as http,https (without it, those of the inputs)",
+        help="schemes that lists may name, such as http,https (default: those of the inputs)",
     )
     group.add_argument(
         "--allow_root",
         action=Repeated,
         default=(),
         metavar="FOLDER",
-        help="local files below this one, which links do not lead out of (without it, below the list's own folder, or "
-        "the folder or glob given); may be given several times",
+        help="read local files below this folder; links that lead out of it are not followed (default: the list's own "
+        "folder, or the folder or glob given); may be repeated",
     )
     group.add_argument(
         "--allow_buckets",
         action=CommaSeparated,
         default=(),
         metavar="NAMES",
-        help="such as gs://photos (without it, the bucket that the list lies in)",
+        help="buckets that lists may name, such as gs://photos (default: the bucket of the list)",
     )
     group.add_argument(
         "--allow_private_addresses",
         action="store_true",
-        help="web servers of this machine and of private networks, as in an intranet",
+        help="read from web servers of this machine and of private networks, such as an intranet",
     )
 
 
 class Repeated(argparse.Action):
-    """`--name=a --name=b`: a tuple of all."""
+    """Collects `--name=a --name=b` in a tuple."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, option: object = None
@@ -46,7 +46,7 @@ class Repeated(argparse.Action):
 
 
 class CommaSeparated(argparse.Action):
-    """`--name=a,b`, and repeated: a tuple of all."""
+    """Collects `--name=a,b`, which may be repeated, in a tuple."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, option: object = None

@@ -53,11 +53,13 @@ class TooLargeError(StorageError):
 
     Attributes:
       size: bytes of the file, or as many as came before the read was stopped.
+      version: of the file, where it is known.
     """
 
-    def __init__(self, name: str, size: int, limit: int) -> None:
+    def __init__(self, name: str, size: int, limit: int, version: str | None = None) -> None:
         super().__init__(f"{name}: {size:,} bytes are more than {limit:,}", "TooLarge", retry_when=OPTIONS)
         self.size = size
+        self.version = version
 
 
 class UnknownSchemeError(StorageError):
@@ -166,11 +168,16 @@ class ByteMeter:
       name: of the file, for the error.
       max_bytes: the limit; `MAX_BYTES` if None.
       on_size: see `Storage.read`.
+
+    Attributes:
+      limit: bytes.
+      version: of the file, for the error; set once it is known.
     """
 
     def __init__(self, name: str, max_bytes: int | None = None, on_size: Callable[[int], None] | None = None) -> None:
         self._name = name
         self.limit = MAX_BYTES if max_bytes is None else min(max_bytes, MAX_BYTES)
+        self.version: str | None = None
         self._on_size = on_size
         self._largest = 0
 
@@ -181,7 +188,7 @@ class ByteMeter:
           TooLargeError: `size` is above the limit.
         """
         if size > self.limit:
-            raise TooLargeError(self._name, size, self.limit)
+            raise TooLargeError(self._name, size, self.limit, self.version)
         if size + held > self._largest:
             self._largest = size + held
             if self._on_size is not None:

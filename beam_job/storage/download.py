@@ -171,6 +171,11 @@ def decoded(downloaded: Downloaded, meter: ByteMeter, name: str) -> bytes:
     return b"".join(pieces)
 
 
+def version_in(headers: Mapping[str, str]) -> str:
+    """The version that a web server gives a file; "" if it gives none."""
+    return headers.get("ETag") or headers.get("Last-Modified") or ""
+
+
 @contextlib.contextmanager
 def _opened(
     session: requests.Session,
@@ -223,8 +228,9 @@ def _sent(
 def _chunks(response: requests.Response, deadline: Deadline, meter: ByteMeter | None, name: str) -> Iterator[bytes]:
     announced = response.headers.get("Content-Length", "")
     expected = int(announced) if announced.isdecimal() else None
-    if meter is not None and expected is not None:
-        meter.check(expected)
+    if meter is not None:
+        meter.version = meter.version or version_in(response.headers) or None
+        meter.check(expected or 0)
     received = 0
     while chunk := response.raw.read1(_CHUNK, decode_content=False):
         received += len(chunk)

@@ -140,6 +140,7 @@ class FsspecStorage(ReadOnly):
             info = self._wait(self._fs._info, path, deadline) if self._fs.async_impl else self._fs.info(path)
             stored = _stored(uri, info)
             size = stored.size if start is None or end is None else end - start
+            meter.version = stored.version
             meter.check(size)
             if self._fs.async_impl:
                 data = self._wait(functools.partial(self._fs._cat_file, start=start, end=end), path, deadline)

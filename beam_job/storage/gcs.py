@@ -25,7 +25,8 @@ from beam_job.storage.base import (
 from beam_job.storage.checksum import check, check_file, crc32c_in, crc32c_of
 from beam_job.storage.connections import keep_deadline, prepared
 from beam_job.storage.download import Downloaded, Part, decoded, download, download_to
-from beam_job.storage.responses import DownloadError, is_transient, retry_when_of
+from beam_job.storage.gcs_errors import LOG_IN, NO_PERMISSION, gcs_errors
+from beam_job.storage.responses import DownloadError
 from beam_job.storage.retry import Deadline, Retrying, retrying
 
 if TYPE_CHECKING:
@@ -40,9 +41,6 @@ _BYTES_PER_SECOND = 1 << 20
 _AS_STORED = {"Accept-Encoding": "gzip"}  # without it, Google decompresses objects that are stored compressed
 _FIELDS = "items(name,generation,size,crc32c),nextPageToken"
 _WILDCARD = re.compile(r"[*?\[{\\]")  # special characters in Google's globs
-_LOG_IN = "log in with `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
-_NO_PERMISSION = "grant this permission to the account, or " + _LOG_IN.replace("log in", "log in as another", 1)
-_REQUEST = re.compile(r"[A-Z]+ https?://\S+: ")  # the client puts this before Google's own message
 
 
 class GoogleCloudStorage:
@@ -63,7 +61,7 @@ class GoogleCloudStorage:
                 try:
                     client = gcs.Client()
                 except OSError as error:  # no project was found; the message says where to set it
-                    raise CredentialsError(f"gs://: {error}; {_LOG_IN}", type(error).__name__) from error
+                    raise CredentialsError(f"gs://: {error}; {LOG_IN}", type(error).__name__) from error
                 prepared(client._http)
                 self._made = client
             return self._made
@@ -113,6 +111,7 @@ class GoogleCloudStorage:
         """
         part = None if offset is None or size is None else Part(offset, size)
         meter = ByteMeter(uri, max_bytes, on_size)
+        meter.version = version
         return self._retrying(lambda deadline: self._read(uri, version, deadline, size, crc32c, part, meter), timeout)
 
     def open(self, uri: str) -> BinaryIO:
@@ -207,7 +206,7 @@ class GoogleCloudStorage:
         """
 
         def within(deadline: Deadline) -> T:
-            with _gcs_errors(uri), keep_deadline(deadline):
+            with gcs_errors(uri), keep_deadline(deadline):
                 return attempt({"timeout": max(deadline.left(), 0.001), "retry": None})
 
         return self._retrying(within, _seconds_for(size))
@@ -217,7 +216,7 @@ class GoogleCloudStorage:
         from google.cloud.storage.retry import DEFAULT_RETRY
 
         options = {"fields": _FIELDS, "retry": DEFAULT_RETRY.with_timeout(CALL_S), "timeout": CALL_S}
-        with _gcs_errors(uri):
+        with gcs_errors(uri):
             for page in self._client.list_blobs(bucket, prefix=prefix, match_glob=match_glob, **options).pages:
                 # Plain dictionaries: making the client's objects would take longer than the listing itself.
                 for item in page.raw_page.get("items", ()):
@@ -272,7 +271,7 @@ class GoogleCloudStorage:
     def _copy(self, stored: StoredObject, deadline: Deadline) -> tuple[BinaryIO, bool]:
         """A temporary file with the object's bytes as stored, and whether they are compressed with gzip."""
         url = _media_url(self._client.api_endpoint, stored.uri, stored.version)
-        with contextlib.ExitStack() as undo, _gcs_errors(stored.uri):
+        with contextlib.ExitStack() as undo, gcs_errors(stored.uri):
             file: BinaryIO = undo.enter_context(tempfile.TemporaryFile())
             headers = download_to(file, self._client._http, url, _AS_STORED, deadline, name=stored.uri)
             check_file(file, stored.size, stored.crc32c, name=stored.uri)
@@ -283,7 +282,7 @@ class GoogleCloudStorage:
     def _download(
         self, uri: str, version: str | None, deadline: Deadline, part: Part | None, meter: ByteMeter
     ) -> Downloaded:
-        with _gcs_errors(uri):
+        with gcs_errors(uri):
             client = self._client
             url = _media_url(client.api_endpoint, uri, version)
             try:
@@ -292,13 +291,13 @@ class GoogleCloudStorage:
                 gone = f"generation {version} was replaced or deleted" if version and error.status == 404 else ""
                 error.args = (": ".join(filter(None, (str(error), error.detail, gone))),)
                 if error.status == 403:
-                    error.args = (f"{str(error).rstrip('.')}; {_NO_PERMISSION}",)
+                    error.args = (f"{str(error).rstrip('.')}; {NO_PERMISSION}",)
                 if error.status == 401:
-                    raise CredentialsError(f"{error}; {_LOG_IN}", error.cause) from error
+                    raise CredentialsError(f"{error}; {LOG_IN}", error.cause) from error
                 raise
 
     def _generation_of(self, uri: str, data: bytes | None, deadline: Deadline) -> str:
-        with _gcs_errors(uri), keep_deadline(deadline):
+        with gcs_errors(uri), keep_deadline(deadline):
             stored = self._stat(uri, {"timeout": max(deadline.left(), 0.001), "retry": None})
         if data is not None:
             check(data, stored.size, stored.crc32c, name=uri)  # it may have been replaced since
@@ -338,30 +337,3 @@ def _split(uri: str) -> tuple[str, str]:
     if not bucket:
         raise StorageError(f"{uri}: names no bucket; write gs://BUCKET/NAME", retry_when=CONTENT)
     return bucket, name
-
-
-@contextlib.contextmanager
-def _gcs_errors(uri: str) -> Iterator[None]:
-    from google.api_core.exceptions import GoogleAPICallError, GoogleAPIError
-    from google.auth.exceptions import GoogleAuthError, TransportError
-
-    try:
-        yield
-    except GoogleAPICallError as error:
-        code: Any = error.code or 0
-        message = f"{uri}: {int(code)} {_REQUEST.sub('', error.message or str(error), count=1)}"
-        if code == 401:
-            raise CredentialsError(f"{message.rstrip('.')}; {_LOG_IN}", type(error).__name__) from error
-        if code == 403:
-            message = f"{message.rstrip('.')}; {_NO_PERMISSION}"
-        cause = type(error).__name__
-        raise StorageError(message, cause, is_transient(code), retry_when=retry_when_of(code)) from error
-    except GoogleAPIError as error:  # the client's own retries of a page timed out
-        raise StorageError(f"{uri}: {error}", type(error).__name__, transient=True) from error
-    except GoogleAuthError as error:
-        reason = " ".join(str(error.args[0] if error.args else error).split())[:300]  # may contain a page of HTML
-        if error.retryable or isinstance(error, TransportError):
-            raise StorageError(f"{uri}: {reason}", type(error).__name__, transient=True) from error
-        raise CredentialsError(f"{uri}: {reason}; {_LOG_IN}", type(error).__name__) from error
-    except (OSError, EOFError) as error:  # from the connection: requests' errors are OSErrors
-        raise StorageError(f"{uri}: {error}", type(error).__name__, transient=True) from error

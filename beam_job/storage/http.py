@@ -16,7 +16,7 @@ from beam_job.storage.allow import Allowed
 from beam_job.storage.base import ByteMeter, StoredObject
 from beam_job.storage.checksum import crc32c_of
 from beam_job.storage.connections import prepared
-from beam_job.storage.download import Part, decoded, download, head
+from beam_job.storage.download import Part, decoded, download, head, version_in
 from beam_job.storage.read_only import ReadOnly
 from beam_job.storage.responses import DownloadError, public_name
 from beam_job.storage.retry import Deadline, Retrying, retrying
@@ -52,7 +52,7 @@ class HttpStorage(ReadOnly):
     def stat(self, uri: str) -> StoredObject:
         """From a HEAD request; if the server refuses it, or sends no length or version, by reading the file."""
         headers = self._retrying(lambda deadline: self._head(uri, deadline), 60.0)
-        version = _version(headers)
+        version = version_in(headers)
         size = headers.get("Content-Length", "")
         if version and size.isdecimal():
             return StoredObject(uri, version, int(size))
@@ -101,7 +101,7 @@ class HttpStorage(ReadOnly):
             )
             data = decoded(got, meter, public_name(uri))
         # The checksum of a part says nothing about the whole.
-        return data, _version(got.headers) or (crc32c_of(data) if part is None else "")
+        return data, version_in(got.headers) or (crc32c_of(data) if part is None else "")
 
     def _head(self, uri: str, deadline: Deadline) -> Mapping[str, str]:
         try:
@@ -126,10 +126,6 @@ class HttpStorage(ReadOnly):
 
 class _MissingError(DownloadError):
     """The server says that there is no such file: 404 or 410."""
-
-
-def _version(headers: Mapping[str, str]) -> str:
-    return headers.get("ETag") or headers.get("Last-Modified") or ""
 
 
 @contextlib.contextmanager

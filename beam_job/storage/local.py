@@ -172,6 +172,7 @@ def _read(uri: str, deadline: Deadline, meter: ByteMeter, part: tuple[int, int] 
     with _local_errors(uri), _open_regular(uri) as file:
         found = os.fstat(file.fileno())
         offset, size = part or (0, found.st_size)
+        meter.version = _version(found)
         meter.check(size)
         file.seek(offset)
         chunks: list[bytes] = []

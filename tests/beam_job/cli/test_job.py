@@ -238,7 +238,7 @@ def test_the_exit_code_tells_of_too_many_failures(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        pytest.param(["--input=nowhere"], "--input: nowhere is not there", id="input missing"),
+        pytest.param(["--input=nowhere"], "--input: nowhere does not exist", id="input missing"),
         pytest.param(["--input=ftp://b/x"], "unknown scheme ftp://", id="input of another scheme"),
         pytest.param(["--input=.", "--model=nowhere"], "no model at nowhere", id="model missing"),
         pytest.param(["--input=.", "--model={bundle}/.."], "config.json is missing", id="no bundle"),
