@@ -48,7 +48,8 @@ class JobConfig:
       recaption: caption everything, whatever earlier runs have done.
       fetch_threads: images fetched at the same time; None for 32, or 8 a core beside a GPU.
       fetch_timeout: seconds for one image, retries included.
-      in_flight_bytes: of images between submission and the model, a process.
+      batch_timeout: seconds after which a batch that has not ended fails the run.
+      in_flight_bytes: of image files and pixels that are ahead of the model, in each process.
       decode_threads: images decoded at the same time; None for one a core of the machine that decodes, 8 at most,
         or 32 beside a GPU.
       max_pixels: of an image, at the size at which it is decoded.
@@ -85,6 +86,7 @@ class JobConfig:
     recaption: bool = False
     fetch_threads: int | None = None
     fetch_timeout: float = 60.0
+    batch_timeout: float = 7200.0
     in_flight_bytes: int = 256 * 2**20
     decode_threads: int | None = None
     max_pixels: int = MAX_PIXELS
@@ -132,6 +134,8 @@ class JobConfig:
             raise ValueError(f"--worker_price must be dollars an hour, not {self.worker_price}")
         if self.fetch_timeout <= 0:
             raise ValueError(f"--fetch_timeout must be above 0 seconds, not {self.fetch_timeout}")
+        if not self.batch_timeout > 0:  # true for NaN also
+            raise ValueError(f"--batch_timeout must be above 0 seconds, not {self.batch_timeout}")
         if not 0 <= self.max_failure_ratio <= 1:
             raise ValueError(f"--max_failure_ratio must be from 0 to 1, not {self.max_failure_ratio}")
         for scheme in self.allow_schemes:
@@ -153,6 +157,7 @@ class JobConfig:
             uri_column=request["uri_column"],
             carry_columns=tuple(request["carry_columns"]),
             filters=Filters(**{name: _tuple_of(value) for name, value in request["filters"].items()}),
+            recaption=bool(request.get("recaption", False)),
             **{f"allow_{name}": _tuple_of(value) for name, value in request.get("allow", {}).items()},
         )
 

@@ -12,7 +12,7 @@ from beam_job.captioning.budgets import FailureBudgetError
 from beam_job.captioning.caption_shards import CaptionShards
 from beam_job.config import JobConfig
 from beam_job.output.conclude import conclude
-from beam_job.output.metrics import Measured
+from beam_job.output.metrics import RunMetrics
 from beam_job.planning.plan import Plan
 from beam_job.planning.prepare import PlannedRun
 from beam_job.planning.run import Run
@@ -66,7 +66,7 @@ def build_pipeline(
 def _conclude(unattended: Unattended, config: JobConfig, done: Iterable[None]) -> None:
     """Fails the job, where the command would exit with 1, so that whoever watches the job hears of it."""
     seconds = time.time() - unattended.started
-    summary = conclude(config, unattended.prepared, seconds, Measured(), unattended.model_version)
+    summary = conclude(config, unattended.prepared, seconds, RunMetrics(), unattended.model_version)
     if summary.failure_ratio > config.max_failure_ratio:
         raise FailureBudgetError(
             f"{summary.failure_ratio:.0%} of the images failed, more than "

@@ -41,8 +41,13 @@ class ProgressFile:
         if self._clock() - self._written >= _WRITE_EVERY_S:
             self._write()
 
-    def tell(self, line: str) -> None:
-        """Says a line to people: through the launching process, or in the log where nobody looks into the folder."""
+    def take_back(self, failed: int) -> None:
+        """Uncounts images that failed and are loaded again."""
+        self._done -= failed
+        self._failed -= failed
+
+    def log(self, line: str) -> None:
+        """Logs a line: through the launching process, or by `logging` where no process reads the folder."""
         if self._path is None:
             logging.getLogger(__name__).warning(line)
             return

@@ -54,6 +54,7 @@ _SAME_NAME = (
     "batch_size",
     "fetch_threads",
     "fetch_timeout",
+    "batch_timeout",
     "decode_threads",
     "max_pixels",
     "workers",
@@ -247,6 +248,7 @@ def _add_speed(group: argparse._ArgumentGroup) -> None:
         help="images fetched at the same time (default: 32, or 8 for each that is decoded where there is a GPU)",
     )
     add_number(group, "fetch_timeout", defaults.fetch_timeout, "seconds to fetch one image, retries included")
+    add_number(group, "batch_timeout", defaults.batch_timeout, "seconds for one batch; after that the run fails")
     group.add_argument(
         "--decode_threads",
         type=int,

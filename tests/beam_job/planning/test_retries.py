@@ -20,7 +20,7 @@ from beam_job.captioning import open_shard
 from beam_job.captioning.caption_shards import CaptionShards
 from beam_job.config import JobConfig
 from beam_job.output import sink
-from beam_job.output.metrics import Measured
+from beam_job.output.metrics import RunMetrics
 from beam_job.output.sink import ShardReport, committed_shards
 from beam_job.output.summary import summarize
 from beam_job.planning.plan import Plan
@@ -81,7 +81,7 @@ def assert_whole(config: JobConfig, run: Run, plan: Plan) -> None:
     """Each URI once, a part a shard, and what the summary counts is what stands."""
     assert sorted(uris(run, "captions") + uris(run, "failures")) == _images(config)
     assert committed_shards(run) == list(range(plan.shards))
-    summary = summarize(config, PlannedRun(run, plan, 0, resumed=False), 1.0, Measured(), "fake-1")
+    summary = summarize(config, PlannedRun(run, plan, 0, resumed=False), 1.0, RunMetrics(), "fake-1")
     assert (summary.captions, summary.failures) == (len(uris(run, "captions")), len(uris(run, "failures")))
 
 
