@@ -21,7 +21,7 @@ Keys = npt.NDArray[np.bytes_]  # S10 of URIs, S16 of URIs with versions; numpy s
 
 def uri_keys(uris: pa.ChunkedArray | pa.Array) -> Keys:
     """S10[rows]: the keys of URIs without their versions."""
-    digests = (hashlib.blake2b(uri or _NO_VERSION, digest_size=URI_BYTES).digest() for uri in _bytes_of(uris))
+    digests = (hashlib.blake2b(uri, digest_size=URI_BYTES).digest() for uri in _bytes_of(uris))
     return np.frombuffer(b"".join(digests), f"S{URI_BYTES}")
 
 
