@@ -1,6 +1,6 @@
 """One run at a time in an output: a lease with a heartbeat, taken over only from a holder that is dead.
 
-The lease is the file with the highest number in `OUTPUT/runs/_LEASE/`. To take it over is to create the next number,
+The lease is the file with the highest number in `OUTPUT/_LEASE/`. To take it over is to create the next number,
 which storage grants to one process alone, and then to list again: the holder is whoever has the highest number. The
 highest file is never deleted, not even on release, where it is marked instead; so numbers never fall, and a process
 that acts on an old listing can only create a number below the holder's. Only its holder writes a file again.
@@ -108,7 +108,7 @@ class Lease:
     ) -> None:
         self.lost = threading.Event()
         self._output = output
-        self._folder = join(output, "runs", "_LEASE")
+        self._folder = join(output, "_LEASE")
         self._storage = storage or storage_for(output)
         self._monotonic = monotonic
         self._sleep = sleep
