@@ -109,4 +109,4 @@ def _umask() -> int:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+    return " ".join(str(error).split())[:1000]

@@ -69,7 +69,7 @@ def test_xla_compiles_an_encoder_in_float16_once_for_a_size_of_batch(tiny_bundle
 
 def test_float16_is_the_encoders_inside_alone() -> None:
     """The variables, the features and all of the decoder stay float32; so does what is built afterwards."""
-    backbone = backbone_arrays(f"{DEFAULT_BUNDLE}/weights.safetensors", learns=True)
+    backbone = backbone_arrays(f"{DEFAULT_BUNDLE}/weights.safetensors", trainable=True)
     features = []
     for precision in ("float32", "float16"):
         keras.utils.set_random_seed(0)

@@ -82,6 +82,14 @@ def test_an_expected_error_is_one_line(error: Exception, line: str, capsys: pyte
     assert written.count("\n") == 1
 
 
+def test_advice_at_the_end_of_a_long_message_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> int:
+        raise ValueError("x" * 500 + "; choose another")
+
+    run_command("train", fail)
+    assert capsys.readouterr().err.endswith("; choose another\n")
+
+
 def test_a_fault_of_the_program_is_not_hidden() -> None:
     with pytest.raises(TypeError):
         run_command("train", lambda: int(None))
