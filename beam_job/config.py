@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +20,6 @@ from model.preprocessing import MAX_PIXELS
 # Which failures of earlier runs are tried again; one of another version of the file never stands in the way.
 RETRY = ("transient", "all", "none")
 _FUNCTION = re.compile(r"\w+(\.\w+)*:\w+")
-_BYTES_A_ROW = 400  # of the planning process at its peak, by tests/benchmarks/plan_million.py
 _COUNTS = ("shard_size", "batch_size", "fetch_threads", "decode_threads", "max_pixels", "workers", "report_samples")
 
 
@@ -50,8 +48,6 @@ class JobConfig:
       recaption: caption everything, whatever earlier runs have done.
       fetch_threads: images fetched at the same time; None for 32, or 8 a core beside a GPU.
       fetch_timeout: seconds for one image, retries included.
-      rows_in_memory: images, listed and done before, that are planned in the launching machine's memory; more are
-        planned inside the pipeline.
       batch_timeout: seconds after which a batch that has not ended fails the run.
       in_flight_bytes: of image files and pixels that are ahead of the model, in each process.
       decode_threads: images decoded at the same time; None for one a core of the machine that decodes, 8 at most,
@@ -91,7 +87,6 @@ class JobConfig:
     fetch_threads: int | None = None
     fetch_timeout: float = 60.0
     batch_timeout: float = 7200.0
-    rows_in_memory: int = field(default_factory=lambda: _memory_bytes() // 2 // _BYTES_A_ROW)
     in_flight_bytes: int = 256 * 2**20
     decode_threads: int | None = None
     max_pixels: int = MAX_PIXELS
@@ -162,6 +157,7 @@ class JobConfig:
             uri_column=request["uri_column"],
             carry_columns=tuple(request["carry_columns"]),
             filters=Filters(**{name: _tuple_of(value) for name, value in request["filters"].items()}),
+            recaption=bool(request.get("recaption", False)),
             **{f"allow_{name}": _tuple_of(value) for name, value in request.get("allow", {}).items()},
         )
 
@@ -222,8 +218,3 @@ def _noted(given: str) -> str:
     if public == given or not query:
         return public
     return f"{public}?sha256={hashlib.sha256(query.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
-
-
-def _memory_bytes() -> int:
-    """Of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

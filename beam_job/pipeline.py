@@ -12,9 +12,9 @@ from beam_job.captioning.budgets import FailureBudgetError
 from beam_job.captioning.caption_shards import CaptionShards
 from beam_job.config import JobConfig
 from beam_job.output.conclude import conclude
-from beam_job.output.metrics import Measured
+from beam_job.output.metrics import RunMetrics
 from beam_job.planning.plan import Plan
-from beam_job.planning.prepare import Prepared
+from beam_job.planning.prepare import PlannedRun
 from beam_job.planning.run import Run
 
 
@@ -30,7 +30,7 @@ class Unattended:
       started: when the launching process started, in seconds since 1970.
     """
 
-    prepared: Prepared
+    prepared: PlannedRun
     model_version: str
     started: float
 
@@ -74,7 +74,7 @@ def build_pipeline(
 def _conclude(unattended: Unattended, config: JobConfig, done: Iterable[None]) -> None:
     """Writes the summary; fails the job if too many images failed, as the command would by its exit code."""
     seconds = time.time() - unattended.started
-    summary = conclude(config, unattended.prepared, seconds, Measured(), unattended.model_version)
+    summary = conclude(config, unattended.prepared, seconds, RunMetrics(), unattended.model_version)
     if summary.failure_ratio > config.max_failure_ratio:
         raise FailureBudgetError(
             f"{summary.failure_ratio:.0%} of the images failed, more than "

@@ -10,14 +10,13 @@ import sys
 from collections.abc import Sequence
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import GoogleCloudOptions
 
 from beam_job.cli.command import main
 from beam_job.cli.options import parse
 from beam_job.cli.signals import end_process
 from beam_job.runners.beam_options import beam_options
 from beam_job.runners.dataflow import with_dataflow
-from beam_job.runners.dataflow_job import options_of_planning, template_of
+from beam_job.runners.dataflow_job import options_without_gpu, template_of
 from beam_job.storage import storage_for
 
 # Options without a value; of the template's parameters each has one.
@@ -48,11 +47,7 @@ def write_idle_job_where_none_is(arguments: Sequence[str]) -> int:
     options = beam_options(*with_dataflow(*parse(arguments)))
     location = template_of(options)
     if location and not storage_for(location).exists(location):
-        job_name = options.view_as(GoogleCloudOptions).job_name
-        options = options_of_planning(options)
-        options.view_as(GoogleCloudOptions).template_location = location
-        options.view_as(GoogleCloudOptions).job_name = job_name
-        pipeline = beam.Pipeline(options=options)
+        pipeline = beam.Pipeline(options=options_without_gpu(options))
         _ = pipeline | "NothingToDo" >> beam.Create([None])
         pipeline.run()
     return 0

@@ -1,4 +1,4 @@
-"""The command-line options of decoding, the same for every command that captions."""
+"""The command-line options of decoding, shared by all commands that caption."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from model.config import METHODS, Decoding
 _HELP = {
     "num_captions": "captions for each image, best first",
     "beam_width": "hypotheses that beam search keeps",
-    "top_k": "words that sampling chooses from",
-    "temperature": "of sampling; below 1 keeps to the likely words",
-    "seed": "of sampling; the same seed gives the same captions",
-    "no_repeat_ngram": "no caption holds N words in a row twice, nor a word that follows itself; 0 for no such guard",
+    "top_k": "number of likeliest words that sampling draws from",
+    "temperature": "temperature of sampling; below 1 favours likely words",
+    "seed": "seed of sampling; the same seed gives the same captions",
+    "no_repeat_ngram": "no caption repeats N consecutive words, or a word twice in a row; 0 allows both",
 }
 
 
@@ -29,15 +29,15 @@ def add_decoding_options(group: argparse._ArgumentGroup) -> None:
         "--length_penalty",
         type=float,
         metavar="X",
-        help="of beam search; 0 prefers short captions, 1 is neutral, 2 prefers long ones (default: what the model's "
-        "config.json names, 1 where it names none)",
+        help="length penalty of beam search; 0 prefers short captions, 1 is neutral, 2 prefers long ones (default: the "
+        "value in the model's config.json)",
     )
     for name, text in _HELP.items():
         add_number(group, name, getattr(Decoding, name), text)
 
 
 def add_number(group: argparse._ArgumentGroup, name: str, default: float, text: str) -> None:
-    """Adds `--name=N` (or X, where the default is no whole number)."""
+    """Adds the option `--name=N`, or `--name=X` if the default is not an integer."""
     metavar = "N" if isinstance(default, int) else "X"
     group.add_argument(
         f"--{name}", type=type(default), default=default, metavar=metavar, help=f"{text} (default: %(default)s)"
@@ -45,6 +45,6 @@ def add_number(group: argparse._ArgumentGroup, name: str, default: float, text: 
 
 
 def decoding_from(args: argparse.Namespace) -> Decoding:
-    """The options as a record. Raises ValueError for a value out of range."""
+    """Converts the parsed options. Raises ValueError for a value out of range."""
     values = {field.name: getattr(args, field.name) for field in fields(Decoding) if field.name != "method"}
     return Decoding(method=args.decoding, **values)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from beam_job.captioning.batches import BatchCaptioner
 from beam_job.captioning.open_shard import OpenShard
 from beam_job.config import JobConfig
-from beam_job.output.stage_clock import ModelTime
+from beam_job.output.stage_clock import StageClock
 from beam_job.records import CaptionedImage, DecodedImage, Failure
 from model import ImageCaptioner
 
@@ -41,7 +41,7 @@ class _Batch:
     """A batch that runs in a thread of its own; not an executor's, which the process waits for: a device may hang."""
 
     def __init__(
-        self, images: list[tuple[OpenShard, DecodedImage]], captioner: BatchCaptioner, clock: ModelTime
+        self, images: list[tuple[OpenShard, DecodedImage]], captioner: BatchCaptioner, clock: StageClock
     ) -> None:
         self.images = images
         self.started = time.monotonic()
@@ -57,11 +57,11 @@ class _Batch:
             self.done.set_exception(error)
 
     def _caption(self) -> FinishedBatch:
-        self._clock.move(enters="model")
+        self._clock.transition(to="model")
         try:
             outcomes = self._captioner.caption([image for _, image in self.images])
         finally:
-            self._clock.move(leaves="model")
+            self._clock.transition(from_="model")
         rows = [(*given, outcome) for given, outcome in zip(self.images, outcomes, strict=True)]
         return FinishedBatch(rows, time.monotonic() - self.started)
 
@@ -83,7 +83,7 @@ class BatchRunner:
         batch_size: int,
         config: JobConfig,
         log: Callable[[str], None],
-        clock: ModelTime,
+        clock: StageClock,
     ) -> None:
         # Only the project's own captioner has these two.
         self._runs_on = getattr(captioner, "engine", "custom"), getattr(captioner, "precision", "unknown")

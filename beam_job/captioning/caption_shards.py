@@ -15,9 +15,9 @@ from beam_job.captioning.progress_file import ProgressFile
 from beam_job.config import JobConfig
 from beam_job.output.metrics import ShardResult, count_report, count_work
 from beam_job.output.sink import publish_failures, read_report
-from beam_job.output.thumbnails import Picks
+from beam_job.output.thumbnails import ThumbnailSampler
 from beam_job.planning.plan import PlanReader
-from beam_job.planning.run import Run, RunNote, read_note
+from beam_job.planning.run import Run, RunManifest, read_manifest
 from model import ImageCaptioner, load_captioner
 from model.devices import default_batch_size, open_gpus
 
@@ -43,7 +43,7 @@ class CaptionShards(beam.DoFn):
 
     def setup(self) -> None:
         self._plan = PlanReader(self._run)
-        self._note = read_note(self._run)
+        self._manifest = read_manifest(self._run)
         self._engine = self._acquire_engine()
 
     def start_bundle(self) -> None:
@@ -80,9 +80,9 @@ class CaptionShards(beam.DoFn):
 
     def _acquire_engine(self) -> Engine:
         key = (self._config, self._run, self._progress_folder)
-        return ENGINES.acquire(key, lambda failed: self._open_engine(self._note, failed))
+        return ENGINES.acquire(key, lambda failed: self._open_engine(self._manifest, failed))
 
-    def _open_engine(self, note: RunNote, failed: Engine | None) -> Engine:
+    def _open_engine(self, note: RunManifest, failed: Engine | None) -> Engine:
         """An engine with the captioner of the failed one, if that is free: a device may not hold a second model."""
         config = self._config
         gpu = open_gpus(required=config.require_gpu) > 0 and config.engine != "litert"
@@ -92,8 +92,8 @@ class CaptionShards(beam.DoFn):
             captioner = _open_captioner(config, note.model, progress)
         batch_size = config.batch_size or default_batch_size()
         failures = FailureBudget(config.max_failure_ratio, note.inputs)
-        picks = Picks.of_run(0 if config.no_report else config.report_samples, note.inputs)
-        return Engine(config, self._run, captioner, captioner.input_size, batch_size, progress, failures, picks, gpu)
+        sampler = ThumbnailSampler.for_run(0 if config.no_report else config.report_samples, note.inputs)
+        return Engine(config, self._run, captioner, captioner.input_size, batch_size, progress, failures, sampler, gpu)
 
 
 def _open_captioner(config: JobConfig, version: str, progress: ProgressFile) -> ImageCaptioner:

@@ -31,8 +31,8 @@ from beam_job.config import JobConfig
 from beam_job.loading.loader import LoadConfig, Loader, LoadEvent, ThreadLoader
 from beam_job.loading.process_loader import ProcessLoader
 from beam_job.output.metrics import ShardResult
-from beam_job.output.stage_clock import ModelTime
-from beam_job.output.thumbnails import NO_PICTURES, Picks
+from beam_job.output.stage_clock import StageClock
+from beam_job.output.thumbnails import NO_THUMBNAILS, ThumbnailSampler
 from beam_job.planning.plan import Shard
 from beam_job.planning.run import Run
 from beam_job.records import CaptionedImage, Failure
@@ -52,7 +52,7 @@ class Engine:
       batch_size: images in a batch.
       progress: counts the images that are done, and logs messages.
       failures: counts outcomes, and decides whether to go on.
-      picks: of which images small pictures are kept.
+      sampler: of which images small pictures are kept.
       gpu: load images in processes.
     """
 
@@ -65,18 +65,18 @@ class Engine:
         batch_size: int,
         progress: ProgressFile,
         failures: FailureBudget,
-        picks: Picks = NO_PICTURES,
+        sampler: ThumbnailSampler = NO_THUMBNAILS,
         gpu: bool = False,
     ) -> None:
         self._config = config
         self._run = run
-        self._picks = picks
+        self._sampler = sampler
         self._progress = progress
         self._failures = failures
         self._captioner = captioner
         self._model_version = captioner.version
         load_config = LoadConfig.of(config, input_size, gpu)
-        self._clock = ModelTime(load_config.decode_threads)
+        self._clock = StageClock(load_config.decode_threads)
         self._batches = BatchRunner(captioner, batch_size, config, progress.log, self._clock)
         self._loader: Loader = ProcessLoader(load_config) if gpu else ThreadLoader(load_config)
         self._writer = ThreadPoolExecutor(1, "write")
@@ -104,13 +104,13 @@ class Engine:
         Returns:
           a future that is resolved when the shard's files are written, or fails with the engine.
         """
-        opened = OpenShard(number, shard, self._picks)
+        opened = OpenShard(number, shard, self._sampler)
         with self._lock:
             if self._error:
                 opened.done.set_exception(self._error)
                 return opened.done
             self._open.add(opened)
-        self._clock.move(enters="fetch", count=len(shard.images))
+        self._clock.transition(to="fetch", count=len(shard.images))
         self._loader.put(opened, shard.images)
         return opened.done
 
@@ -166,10 +166,10 @@ class Engine:
         for event in events:
             shard, outcome = event.key, event.outcome
             if outcome is None:
-                self._clock.move(leaves="fetch", enters="decode")
+                self._clock.transition(from_="fetch", to="decode")
                 self._failures.count_fetched()
                 continue
-            self._clock.move(leaves="fetch" if event.file_bytes is None else "decode")
+            self._clock.transition(from_="fetch" if event.file_bytes is None else "decode")
             shard.count_load(event)
             self._failures.add(outcome if isinstance(outcome, Failure) else None)
             if isinstance(outcome, Failure):
@@ -185,7 +185,7 @@ class Engine:
                 if isinstance(outcome, Failure):
                     self._failures.revoke(outcome)
                 else:
-                    shard.pictures.see(image, outcome)
+                    shard.thumbnails.offer(image, outcome)
                 self._finish(shard, outcome)
 
     def _finish(self, shard: OpenShard, outcome: CaptionedImage | Failure) -> None:
@@ -193,7 +193,7 @@ class Engine:
         self._progress.add(isinstance(outcome, Failure), self._clock.seconds)
         if not shard.add(outcome) or self._loads_again(shard):
             return
-        self._clock.move(enters="write")
+        self._clock.transition(to="write")
         with self._lock:
             if self._error:
                 return
@@ -219,7 +219,7 @@ class Engine:
         self._progress.take_back(count)
         self._failures.take_back(count)
         shard.start_again()
-        self._clock.move(enters="fetch", count=count)
+        self._clock.transition(to="fetch", count=count)
         self._loader.put(shard, shard.shard.images)
         return True
 
@@ -230,7 +230,7 @@ class Engine:
             return
         try:
             report = shard.commit(self._run, self._model_version, self._config)
-            self._clock.move(leaves="write")
+            self._clock.transition(from_="write")
             shard.done.set_result(shard.result(report, self._clock.take()))
         except BaseException as error:
             self._can_write = False

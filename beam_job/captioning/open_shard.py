@@ -10,7 +10,7 @@ from beam_job.config import JobConfig
 from beam_job.loading.loader import LoadEvent
 from beam_job.output.metrics import ShardResult
 from beam_job.output.sink import ShardReport, caption_table, commit_shard
-from beam_job.output.thumbnails import NO_PICTURES, Picks, Pictures
+from beam_job.output.thumbnails import NO_THUMBNAILS, ShardThumbnails, ThumbnailSampler
 from beam_job.planning.plan import Shard
 from beam_job.planning.run import Run
 from beam_job.records import CaptionedImage, Failure
@@ -26,19 +26,19 @@ class OpenShard:
       done: what the submitter waits for.
       captioned: rows of its captions file.
       failures: rows of its failures file.
-      pictures: small pictures for the review page.
+      thumbnails: small pictures for the review page.
       image_bytes: size of each file that was fetched.
       batch_fill: of each batch that begins with one of its images, in percent.
       is_second_attempt: whether its images are being loaded for the second time.
     """
 
-    def __init__(self, number: int, shard: Shard, picks: Picks = NO_PICTURES) -> None:
+    def __init__(self, number: int, shard: Shard, sampler: ThumbnailSampler = NO_THUMBNAILS) -> None:
         self.number = number
         self.shard = shard
         self.done: Future[ShardResult] = Future()
         self.captioned: list[CaptionedImage] = []
         self.failures: list[Failure] = []
-        self.pictures = Pictures(picks, number)
+        self.thumbnails = ShardThumbnails(sampler, number)
         self.image_bytes: list[int] = []
         self.batch_fill: list[int] = []
         self.is_second_attempt = False
@@ -85,7 +85,7 @@ class OpenShard:
         captions = caption_table(self.captioned, model_version, several, carried, config.min_score)
         report = commit_shard(run, self.number, captions, self.failures, self.shard)
         if report.failures == tuple(self.failures):  # else another attempt was first, and other images have captions
-            self.pictures.write(run, self.number, self.captioned)
+            self.thumbnails.write(run, self.number, self.captioned)
         self.count_seconds("write", time.monotonic() - started)
         return report
 

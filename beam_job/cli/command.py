@@ -121,10 +121,11 @@ def _report(summary: Summary, config: JobConfig) -> int:
     """Tells what the run came to, and what to do with it; the exit code."""
     figures = dataclasses.asdict(summary)
     del figures["options"]
+    rate = "" if summary.images_per_second is None else f" ({summary.images_per_second:.1f} images/s)"
     tell(
         f"{counted(summary.captions, 'caption')} and {counted(summary.failures, 'failure')} of "
         f"{counted(summary.inputs, 'image')} "
-        f"in {summary.seconds:.1f} s ({summary.images_per_second:.1f} images/s)",
+        f"in {summary.seconds:.1f} s{rate}",
         **figures,
     )
     rows = [("captions", f"{config.output}/captions/run={summary.run_id}")]
@@ -137,8 +138,8 @@ def _report(summary: Summary, config: JobConfig) -> int:
         rows.append(("failures", f"{config.output}/failures/run={summary.run_id}"))
     for reason, count in summary.failures_by_reason.items():
         rows.append(("", f"{count:,} x {printable(reason)}{_HINTS.get(reason, '')}"))
-    if not config.no_report:
-        rows.append(("page", f"{config.output}/runs/{summary.run_id}/index.html"))
+    if summary.page is not None:
+        rows.append(("page", summary.page))
     if summary.model_share is not None:
         waited = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.wait_seconds.items())
         rows.append(("time", f"model busy {summary.model_share:.0%}; it waited for {waited}"))

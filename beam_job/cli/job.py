@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import functools
+import dataclasses
 import re
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from typing import TypeVar
 
@@ -28,17 +28,16 @@ from beam_job.cli.quiet import quiet_stderr
 from beam_job.cli.signals import Stopped, end_workers
 from beam_job.config import JobConfig
 from beam_job.output.conclude import conclude
-from beam_job.output.metrics import Measured, counters, measured
+from beam_job.output.metrics import RunMetrics, read_metrics
 from beam_job.output.sink import committed_shards, read_counts
 from beam_job.output.summary import Summary
 from beam_job.pipeline import Unattended, build_pipeline
-from beam_job.planning.lease import lease
-from beam_job.planning.prepare import Prepared, killed_run, list_request, plan_run
+from beam_job.planning.lease import Lease, LeaseLostError, lease
+from beam_job.planning.prepare import PlannedRun, find_resumable_run, list_inputs, plan_run, record_choice
 from beam_job.planning.run import Run
 from beam_job.runners.beam_options import beam_options, job_server_reason, runs_here
 from beam_job.runners.dataflow_job import (
     is_awaited,
-    options_of_planning,
     options_of_run,
     page_of,
     reason_of,
@@ -47,6 +46,7 @@ from beam_job.runners.dataflow_job import (
     told_states,
 )
 from beam_job.runners.preflight import announce_workers, check_reachable, tell_estimate
+from beam_job.runners.worker_watch import WorkerDiedError, WorkerWatch
 from beam_job.storage import CredentialsError, StorageError
 from beam_job.text import counted, printable
 from model import BundleError
@@ -89,7 +89,7 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
     Raises:
       InputError, BundleError, CaptionerError, RunnerError, NoGpuError, EngineError, PreflightError, StorageError: wrong
         usage, before anything was written.
-      LeaseError: another run writes into the same output.
+      LeaseError, LeaseLostError: another run writes into the same output.
       JobError: the pipeline broke; the shards that were committed stand.
       Stopped: a signal came; the shards that were committed stand.
     """
@@ -106,23 +106,29 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
         if config.require_gpu:
             _require_gpu(config.verbose)
     check_reachable(config, beam_arguments)
-    prepare = _listed(config, options, version)  # before the lease: wrong usage writes nothing
-    with lease(config.output):
-        prepared = prepare()
+    prepare = _listed(config, version)  # before the lease: wrong usage writes nothing
+    with lease(config.output) as held:
+        prepared = prepare(held)
         _announce(prepared, version)
+        if prepared.choice:
+            conclude(dataclasses.replace(config, no_report=True), prepared, 0.0, RunMetrics(), version)
+            record_choice(prepared)
         if not prepared.plan.inputs:
             return None
         announce_workers(config, beam_arguments, prepared)
         options = options_of_run(options, prepared.run.run_id)
         with _stopped_halfway(options, prepared):
-            taken = _run_pipeline(config, options, prepared, version)
+            taken = _run_pipeline(config, options, prepared, version, held)
         if taken is None:
             return None
         try:
+            held.verify()
             return conclude(config, prepared, time.monotonic() - started, taken, version)
         except StorageError as error:
             reason = f"run {prepared.run.run_id} is not concluded: {error}; the same command goes on"
             raise BrokenOffError(reason) from error
+        except LeaseLostError as error:
+            raise BrokenOffError(f"run {prepared.run.run_id} is not concluded: {error}") from error
 
 
 def _model_version(config: JobConfig) -> str:
@@ -143,38 +149,27 @@ def _require_gpu(verbose: bool) -> None:
         raise refused
 
 
-def _announce(prepared: Prepared, model_version: str) -> None:
+def _announce(prepared: PlannedRun, model_version: str) -> None:
     skipped = f"{counted(prepared.skipped, 'image')} done before" if prepared.skipped else ""
     if not prepared.plan.inputs:
         print(f"nothing to do: {skipped}, model {printable(model_version)}", file=sys.stderr)
         return
     size = f"{counted(prepared.plan.inputs, 'image')} in {counted(prepared.plan.shards, 'shard')}"
-    words = [size, skipped, f"{'continuing ' if prepared.continued else ''}run {prepared.run.run_id}"]
+    words = [size, skipped, f"{'continuing ' if prepared.resumed else ''}run {prepared.run.run_id}"]
     print(", ".join(filter(None, [*words, f"model {printable(model_version)}"])), file=sys.stderr)
 
 
-def _listed(config: JobConfig, options: PipelineOptions, model_version: str) -> Callable[[], Prepared]:
-    """Looks for a killed run, or lists the images; what it returns makes the plan, with the lease in hand."""
-    if killed := killed_run(config, model_version):
-        return lambda: killed
-    listing = list_request(config)
-    return lambda: plan_run(config, model_version, listing, functools.partial(_run_planning, config, options))
+def _listed(config: JobConfig, model_version: str) -> Callable[[Lease], PlannedRun]:
+    """Looks for an interrupted run, or lists the images; what it returns makes the plan under the lease."""
+    if resumable := find_resumable_run(config, model_version):
+        return lambda _: resumable
+    listing = list_inputs(config)
+    return lambda held: plan_run(config, model_version, listing, held.verify)
 
 
-def _run_planning(
-    config: JobConfig, options: PipelineOptions, build: Callable[[beam.Pipeline], None]
-) -> Mapping[str, int]:
-    """Runs a planning graph; its counters."""
-    options = options_of_planning(options)
-    with _quiet(config, options):
-        try:
-            return counters(_run_graph(options, build))
-        except Exception as error:
-            kind, reason = _root_cause(error, options)
-            raise kind(f"planning broke: {reason}; the same command starts again") from error
-
-
-def _run_pipeline(config: JobConfig, options: PipelineOptions, prepared: Prepared, version: str) -> Measured | None:
+def _run_pipeline(
+    config: JobConfig, options: PipelineOptions, prepared: PlannedRun, version: str, held: Lease
+) -> RunMetrics | None:
     """Runs the graph to its end; what it took. None where its end is not waited for."""
     unattended = None if is_awaited(options) else Unattended(prepared, version, time.time())
 
@@ -183,7 +178,13 @@ def _run_pipeline(config: JobConfig, options: PipelineOptions, prepared: Prepare
 
     with _progress(config, options, prepared) as folder:
         try:
-            result = _run_graph(options, build)
+            result = _run_graph(options, build, prepared, held)
+        except LeaseLostError as error:
+            end_workers()
+            raise BrokenOffError(f"run {prepared.run.run_id} was stopped: {error}") from error
+        except WorkerDiedError as error:
+            end_workers()
+            raise BrokenOffError(f"run {prepared.run.run_id} failed: {error}; repeat the command to resume") from error
         except Exception as error:
             kind, reason = _root_cause(error, options)
             raise kind(f"run {prepared.run.run_id} broke: {reason}; the same command goes on") from error
@@ -193,7 +194,11 @@ def _run_pipeline(config: JobConfig, options: PipelineOptions, prepared: Prepare
     return _measured(result)
 
 
-def _run_graph(options: PipelineOptions, build: Callable[[beam.Pipeline], None]) -> PipelineResult:
+def _run_graph(
+    options: PipelineOptions, build: Callable[[beam.Pipeline], None], planned: PlannedRun, held: Lease
+) -> PipelineResult:
+    """Runs the graph in a thread of its own, so that a signal, a lost lease or a dead worker is noticed meanwhile."""
+
     def run_to_its_end() -> PipelineResult:
         pipeline = beam.Pipeline(options=options)
         build(pipeline)
@@ -202,11 +207,13 @@ def _run_graph(options: PipelineOptions, build: Callable[[beam.Pipeline], None])
             result.wait_until_finish()
         return result
 
-    return _in_thread(run_to_its_end)
+    workers = WorkerWatch(lambda: len(committed_shards(planned.run)) < planned.plan.shards)
+    with workers.exit_codes_noted():
+        return _in_thread(run_to_its_end, held.check, workers.check)
 
 
-def _in_thread(work: Callable[[], T]) -> T:
-    """Does `work` in a thread of its own, so that a signal is answered whatever Beam waits for."""
+def _in_thread(work: Callable[[], T], *checks: Callable[[], None]) -> T:
+    """The result of `work`; `checks` are called while it runs, and what they raise ends the wait."""
     done: Future[T] = Future()
 
     def run() -> None:
@@ -218,11 +225,13 @@ def _in_thread(work: Callable[[], T]) -> T:
     threading.Thread(target=run, name="beam", daemon=True).start()
     while not done.done():
         wait([done], timeout=0.2)  # the system may hand a signal to any thread, and only this one can answer it
+        for check in checks:
+            check()
     return done.result()
 
 
 @contextlib.contextmanager
-def _stopped_halfway(options: PipelineOptions, prepared: Prepared) -> Iterator[None]:
+def _stopped_halfway(options: PipelineOptions, prepared: PlannedRun) -> Iterator[None]:
     """Where a signal ends this block: ends the work, and tells what stands."""
     try:
         yield
@@ -246,13 +255,13 @@ def _quiet(config: JobConfig, options: PipelineOptions) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _progress(config: JobConfig, options: PipelineOptions, prepared: Prepared) -> Iterator[str | None]:
+def _progress(config: JobConfig, options: PipelineOptions, prepared: PlannedRun) -> Iterator[str | None]:
     """Yields a folder for the workers' progress files while their sum is shown; None for workers elsewhere."""
     if not runs_here(options):
         with _quiet(config, options) if runs_on_dataflow(options) else contextlib.nullcontext():
             yield None
         return
-    before = _done_before(prepared.run) if prepared.continued else NOTHING
+    before = _done_before(prepared.run) if prepared.resumed else NOTHING
     with (
         tempfile.TemporaryDirectory(prefix="caption-images-", ignore_cleanup_errors=True) as folder,
         quiet_stderr(config.verbose, plain=(BrokenOffError,)) as terminal,
@@ -269,12 +278,12 @@ def _done_before(run: Run) -> Counts:
     return Counts(captions + failed, failed)
 
 
-def _measured(result: PipelineResult) -> Measured:
+def _measured(result: PipelineResult) -> RunMetrics:
     try:
-        return measured(result)
+        return read_metrics(result)
     except Exception as error:  # of a service; the images are done, and only times are lost
         print(f"the times by stage are unknown: {printable(str(error))}", file=sys.stderr)
-        return Measured()
+        return RunMetrics()
 
 
 def _root_cause(error: BaseException, options: PipelineOptions) -> tuple[type[JobError], str]:

@@ -83,7 +83,7 @@ def list_members(stored: StoredObject, carry_columns: Sequence[str] = ()) -> pa.
     return pa.record_batch([*arrays, *carried], names=names)
 
 
-def read_member(storage: Storage, image: ImageInput, timeout: float) -> tuple[bytes, str]:
+def read_member(storage: Storage, image: ImageInput, timeout: float, max_bytes: int | None = None) -> tuple[bytes, str]:
     """The bytes of an image in a tar, and the tar's version.
 
     Args:
@@ -91,6 +91,7 @@ def read_member(storage: Storage, image: ImageInput, timeout: float) -> tuple[by
       image: with the offset of its listing; without one (its URI comes from a list) the tar is read through once more,
         and its table of contents is kept for the images that follow.
       timeout: seconds, retries included.
+      max_bytes: limit of the image's size.
 
     Raises:
       StorageError: it cannot be read, or the tar has changed since it was listed.
@@ -103,7 +104,7 @@ def read_member(storage: Storage, image: ImageInput, timeout: float) -> tuple[by
         offset, size = member.offset, member.size
     if size == 0:
         return b"", version or ""
-    data, came = storage.read(tar, version, timeout, size, None, offset)
+    data, came = storage.read(tar, version, timeout, size, offset=offset, max_bytes=max_bytes)
     if version and came and came != version:
         raise StorageError(
             f"{tar} has changed since it was listed: version {came} came instead of {version}", "TarChanged"

@@ -1,119 +1,196 @@
-"""What earlier runs have done, so that it is not done again."""
+"""What earlier runs have completed, so that it is not captioned again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_job.inputs.tars import container_of
-from beam_job.planning.run import Run
-from beam_job.storage import Allowed, StorageError, join, scheme_of, storage_for
+from beam_job.planning.damage import is_damaged, naming_damage, warn
+from beam_job.planning.keys import KEY_BYTES, Keys, KeySet, uri_keys, version_keys
+from beam_job.planning.run import Run, RunManifest
+from beam_job.storage import CONTENT, Allowed, StorageError, scheme_of, storage_for
 from beam_job.storage.parquet import read_parquet
 
-KEY_SCHEMA = pa.schema([("uri", pa.string()), ("object_version", pa.string())])
+Limits = Mapping[str, int | None]
+
 _THREADS = 16
-_SLICE = 200_000
-_SLICES = 8
-# Elsewhere (the web) a question for each image of each night would cost more than it tells: there, done is done.
+_PARTS_AT_ONCE = 1_000
+# Elsewhere (the web) a request for each image of each night would cost more than it is worth: there, what was completed
+# stays completed.
 _LOOKED_UP = ("file", "gs")
-# A failure that says nothing of the image: another night's options may allow it, and to ask costs nothing.
-_NOT_ALLOWED = "NotAllowed"
+# Failures that a limit caused: final until the limit is less strict.
+_LIMIT_OF = {"TooManyPixels": "max_pixels", "TooLarge": "max_bytes", "TooSmall": "min_bytes"}
+# Of failures that earlier versions called permanent: what was not read, a decoder's deadline, a limit, a missing extra.
+_OLD_STAGES = ("list", "fetch")
+_OLD_TYPES = ("DecoderError", "NotAllowed")
+_OLD_MESSAGES = "more than the limit of|needs pillow-heif"
 
 
 @dataclass(frozen=True)
-class DoneFile:
-    """A file of an earlier run.
+class CompletedPart:
+    """A file of an earlier run whose images need not be captioned, or some of them.
 
     Attributes:
-      uri: its place.
-      only_lasting: of a failures file: transient failures, and what was not allowed, are to be tried again.
+      uri: of the file.
+      only_final: of a failures file: only final failures count, the others are tried again.
+      strict: limits by name that are still as strict as they were; failures that they caused are final.
     """
 
     uri: str
-    only_lasting: bool = False
+    only_final: bool = False
+    strict: frozenset[str] = frozenset()
 
 
-def done_files(runs: Iterable[Run], retry: str = "transient") -> list[DoneFile]:
-    """The files that tell what needs no doing: all captions of `runs`, and failures unless all are retried.
+def completed_parts(runs: Mapping[Run, RunManifest], retry: str, limits: Limits) -> list[CompletedPart]:
+    """The files of `runs` that name completed images: all captions, and failures unless all are retried.
 
     Args:
-      runs: those whose captions can stand for the new run's, by `RunNote.captions_like`.
+      runs: those whose captions are as wanted, by `RunManifest.captions_like`.
       retry: one of `beam_job.config.RETRY`.
+      limits: in force now.
     """
-    files: list[DoneFile] = []
-    for run in runs:
-        files += [DoneFile(uri) for uri in _parts(run, "captions")]
+    parts: list[CompletedPart] = []
+    for run, manifest in runs.items():
+        parts += [CompletedPart(uri) for uri in _files(run.captions_folder)]
         if retry != "all":
-            files += [DoneFile(uri, only_lasting=retry == "transient") for uri in _parts(run, "failures")]
-    return files
+            strict = frozenset(name for name in limits if _is_as_strict(name, manifest.limits, limits))
+            only_final = retry == "transient"
+            parts += [CompletedPart(uri, only_final, strict) for uri in _files(run.failures_folder)]
+    return parts
 
 
-def read_done(files: Iterable[DoneFile]) -> pa.Table:
-    """What needs no doing, as (uri, object_version)."""
-    with ThreadPoolExecutor(_THREADS) as threads:
-        tables = [KEY_SCHEMA.empty_table(), *threads.map(read_done_file, files)]
-    return pa.concat_tables(tables).combine_chunks()
+def read_completed(parts: Sequence[CompletedPart], on_damaged: Callable[[StorageError], None] = warn) -> KeySet:
+    """The keys of all completed images in their versions (`keys.version_keys`).
 
+    Args:
+      parts: as `completed_parts` gives them.
+      on_damaged: called for each damaged file; its images count as not completed.
 
-def read_done_file(file: DoneFile) -> pa.Table:
-    """(uri, object_version) of the file's rows that need no doing."""
-    columns = [*KEY_SCHEMA.names, "transient", "error_type"] if file.only_lasting else KEY_SCHEMA.names
-    table = read_parquet(file.uri).read(columns=columns).replace_schema_metadata(None)
-    if file.only_lasting:
-        table = table.filter(pc.invert(pc.or_(table["transient"], pc.equal(table["error_type"], _NOT_ALLOWED))))
-    return table.select(KEY_SCHEMA.names)
-
-
-def _parts(run: Run, table: str) -> list[str]:
-    files = storage_for(run.output).list(join(run.output, table, f"run={run.run_id}"))
-    return [stored.uri for stored in files if stored.uri.endswith(".parquet")]
-
-
-def without_done(listing: pa.Table, done: pa.Table, allowed: Allowed) -> pa.Table:
-    """The rows of `listing` that `done` does not hold, in their order.
-
-    A local path or gs:// URI without a version (a list's) that has been done in some version is looked up first, with
-    one request each, if `allowed` lets it be read. Other URIs without a version count as unchanged.
+    Raises:
+      StorageError: a file cannot be read.
     """
-    if not done.num_rows:
-        return listing
-    listing = _with_versions(listing, done, allowed)
-    keys = _keys(done).combine_chunks()
-    # Slice by slice, so that the keys of a long listing are never in memory as a whole; in few slices, since each makes
-    # a hash table of all that is done.
-    size = max(_SLICE, listing.num_rows // _SLICES)
-    slices = [listing.slice(start, size) for start in range(0, listing.num_rows, size)]
-    return pa.concat_tables(rows.filter(pc.invert(pc.is_in(_keys(rows), keys))) for rows in slices)
 
+    def read(part: CompletedPart) -> Keys | StorageError:
+        try:
+            return read_completed_part(part)
+        except StorageError as error:
+            if not is_damaged(error):
+                raise
+            return error
 
-def _keys(table: pa.Table) -> pa.ChunkedArray:
-    """URI and version as one string; a URI holds no NUL, so no two keys are the same by chance."""
-    return pc.binary_join_element_wise(table["uri"], pc.fill_null(table["object_version"], ""), "\0")
-
-
-def _with_versions(listing: pa.Table, done: pa.Table, allowed: Allowed) -> pa.Table:
-    """Fills in the versions of rows that have none and whose URI `done` holds."""
-    listed, uris = listing["object_version"].combine_chunks(), listing["uri"].combine_chunks()
-    unknown = pc.and_(pc.is_null(listed), pc.is_in(uris, done["uri"].combine_chunks()))
-    asked = uris.filter(unknown)
-    before = done.filter(pc.is_in(done["uri"], asked))
-    versions_before = dict(zip(before["uri"].to_pylist(), before["object_version"].to_pylist(), strict=True))
-
-    def version(uri: str) -> str | None:
-        return _version_of(uri, allowed) if scheme_of(uri) in _LOOKED_UP else versions_before[uri]
-
+    keys = KeySet(KEY_BYTES)
     with ThreadPoolExecutor(_THREADS) as threads:
-        found = pa.array(list(threads.map(version, asked.to_pylist())), pa.string())
-    place = listing.schema.get_field_index("object_version")
-    return listing.set_column(place, "object_version", pc.replace_with_mask(listed, unknown, found))
+        for start in range(0, len(parts), _PARTS_AT_ONCE):
+            for found in threads.map(read, parts[start : start + _PARTS_AT_ONCE]):
+                if isinstance(found, StorageError):
+                    on_damaged(found)
+                else:
+                    keys.add(found)
+    return keys
 
 
-def _version_of(uri: str, allowed: Allowed) -> str | None:
-    """The present version; None where it cannot be told: then the image is tried again, and that gives the reason."""
+def read_completed_part(part: CompletedPart) -> Keys:
+    """S16[rows]: the keys of the file's completed images in their versions.
+
+    Raises:
+      StorageError: it cannot be read or is damaged.
+    """
+    columns = ["uri", "object_version"]
+    if part.only_final:
+        columns += ["transient", "retry_when", "stage", "error_type", "error_message"]
+    remedy = (
+        "its images count as not completed and are captioned again; restore the file, or delete it to end this message"
+    )
+    with naming_damage(part.uri, remedy):
+        table = read_parquet(part.uri).read(columns=columns)
+        if part.only_final:
+            table = table.filter(_is_final(table, part.strict))
+        return version_keys(uri_keys(table["uri"]), table["object_version"])
+
+
+def exclude_completed(listing: pa.Table, completed: KeySet, allowed: Allowed, uris: Keys | None = None) -> pa.Table:
+    """The rows of `listing` that are not in `completed`, in their order.
+
+    A local path or gs:// URI that the listing gives no version for, and that has been completed in some version, is
+    looked up first, with one request each, if `allowed` lets it be read. Other URIs without a version count as
+    unchanged.
+
+    Args:
+      listing: rows with `LISTING_FIELDS`.
+      completed: as `read_completed` gives it.
+      allowed: what may be read.
+      uris: `uri_keys` of the listing, if they are known.
+    """
+    if not len(completed):
+        return listing
+    uris = uri_keys(listing["uri"]) if uris is None else uris
+    known = np.zeros(listing.num_rows, bool)
+    no_version = listing["object_version"].is_null().to_numpy()
+    known[no_version] = completed.contains(uris[no_version])
+    looked_up = _are_looked_up(listing["uri"], known)
+    if looked_up.any():
+        listing = _with_present_versions(listing, looked_up, allowed)
+    unchanged = completed.contains(version_keys(uris, listing["object_version"]))
+    return listing.filter(pa.array(~(unchanged | (known & ~looked_up))))
+
+
+def _files(folder: str) -> list[str]:
+    return [stored.uri for stored in storage_for(folder).list(folder) if stored.uri.endswith(".parquet")]
+
+
+def _is_as_strict(name: str, before: Limits, now: Limits) -> bool:
+    """Whether what failed for this limit before fails again; where the earlier run did not record it, it may pass."""
+    if name not in before:
+        return False
+    then, today = before[name], now[name]
+    if then is None or today is None:
+        return then == today or then is None
+    return today >= then if name.startswith("min_") else today <= then
+
+
+def _is_final(failures: pa.Table, strict: frozenset[str]) -> pa.ChunkedArray:
+    """Which failures another run would only repeat, as long as the image's version is the same."""
+    if "retry_when" not in failures.column_names:
+        return pc.invert(_is_retried_of_old_version(failures))
+    limited = [error for error, limit in _LIMIT_OF.items() if limit in strict]
+    types = pa.array([*limited, *(f"{error}Error" for error in limited)], pa.string())
+    return pc.or_(pc.equal(failures["retry_when"], CONTENT), pc.is_in(failures["error_type"], types))
+
+
+def _is_retried_of_old_version(failures: pa.Table) -> pa.ChunkedArray:
+    """Failures that a version without the column `retry_when` wrote, and that this one would not call final."""
+    retried = pc.or_(failures["transient"], pc.is_in(failures["stage"], pa.array(_OLD_STAGES)))
+    retried = pc.or_(retried, pc.is_in(failures["error_type"], pa.array(_OLD_TYPES)))
+    return pc.or_(retried, pc.match_substring_regex(failures["error_message"], _OLD_MESSAGES))
+
+
+def _are_looked_up(uris: pa.ChunkedArray, known: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """bool[rows]: which of the `known` rows lie where asking for the present version is cheap."""
+    looked_up = known.copy()
+    asked: Iterable[str] = uris.filter(pa.array(known)).to_pylist()
+    looked_up[known] = [scheme_of(uri) in _LOOKED_UP for uri in asked]
+    return looked_up
+
+
+def _with_present_versions(listing: pa.Table, rows: npt.NDArray[np.bool_], allowed: Allowed) -> pa.Table:
+    """Fills in the versions of these rows."""
+    mask = pa.array(rows)
+    with ThreadPoolExecutor(_THREADS) as threads:
+        asked = listing["uri"].filter(mask).to_pylist()
+        found = pa.array(list(threads.map(lambda uri: _present_version(uri, allowed), asked)), pa.string())
+    versions = pc.replace_with_mask(listing["object_version"].combine_chunks(), mask, found)
+    return listing.set_column(listing.schema.get_field_index("object_version"), "object_version", versions)
+
+
+def _present_version(uri: str, allowed: Allowed) -> str | None:
+    """None where it cannot be found out: then the image is tried again, and its failure gives the reason."""
     try:
         file = container_of(uri)
         return storage_for(file, allowed).stat(file).version

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from beam_job.inputs.lists import LISTING_FIELDS
+from beam_job.planning.damage import DAMAGED, is_missing, naming_damage
 from beam_job.planning.run import Run
 from beam_job.records import ImageInput
+from beam_job.storage import StorageError
 from beam_job.storage.parquet import parquet_bytes, read_parquet
 
 _OWN_COLUMNS = [field.name for field in LISTING_FIELDS]
-_SHARDS_A_FILE = 100  # a worker reads a file to have one of its shards: some 2 MB
-_FILES_KEPT = 8
+_SHARDS_PER_PART = 100  # a worker reads a part to have one of its shards: some 2 MB
+_PARTS_KEPT = 8
+_THREADS = 16
+_REPLANNED = "what its run has written counts, and the other images are planned in a new run"
+_REMEDY = f"delete it and repeat the command: {_REPLANNED}"
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,11 @@ class Plan:
 
     inputs: int
     shards: int
+
+    @property
+    def parts(self) -> int:
+        """Files that hold it."""
+        return -(-self.shards // _SHARDS_PER_PART)
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,7 @@ class Shard:
 
     @functools.cached_property
     def place(self) -> Mapping[str, int]:
-        """Where each URI stands among `images`."""
+        """Position of each URI in `images`."""
         return {image.uri: place for place, image in enumerate(self.images)}
 
     def carried_by(self, uris: Iterable[str]) -> pa.Table:
@@ -50,17 +60,8 @@ class Shard:
         return self.carried.take(pa.array([self.place[uri] for uri in uris], pa.int64()))
 
 
-def first_of_each_uri(listing: pa.Table) -> pa.Table:
-    """The rows whose URI does not stand earlier in `listing`, in their order."""
-    if pc.count_distinct(listing["uri"]).as_py() == listing.num_rows:
-        return listing  # the usual case, at half the memory of grouping
-    rows = pa.table({"uri": listing["uri"], "row": pa.array(np.arange(listing.num_rows))})
-    first = rows.group_by("uri").aggregate([("row", "min")])["row_min"].combine_chunks()
-    return listing.take(first.sort())
-
-
-def regrouped(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """The same rows, `rows` a table; the last has what is left."""
+def rebatch(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of `rows` rows; the last has the remainder."""
     waiting: list[pa.Table] = []
     count = 0
     for table in tables:
@@ -74,28 +75,91 @@ def regrouped(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
 
 
 def write_plan(run: Run, images: Iterable[pa.Table], shard_size: int) -> Plan:
-    """Stores `images` (LISTING_FIELDS and carried columns, tables of one schema), `shard_size` a shard."""
+    """Stores `images` (LISTING_FIELDS and carried columns) as they come, `shard_size` a shard.
+
+    Raises:
+      pa.ArrowInvalid, pa.ArrowTypeError: carried columns of one name have types that do not go together.
+      StorageError: the plan cannot be written.
+    """
     inputs = 0
-    for number, table in enumerate(regrouped(images, shard_size * _SHARDS_A_FILE)):
-        run.storage.write(run.plan(number), parquet_bytes(table, row_group_size=shard_size))
+    schemas: list[pa.Schema] = []
+    for number, table in enumerate(rebatch(images, shard_size * _SHARDS_PER_PART)):
+        run.storage.write(run.plan_part(number), parquet_bytes(table, row_group_size=shard_size))
+        schemas.append(table.schema)
         inputs += table.num_rows
+    _unify_schemas(run, schemas, shard_size)
     return Plan(inputs, -(-inputs // shard_size))
+
+
+def delete_plan(run: Run) -> None:
+    """Deletes the parts of a plan that was not finished."""
+    for stored in run.storage.list(run.plan_folder):
+        run.storage.delete(stored.uri)
+
+
+def check_plan(run: Run, plan: Plan) -> None:
+    """Returns where all parts of the plan are there with all their rows.
+
+    Raises:
+      StorageError: one cannot be read, or, with the cause `DAMAGED`, is missing or damaged.
+    """
+
+    def rows(number: int) -> tuple[int, int]:
+        try:
+            metadata = _read_part(run, number, _REPLANNED).metadata
+        except StorageError as error:
+            if is_missing(error):
+                raise StorageError(f"{run.plan_part(number)} is missing; {_REPLANNED}", DAMAGED) from error
+            raise
+        return metadata.num_rows, metadata.num_row_groups
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        found = list(threads.map(rows, range(plan.parts)))
+    inputs, shards = (sum(column) for column in zip(*found, strict=True))
+    if (inputs, shards) != (plan.inputs, plan.shards):
+        raise StorageError(f"{run.plan_folder} has {inputs:,} images instead of {plan.inputs:,}; {_REPLANNED}", DAMAGED)
 
 
 class PlanReader:
     """Shards of a stored plan, read one by one."""
 
     def __init__(self, run: Run) -> None:
-        self._file = functools.lru_cache(_FILES_KEPT)(lambda number: read_parquet(run.plan(number)))
+        self._run = run
+        self._part = functools.lru_cache(_PARTS_KEPT)(lambda number: _read_part(run, number))
 
     def shard(self, number: int) -> Shard:
-        """Shard `number`, from 0."""
-        file, row_group = divmod(number, _SHARDS_A_FILE)
-        table = self._file(file).read_row_group(row_group)
-        columns = (table[name].to_pylist() for name in _OWN_COLUMNS)  # in the order of ImageInput's fields
-        images = [ImageInput(*values) for values in zip(*columns, strict=True)]
-        return Shard(images, table.drop_columns(_OWN_COLUMNS))
+        """Shard `number`, from 0.
+
+        Raises:
+          StorageError: its part of the plan cannot be read or is damaged.
+        """
+        part, row_group = divmod(number, _SHARDS_PER_PART)
+        parquet = self._part(part)
+        with naming_damage(self._run.plan_part(part), _REMEDY):
+            table = parquet.read_row_group(row_group)
+            columns = (table[name].to_pylist() for name in _OWN_COLUMNS)  # in the order of ImageInput's fields
+            images = [ImageInput(*values) for values in zip(*columns, strict=True)]
+            return Shard(images, table.drop_columns(_OWN_COLUMNS))
 
     def close(self) -> None:
-        """Lets go of the plan."""
-        self._file.cache_clear()
+        """Drops the parts held in memory."""
+        self._part.cache_clear()
+
+
+def _read_part(run: Run, number: int, remedy: str = _REMEDY) -> pq.ParquetFile:
+    uri = run.plan_part(number)
+    with naming_damage(uri, remedy):
+        return read_parquet(uri)
+
+
+def _unify_schemas(run: Run, schemas: Sequence[pa.Schema], shard_size: int) -> None:
+    """Writes again the parts whose columns have other types than those of all lists together."""
+    if not schemas:
+        return
+    common = pa.unify_schemas(schemas, promote_options="permissive")
+    for number, schema in enumerate(schemas):
+        if schema != common:
+            table = pa.concat_tables(
+                [common.empty_table(), _read_part(run, number).read()], promote_options="permissive"
+            )
+            run.storage.write(run.plan_part(number), parquet_bytes(table, row_group_size=shard_size))

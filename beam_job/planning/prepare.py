@@ -1,212 +1,263 @@
-"""Before the pipeline: which images are to be captioned, in a new run or in one that was killed."""
+"""Before the pipeline: which images to caption, in a new run or in one that was interrupted."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from beam_job.config import JobConfig
 from beam_job.inputs.listing import InputError, list_images
 from beam_job.inputs.tars import container_of
-from beam_job.planning.completed import done_files, read_done, without_done
-from beam_job.planning.plan import Plan, first_of_each_uri, write_plan
-from beam_job.planning.run import Run, RunNote, read_runs
+from beam_job.planning.completed import completed_parts, exclude_completed, read_completed
+from beam_job.planning.damage import is_damaged, warn
+from beam_job.planning.keys import URI_BYTES, KeySet, first_of_each, uri_keys
+from beam_job.planning.plan import Plan, check_plan, delete_plan, write_plan
+from beam_job.planning.run import Run, RunManifest, read_runs
 from beam_job.storage import Allowed, NotAllowedError, StorageError, storage_for
-from beam_job.text import counted
 
-if TYPE_CHECKING:
-    import apache_beam as beam
-
-# Builds a graph into the pipeline that it is given, runs it, and returns the job's counters by name.
-RunGraph = Callable[[Callable[["beam.Pipeline"], None]], Mapping[str, int]]
-_TELL_EVERY_S = 5.0
+_LOG_EVERY_S = 5.0
+_HELD_BYTES = 128 * 2**20  # of a listing, read before anything is written
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PlannedRun:
     """A run whose plan is stored.
 
     Attributes:
-      run: where its files lie.
+      run: where its files are.
       plan: its size.
-      skipped: images that were listed and had been done before.
-      continued: whether an earlier call of the job began it.
+      skipped: images that were listed but already completed.
+      resumed: whether an earlier call of the job began it.
+      choice: manifest of a run without images, to be written after its summary (`record_choice`): nothing is new, but
+        the newest run had another model or other decoding options, and readers of the output prefer its captions.
     """
 
     run: Run
     plan: Plan
     skipped: int
-    continued: bool
+    resumed: bool
+    choice: RunManifest | None = None
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What the request names.
+    """The images that the configuration names.
 
     Attributes:
       held: the first batches, in memory.
-      rest: those that are still to come where there are too many for memory; None where `held` is all.
+      rest: the batches still to be listed.
     """
 
     held: Sequence[pa.RecordBatch]
-    rest: Iterator[pa.RecordBatch] | None
-
-    @property
-    def rows(self) -> int:
-        """Of the batches in memory."""
-        return sum(batch.num_rows for batch in self.held)
+    rest: Iterator[pa.RecordBatch]
 
     def tables(self) -> Iterator[pa.Table]:
         """All batches, once."""
-        for batch in itertools.chain(self.held, self.rest or ()):
+        for batch in itertools.chain(self.held, self.rest):
             yield pa.Table.from_batches([batch])
 
-    def table(self) -> pa.Table:
-        """All of it in memory, each URI once.
 
-        Raises:
-          InputError: lists have carried columns of types that do not go together.
-        """
-        try:
-            return first_of_each_uri(pa.concat_tables(self.tables(), promote_options="permissive"))
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise InputError(f"--input: the lists' columns do not go together: {error}") from error
+@dataclass(frozen=True)
+class NewImages:
+    """What a new run would do.
+
+    Attributes:
+      images: to caption.
+      skipped: already completed.
+      mean_bytes: mean size of those to caption whose size is listed; None where no size is.
+    """
+
+    images: int
+    skipped: int
+    mean_bytes: float | None
 
 
-def killed_run(config: JobConfig, model_version: str) -> Prepared | None:
-    """The newest run that the same request began and did not end, if there is one.
+def find_resumable_run(config: JobConfig, model_version: str) -> PlannedRun | None:
+    """The newest run, if the same request began it and it did not end.
+
+    A run whose plan is damaged is not resumed: what it has written counts, and a new run plans the rest.
 
     Raises:
       StorageError: the output cannot be read.
     """
-    wanted = new_note(config, model_version)
-    for run, note in reversed(read_runs(config.output).items()):
-        same = note.captions_like(wanted) and note.request == wanted.request
-        if same and not run.storage.exists(run.summary):
-            return Prepared(run, Plan(note.inputs, note.shards), note.skipped, continued=True)
+    wanted = new_manifest(config, model_version)
+    for run, manifest in reversed(read_runs(config.output).items()):
+        if not manifest.captions_like(wanted) or manifest.request != wanted.request:
+            continue
+        if run.storage.exists(run.summary):
+            return None
+        plan = Plan(manifest.inputs, manifest.shards)
+        if not plan.inputs or (manifest.limits and manifest.limits != wanted.limits):
+            continue
+        try:
+            check_plan(run, plan)
+        except StorageError as error:
+            if not is_damaged(error):
+                raise
+            warn(error)
+            continue
+        return PlannedRun(run, plan, manifest.skipped, resumed=True)
     return None
 
 
-def list_request(config: JobConfig) -> Listing:
-    """The images of the request; nothing is written, and no more is held than `config.rows_in_memory` allows.
+def list_inputs(config: JobConfig) -> Listing:
+    """The images of the inputs that pass the filters; the first are listed at once, the others when they are needed.
 
     Raises:
       InputError: there is nothing to caption where the user pointed, or nothing that may be read.
     """
     batches = list_images(config.inputs, config.uri_column, config.carry_columns)
-    rest = _told(config.filters.apply(batches))
+    rest = _logged(config.filters.apply(batches))
     held: list[pa.RecordBatch] = []
-    listing = Listing(held, None)
+    size = 0
     for batch in rest:
         held.append(batch)
-        if listing.rows > config.rows_in_memory:
-            listing = Listing(held, rest)
+        size += batch.nbytes
+        if size > _HELD_BYTES:
             break
-    if not listing.rows:
+    if not any(batch.num_rows for batch in held):
         raise InputError(f"--input: none of the images listed passes the filters ({config.filters})")
-    _refuse_if_none_is_allowed(listing, config.allowed)
-    return listing
+    _refuse_if_none_is_allowed(held, config.allowed)
+    return Listing(held, rest)
 
 
-def plan_run(config: JobConfig, model_version: str, listing: Listing, run_graph: RunGraph) -> Prepared:
-    """A new run of what earlier runs have not done; to be called with the output's lease in hand.
+def plan_run(
+    config: JobConfig, model_version: str, listing: Listing, check_lease: Callable[[], None] = lambda: None
+) -> PlannedRun:
+    """Plans a new run of what earlier runs have not completed; the caller holds the output's lease.
 
     Args:
       config: the job.
       model_version: of the captioner.
-      listing: as `list_request` gives it.
-      run_graph: runs a Beam graph to its end; used where images and earlier runs are too many for this machine.
+      listing: as `list_inputs` gives it.
+      check_lease: called before the run becomes visible; raises where the lease is lost.
 
     Returns:
-      the run; where nothing is to be done it has an empty plan, of which nothing is stored.
+      the run; where there is nothing to do it has an empty plan, and nothing is stored.
+
+    Raises:
+      InputError: the listing breaks off, or lists have columns that do not go together.
+      StorageError: the output cannot be read or written.
+    """
+    manifest = new_manifest(config, model_version)
+    runs = read_runs(config.output, on_damaged=_ignore)  # `find_resumable_run` has warned of them
+    new = _Selection(config, listing, runs, manifest)
+    run = Run.new(config.output)
+    try:
+        plan = write_plan(run, new.tables(), config.shard_size)
+        check_lease()
+    except BaseException as error:
+        with contextlib.suppress(StorageError):  # the first error counts
+            delete_plan(run)
+        if isinstance(error, (pa.ArrowInvalid, pa.ArrowTypeError)):
+            raise InputError(f"--input: the lists' columns do not go together: {error}") from error
+        raise
+    skipped = new.distinct - plan.inputs
+    manifest = dataclasses.replace(manifest, inputs=plan.inputs, shards=plan.shards, skipped=skipped)
+    if plan.inputs:
+        run.storage.write(run.manifest, manifest.to_json())
+        return PlannedRun(run, plan, skipped, resumed=False)
+    newest = next(reversed(runs.values()), manifest)
+    return PlannedRun(run, plan, skipped, False, None if newest.captions_like(manifest) else manifest)
+
+
+def record_choice(planned: PlannedRun) -> None:
+    """Writes the manifest of a run without images, with which the run becomes visible; see `PlannedRun.choice`."""
+    assert planned.choice is not None
+    planned.run.storage.write(planned.run.manifest, planned.choice.to_json())
+
+
+def count_new(config: JobConfig, manifest: RunManifest, listing: Listing) -> NewImages:
+    """What a run like `manifest` would do with `listing`; nothing is written.
 
     Raises:
       InputError: the listing breaks off.
-      StorageError: the output cannot be read or written.
+      StorageError: the output cannot be read.
     """
-    note = new_note(config, model_version)
-    run = Run.new(config.output)
-    earlier = _earlier(config, note)
-    if listing.rest is None and listing.rows + sum(earlier.values()) <= config.rows_in_memory:
-        listed = listing.table()
-        todo = _without_done(config, listed, earlier)
-        distinct, tables = listed.num_rows, [todo] if todo.num_rows else []
-        plan = write_plan(run, tables, config.shard_size)
-    else:
-        distinct, plan = _plan_in_pipeline(config, run, listing, earlier, run_graph)
-    if plan.inputs:
-        note = dataclasses.replace(note, inputs=plan.inputs, shards=plan.shards, skipped=distinct - plan.inputs)
-        run.storage.write(run.note, note.to_json())
-    return Prepared(run, plan, distinct - plan.inputs, continued=False)
+    new = _Selection(config, listing, read_runs(config.output, on_damaged=_ignore), manifest)
+    images = known = size = 0
+    for table in new.tables():
+        images += table.num_rows
+        known += table.num_rows - table["size"].null_count
+        size += pc.sum(table["size"]).as_py() or 0
+    return NewImages(images, new.distinct - images, size / known if known else None)
 
 
-def todo_of(config: JobConfig, note: RunNote, listed: pa.Table) -> pa.Table:
-    """The rows of `listed` that a run like `note` would caption."""
-    return _without_done(config, listed, _earlier(config, note))
+def new_manifest(config: JobConfig, model_version: str) -> RunManifest:
+    """The manifest of a run that is not planned yet."""
+    # A captioner of the user's own may use any option; of a bundle's it is known which ones have an effect.
+    decoding = dataclasses.asdict(config.decoding) if config.captioner else config.decoding.effective_options
+    limits = {
+        "max_pixels": config.max_pixels,
+        "min_bytes": config.filters.min_bytes,
+        "max_bytes": config.filters.max_bytes,
+    }
+    return RunManifest(model_version, decoding, config.request, 0, 0, 0, limits)
 
 
-def _earlier(config: JobConfig, note: RunNote) -> Mapping[Run, int]:
-    """The runs whose captions can stand for those of a run like `note`, and their images."""
-    if config.recaption:
-        return {}
-    return {run: other.inputs for run, other in read_runs(config.output).items() if other.captions_like(note)}
+class _Selection:
+    """The listed images that no earlier run has completed, each URI once.
+
+    Attributes:
+      distinct: distinct URIs that have been listed so far.
+    """
+
+    def __init__(
+        self, config: JobConfig, listing: Listing, runs: Mapping[Run, RunManifest], manifest: RunManifest
+    ) -> None:
+        self.distinct = 0
+        self._config = config
+        self._listing = listing
+        same = {} if config.recaption else {run: other for run, other in runs.items() if other.captions_like(manifest)}
+        self._completed = read_completed(completed_parts(same, config.retry, manifest.limits))
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The images, once."""
+        seen = KeySet(URI_BYTES)
+        for table in self._listing.tables():
+            keys = uri_keys(table["uri"])
+            is_first = first_of_each(keys) & ~seen.contains(keys)
+            keys = keys[is_first]
+            seen.add(keys)
+            self.distinct += len(keys)
+            yield exclude_completed(table.filter(pa.array(is_first)), self._completed, self._config.allowed, keys)
 
 
-def _without_done(config: JobConfig, listed: pa.Table, earlier: Iterable[Run]) -> pa.Table:
-    return without_done(listed, read_done(done_files(earlier, config.retry)), config.allowed)
-
-
-def _plan_in_pipeline(
-    config: JobConfig, run: Run, listing: Listing, earlier: Mapping[Run, int], run_graph: RunGraph
-) -> tuple[int, Plan]:
-    """The number of distinct images listed, and the plan of those to be done."""
-    from beam_job.planning import difference  # imports Beam, which `status` does without
-
-    try:
-        files = difference.write_listing(run, listing.tables())
-        print(f"planning {counted(files.rows, 'image')} in a pipeline of its own", file=sys.stderr, flush=True)
-        done = done_files(earlier, config.retry)
-        rows = files.rows + sum(earlier.values())
-        counters = run_graph(lambda p: difference.build_difference(p, run, files.uris, done, rows, config.allowed))
-        plan = write_plan(run, difference.read_todo(run), config.shard_size)
-        return counters[difference.LISTED], plan
-    finally:
-        difference.remove_planning(run)
-
-
-def _refuse_if_none_is_allowed(listing: Listing, allowed: Allowed) -> None:
-    """Stops a run in which every image would fail for want of an option; where some may be read, the others fail."""
+def _refuse_if_none_is_allowed(held: Iterable[pa.RecordBatch], allowed: Allowed) -> None:
+    """Stops a run in which every image would fail for lack of an option; where some may be read, the others fail."""
     first: NotAllowedError | None = None
-    for uri in (uri.as_py() for batch in listing.held for uri in batch.column("uri")):
+    listed = 0
+    for uri in (uri.as_py() for batch in held for uri in batch.column("uri")):
+        listed += 1
         try:
             storage_for(container_of(uri), allowed)
             return
         except NotAllowedError as error:
             first = first or error
-        except StorageError:  # no option would help it
+        except StorageError:  # no option would help
             continue
     if first is not None:
-        raise InputError(f"--input: none of the images listed may be read; the first of {listing.rows:,}: {first}")
+        raise InputError(f"--input: none of the images listed may be read; the first of {listed:,}: {first}")
 
 
-def new_note(config: JobConfig, model_version: str) -> RunNote:
-    """Of a run that has not been planned."""
-    return RunNote(model_version, dataclasses.asdict(config.decoding), config.request, 0, 0, 0)
-
-
-def _told(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same batches, with a word now and then of how far the listing has come."""
-    listed, told = 0, time.monotonic()
+def _logged(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same batches; progress is logged every few seconds."""
+    listed, logged = 0, time.monotonic()
     for batch in batches:
         listed += batch.num_rows
-        if time.monotonic() - told > _TELL_EVERY_S:
-            told = time.monotonic()
+        if time.monotonic() - logged > _LOG_EVERY_S:
+            logged = time.monotonic()
             print(f"{listed:,} images listed", file=sys.stderr, flush=True)
         yield batch
+
+
+def _ignore(_: StorageError) -> None:
+    """For damage that was reported before."""

@@ -1,4 +1,4 @@
-"""Where a run's files lie, and what it notes of itself when it starts."""
+"""Where a run's files are, and its manifest: what later runs must know of it."""
 
 from __future__ import annotations
 
@@ -6,21 +6,29 @@ import dataclasses
 import datetime
 import json
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
+from beam_job.planning.damage import is_damaged, naming_damage, warn
 from beam_job.storage import Storage, StorageError, join, storage_for
+from model import Decoding
+
+# Of run.json. A field that an older version may ignore does not raise it; one that changes what others mean does.
+FORMAT = 1
+_DEFAULT_DECODING = dataclasses.asdict(Decoding())
+_THREADS = 16
 
 
 @dataclass(frozen=True)
 class Run:
-    """Where a run's files lie.
+    """Where a run's files are; no other place builds these paths.
 
     Attributes:
       output: the job's output folder, shared by all runs.
-      run_id: time of the start in UTC to the millisecond, so that names sort by age, and some letters that keep apart
-        two runs of the same moment.
+      run_id: time of the start in UTC to the millisecond, so that names sort by age, and random letters, which tell
+        two runs of the same moment apart.
     """
 
     output: str
@@ -34,31 +42,31 @@ class Run:
 
     @property
     def storage(self) -> Storage:
-        """Where `output` lies."""
+        """The storage of `output`."""
         return storage_for(self.output)
 
     @property
     def folder(self) -> str:
-        """Plan, summary and success mark."""
+        """Manifest, plan, summary, review page and success marker."""
         return join(self.output, "runs", self.run_id)
 
     @property
-    def planning(self) -> str:
-        """Files that a large plan is made from, removed when it stands."""
-        return join(self.folder, "planning")
+    def plan_folder(self) -> str:
+        """All files of the plan."""
+        return join(self.folder, "plan")
 
-    def plan(self, number: int) -> str:
+    def plan_part(self, number: int) -> str:
         """A file of the plan."""
-        return join(self.folder, "plan", f"part-{number:05d}.parquet")
+        return self._part(self.plan_folder, number)
 
     @property
-    def note(self) -> str:
-        """The note's file; it is written after the plan, so where it stands the plan is whole."""
+    def manifest(self) -> str:
+        """`run.json`, written after the plan: where it exists the plan is complete."""
         return join(self.folder, "run.json")
 
     @property
     def summary(self) -> str:
-        """The summary's file; where it stands the run has ended."""
+        """The summary: where it exists the run has ended."""
         return join(self.folder, "summary.json")
 
     @property
@@ -74,31 +82,43 @@ class Run:
     @property
     def captions_folder(self) -> str:
         """All captions of the run."""
-        return join(self.output, "captions", f"run={self.run_id}")
+        return self._table("captions")
+
+    @property
+    def failures_folder(self) -> str:
+        """All failures of the run."""
+        return self._table("failures")
 
     def captions(self, shard: int) -> str:
-        """The captions of a shard; the file stands for the whole shard's being done."""
-        return self._part("captions", shard)
+        """The captions of a shard; where this file exists the shard is committed."""
+        return self._part(self.captions_folder, shard)
 
     def failures(self, shard: int) -> str:
         """The failures of a shard."""
-        return self._part("failures", shard)
+        return self._part(self.failures_folder, shard)
 
-    def _part(self, table: str, shard: int) -> str:
-        return join(self.output, table, f"run={self.run_id}", f"part-{shard:05d}.parquet")
+    def _table(self, name: str) -> str:
+        return join(self.output, name, f"run={self.run_id}")
+
+    @staticmethod
+    def _part(folder: str, number: int) -> str:
+        return join(folder, f"part-{number:05d}.parquet")
 
 
 @dataclass(frozen=True)
-class RunNote:
+class RunManifest:
     """`run.json`: what a later run must know of this one.
 
     Attributes:
       model: version of the model.
-      decoding: how words were chosen; with `model` it tells whose captions can stand for whose.
-      request: inputs and filters; a killed run is continued by the same request.
+      decoding: options of decoding that its captions depend on, `Decoding.effective_options`.
+      request: inputs and filters; an interrupted run is resumed by the same request.
       inputs: images of the plan.
       shards: shards of the plan.
-      skipped: images that were listed and had been done before.
+      skipped: images that were listed but already completed.
+      limits: limits in force, by name; an image that failed for one is tried again only where it is less strict. Empty
+        in runs of earlier versions, which did not record them.
+      format: of the file; 0 in runs of earlier versions.
     """
 
     model: str
@@ -107,43 +127,108 @@ class RunNote:
     inputs: int
     shards: int
     skipped: int
+    limits: Mapping[str, int | None] = field(default_factory=dict)
+    format: int = FORMAT
 
-    def captions_like(self, other: RunNote) -> bool:
-        """Whether both runs would give an image the same caption."""
-        return self.model == other.model and self.decoding == other.decoding
+    def captions_like(self, wanted: RunManifest) -> bool:
+        """Whether this run's captions are those that a run with the manifest `wanted` would write.
+
+        Only the options in `wanted` count, and one that this manifest lacks had its default value.
+        """
+        return self.model == wanted.model and all(
+            self.decoding.get(name, _DEFAULT_DECODING.get(name)) == value for name, value in wanted.decoding.items()
+        )
 
     def to_json(self) -> bytes:
         """The file's content."""
         return (json.dumps(dataclasses.asdict(self), indent=2) + "\n").encode()
 
     @classmethod
-    def from_json(cls, content: bytes) -> RunNote:
-        """What `to_json` wrote."""
-        return cls(**json.loads(content))
+    def from_json(cls, content: bytes) -> RunManifest:
+        """What `to_json` wrote; fields that this version does not know are ignored.
+
+        Raises:
+          NewerFormatError: a newer version wrote it.
+          ValueError: it is damaged.
+        """
+        fields = json.loads(content)
+        if not isinstance(fields, dict):
+            raise ValueError(f"not a JSON object but {fields!r:.40}")
+        version = fields.setdefault("format", 0)
+        if isinstance(version, int) and version > FORMAT:
+            raise NewerFormatError(version)
+        types = {
+            **dict.fromkeys(("inputs", "shards", "skipped", "format"), int),
+            **dict.fromkeys(("decoding", "request", "limits"), dict),
+            "model": str,
+        }
+        fields = {name: fields[name] for name in types if name in fields} | {"skipped": fields.get("skipped", 0)}
+        for name, type_ in types.items():
+            if name not in fields and name != "limits":
+                raise ValueError(f"{name} is missing")
+            if name in fields and not isinstance(fields[name], type_):
+                raise ValueError(f"{name} is {fields[name]!r:.40}")
+        return cls(**fields)
 
 
-def read_runs(output: str) -> dict[Run, RunNote]:
-    """All runs of an output that have begun, the oldest first.
+class NewerFormatError(Exception):
+    """A file was written by a newer version of this program."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(
+            f"written by a newer version of caption-images (format {version}, this version reads up to {FORMAT}); "
+            "upgrade caption-images"
+        )
+
+
+def read_runs(output: str, on_damaged: Callable[[StorageError], None] = warn) -> dict[Run, RunManifest]:
+    """The runs of an output by age, the oldest first.
+
+    Args:
+      output: the job's output folder.
+      on_damaged: called for each run whose manifest is damaged; such a run is left out.
 
     Raises:
-      StorageError: a note cannot be read.
+      StorageError: a manifest cannot be read, or a newer version wrote it.
     """
-    storage = storage_for(output)
-    notes = [stored.uri for stored in storage.list(join(output, "runs")) if stored.uri.endswith("/run.json")]
-    runs = [Run(output, uri.split("/")[-2]) for uri in sorted(notes)]
-    return {run: read_note(run) for run in runs}
+
+    def read(run: Run) -> RunManifest | StorageError:
+        try:
+            return read_manifest(run)
+        except StorageError as error:
+            if not is_damaged(error):
+                raise
+            return error
+
+    files = storage_for(output).list(join(output, "runs"))
+    runs = [Run(output, uri.split("/")[-2]) for uri in sorted(stored.uri for stored in files) if _is_manifest(uri)]
+    manifests: dict[Run, RunManifest] = {}
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for run, found in zip(runs, threads.map(read, runs), strict=True):
+            if isinstance(found, StorageError):
+                on_damaged(found)
+            else:
+                manifests[run] = found
+    return manifests
 
 
-def read_note(run: Run) -> RunNote:
-    """What the run noted of itself.
+def _is_manifest(uri: str) -> bool:
+    return uri.endswith("/run.json")
+
+
+def read_manifest(run: Run) -> RunManifest:
+    """The run's manifest.
 
     Raises:
-      StorageError: it cannot be read.
+      StorageError: it cannot be read, is damaged, or a newer version wrote it.
     """
-    content, _ = run.storage.read(run.note)
+    content, _ = run.storage.read(run.manifest)
+    remedy = (
+        "its run is left out, and the images that it completed are captioned again; restore the file, or remove the "
+        f"folder {run.folder} to end this message"
+    )
     try:
-        return RunNote.from_json(content)
-    except (ValueError, TypeError) as error:
-        raise StorageError(
-            f"{run.note} is damaged ({error}); remove the folder {run.folder} to forget the run"
-        ) from error
+        with naming_damage(run.manifest, remedy):
+            return RunManifest.from_json(content)
+    except NewerFormatError as error:
+        raise StorageError(f"{run.manifest} was {error}") from error

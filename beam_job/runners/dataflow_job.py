@@ -19,7 +19,7 @@ from apache_beam.runners.runner import PipelineResult
 
 from beam_job.text import printable
 
-_PLANNING_MACHINE = "n2-standard-4"
+_IDLE_MACHINE = "n2-standard-4"
 _RUNNER_LOG = "apache_beam.runners.dataflow"
 # A line that a traceback ends with: the class, with its module, and what it said.
 _RAISED = re.compile(r"^((?:\w+\.)+\w+|\w+(?:Error|Exception)): (.*)$")
@@ -62,18 +62,14 @@ def options_of_run(options: PipelineOptions, run_id: str) -> PipelineOptions:
     return options
 
 
-def options_of_planning(options: PipelineOptions) -> PipelineOptions:
-    """A copy for the graph that plans: no GPU, another name, started and awaited in any case."""
+def options_without_gpu(options: PipelineOptions) -> PipelineOptions:
+    """A copy for a job that captions nothing: on a worker of the standard kind where a GPU was asked for."""
     options = copy.deepcopy(options)
-    if runs_on_dataflow(options):
-        cloud = options.view_as(GoogleCloudOptions)
-        cloud.job_name = cloud.job_name and f"{cloud.job_name}-planning"
-        cloud.template_location = None
-        options.view_as(StandardOptions).no_wait_until_finish = False
-        asked = cloud.dataflow_service_options or []
-        cloud.dataflow_service_options = [each for each in asked if not each.startswith("worker_accelerator")]
-        if len(cloud.dataflow_service_options) < len(asked):
-            options.view_as(WorkerOptions).machine_type = _PLANNING_MACHINE
+    cloud = options.view_as(GoogleCloudOptions)
+    asked = cloud.dataflow_service_options or []
+    cloud.dataflow_service_options = [each for each in asked if not each.startswith("worker_accelerator")]
+    if len(cloud.dataflow_service_options) < len(asked):
+        options.view_as(WorkerOptions).machine_type = _IDLE_MACHINE
     return options
 
 

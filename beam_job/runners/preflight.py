@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from beam_job.config import JobConfig
 from beam_job.output.sink import committed_shards
-from beam_job.planning.prepare import Listing, Prepared, killed_run, list_request, new_note, todo_of
+from beam_job.planning.prepare import PlannedRun, count_new, find_resumable_run, list_inputs, new_manifest
 from beam_job.runners.dataflow import on_dataflow, places_of, workers_of
 from beam_job.runners.estimate import MEAN_BYTES, describe, estimate_here, estimate_on_dataflow
 from beam_job.storage import GoogleCloudStorage, StorageError, bucket_of, scheme_of, storage_for
@@ -64,11 +64,11 @@ def check_reachable(config: JobConfig, arguments: Sequence[str]) -> None:
         _say(f"whether you may read and write in {', '.join(unknown)} could not be asked")
 
 
-def announce_workers(config: JobConfig, arguments: Sequence[str], prepared: Prepared) -> None:
+def announce_workers(config: JobConfig, arguments: Sequence[str], prepared: PlannedRun) -> None:
     """Tells of a run on Dataflow which workers it will have and what it will take; of another runner nothing."""
     if not on_dataflow(arguments):
         return
-    table = read_parquet(prepared.run.plan(0)).read(columns=["size"])
+    table = read_parquet(prepared.run.plan_part(0)).read(columns=["size"])
     left = _left(prepared)
     _tell(config, arguments, left, _mean_bytes([table["size"]]))
 
@@ -82,35 +82,23 @@ def tell_estimate(config: JobConfig, arguments: Sequence[str], model_version: st
       PreflightError: as `check_reachable` says.
     """
     check_reachable(config, arguments)
-    if killed := killed_run(config, model_version):
-        _say(f"would continue run {killed.run.run_id}, planned with {counted(killed.plan.inputs, 'image')}")
-        table = read_parquet(killed.run.plan(0)).read(columns=["size"])
-        _tell(config, arguments, _left(killed), _mean_bytes([table["size"]]))
+    if resumable := find_resumable_run(config, model_version):
+        _say(f"would continue run {resumable.run.run_id}, planned with {counted(resumable.plan.inputs, 'image')}")
+        table = read_parquet(resumable.run.plan_part(0)).read(columns=["size"])
+        _tell(config, arguments, _left(resumable), _mean_bytes([table["size"]]))
         return
-    images, mean_bytes = _listed(config, list_request(config), model_version)
-    if images:
-        _tell(config, arguments, images, mean_bytes)
+    new = count_new(config, new_manifest(config, model_version), list_inputs(config))
+    if new.skipped:
+        _say(f"{counted(new.skipped, 'image')} already done, skipped")
+    if new.images:
+        _tell(config, arguments, new.images, new.mean_bytes)
     else:
         _say("nothing to do: all images listed are done")
 
 
-def _listed(config: JobConfig, listing: Listing, model_version: str) -> tuple[int, float | None]:
-    """Images that the run would caption, and their mean size."""
-    if listing.rest is None:
-        listed = listing.table()
-        todo = todo_of(config, new_note(config, model_version), listed)
-        if todo.num_rows < listed.num_rows:
-            _say(f"{counted(listed.num_rows - todo.num_rows, 'image')} of {listed.num_rows:,} done before")
-        return todo.num_rows, _mean_bytes([todo["size"]])
-    mean_bytes = _mean_bytes([batch.column("size") for batch in listing.held])
-    images = sum(table.num_rows for table in listing.tables())
-    _say(f"{counted(images, 'image')} listed, too many to compare here; what earlier runs have done is counted too")
-    return images, mean_bytes
-
-
-def _left(prepared: Prepared) -> int:
+def _left(prepared: PlannedRun) -> int:
     """Images of the shards that are not written."""
-    done = len(committed_shards(prepared.run)) if prepared.continued else 0
+    done = len(committed_shards(prepared.run)) if prepared.resumed else 0
     return round(prepared.plan.inputs * (1 - done / prepared.plan.shards))
 
 

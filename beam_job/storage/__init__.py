@@ -16,6 +16,7 @@ from beam_job.storage.base import CredentialsError as CredentialsError
 from beam_job.storage.base import Storage as Storage
 from beam_job.storage.base import StorageError as StorageError
 from beam_job.storage.base import StoredObject as StoredObject
+from beam_job.storage.base import TooLargeError as TooLargeError
 from beam_job.storage.base import UnknownSchemeError as UnknownSchemeError
 from beam_job.storage.base import is_glob as is_glob
 from beam_job.storage.base import join as join

@@ -15,7 +15,7 @@ from beam_job.loading.images import FetchedImage
 from beam_job.output.sink import ShardReport
 from beam_job.pipeline import build_pipeline
 from beam_job.planning.plan import Plan
-from beam_job.planning.run import Run, RunNote
+from beam_job.planning.run import Run, RunManifest
 from beam_job.records import CaptionedImage, Failure, ImageInput
 from model import Caption, CaptionerConfig, Decoding
 
@@ -33,7 +33,7 @@ FAILURE = Failure("x.jpg", "fetch", "NotFound", "gone", False, None, NOON)
         ShardReport(1, (FAILURE,)),
         Run("gs://bucket/out", "r1"),
         Plan(3, 2),
-        RunNote("model-1", {}, {}, 3, 2, 1),
+        RunManifest("model-1", {}, {}, 3, 2, 1),
         JobConfig(("photos",), "out", decoding=Decoding("greedy")),
         CaptionerConfig(),
     ],

@@ -287,13 +287,13 @@ def test_a_worker_without_the_gpu_that_is_required_refuses_too(tmp_path: Path, m
 
     from beam_job.captioning.caption_shards import CaptionShards
     from beam_job.config import JobConfig
-    from beam_job.planning.run import Run, RunNote
+    from beam_job.planning.run import Run, RunManifest
     from model.devices import NoGpuError
 
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
     config = JobConfig(("photos",), str(tmp_path), require_gpu=True)
     run = Run(str(tmp_path), "r1")
-    run.storage.write(run.note, RunNote("model-1", {}, {}, 1, 1, 0).to_json())
+    run.storage.write(run.manifest, RunManifest("model-1", {}, {}, 1, 1, 0).to_json())
     with pytest.raises(NoGpuError, match="--require_gpu"):
         CaptionShards(config, run).setup()
 

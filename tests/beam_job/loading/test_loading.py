@@ -73,7 +73,7 @@ class Drawn:
             while events := self._loader.get():
                 with self._changed:
                     for event in events:
-                        self._note(event)
+                        self._manifest(event)
                     self._changed.notify_all()
         except BaseException as error:
             with self._changed:

@@ -161,7 +161,7 @@ def test_corrections_come_back(page: Any, output: Path, downloads: Path, tmp_pat
     area = page.switch_to.active_element
     area.clear()
     area.send_keys('a "grey" dog <b>')
-    click(page, "#grid .keep")
+    click(page, "#grid .save")
     page.find_element("id", "search").clear()
     page.find_element("id", "search").send_keys("photo 04")
     click(page, "#grid .bad")

@@ -13,7 +13,7 @@ import pytest
 
 from beam_job.inputs.lists import LISTING_FIELDS
 from beam_job.output.sink import ShardReport, caption_table, commit_shard, publish_failures, read_report
-from beam_job.planning.plan import Plan, PlanReader, Shard, first_of_each_uri, write_plan
+from beam_job.planning.plan import Plan, PlanReader, Shard, write_plan
 from beam_job.planning.run import Run
 from beam_job.records import CaptionedImage, Failure, ImageInput
 from model import Caption
@@ -78,11 +78,6 @@ def test_a_long_plan_has_several_files(run: Run) -> None:
     ]
 
 
-def test_the_first_of_each_uri_stays_in_its_place() -> None:
-    table = listing("b", "a", "b", "c", "a", n=[0, 1, 2, 3, 4])
-    assert first_of_each_uri(table).select(["uri", "n"]).to_pydict() == {"uri": ["b", "a", "c"], "n": [0, 1, 3]}
-
-
 def test_runs_have_names_of_their_own_that_sort_by_age(tmp_path: Path) -> None:
     names = []
     for _ in range(20):
@@ -131,6 +126,7 @@ def test_schema_and_values(run: Run) -> None:
             "transient": False,
             "object_version": "v1",
             "failed_at": NOON,
+            "retry_when": "content",
         }
     ]
 
@@ -151,6 +147,18 @@ def test_captions_below_the_score_that_was_asked_for_are_marked(run: Run) -> Non
     assert table.column_names[:4] == ["uri", "caption", "score", "low_confidence"]
     assert table["low_confidence"].to_pylist() == [True, False, False]
     assert read_report(run, 0) == report == ShardReport(3, (), low_confidence=1)
+
+
+@pytest.mark.parametrize("score", [-1e300, 1e300, float("inf"), float("-inf"), float("nan"), -3.4e38, 1e-45])
+def test_odd_scores_do_not_break_a_commit(run: Run, score: float) -> None:
+    rows = [
+        CaptionedImage(f"{n}.jpg", (Caption("a dog", s),), 30, 20, "v1", NOON) for n, s in enumerate((score, -0.25))
+    ]
+    report = commit_shard(run, 0, caption_table(rows, "model-1", False, None, -1.0), [], SHARD)
+    again = read_report(run, 0)
+    assert report.captions == again.captions == 2
+    assert again.scores == report.scores
+    assert again.scores[-3] == 1
 
 
 def test_a_shard_without_captions_marks_none(run: Run) -> None:

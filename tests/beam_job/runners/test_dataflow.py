@@ -27,7 +27,7 @@ from google.api_core.exceptions import TooManyRequests
 
 from beam_job import storage
 from beam_job.captioning import caption_shards
-from beam_job.runners.dataflow_job import gist, options_of_planning, options_of_run, reason_of
+from beam_job.runners.dataflow_job import gist, options_of_run, options_without_gpu, reason_of
 from tests.dataflow_service import JOB_ID, DataflowService, log_in, private_key, serving
 from tests.fakes import FakeCaptioner
 
@@ -214,17 +214,16 @@ def test_an_estimate_writes_nothing(photographs_in_bucket: str, capsys: pytest.C
     assert not stored(output)
 
 
-def test_planning_rents_no_gpu_and_is_awaited_in_any_case() -> None:
+def test_a_job_that_captions_nothing_rents_no_gpu() -> None:
     service = "--dataflow_service_options=worker_accelerator=type:nvidia-l4;count:1"
-    given = ["--runner=DataflowRunner", "--template_location=gs://b/t", "--no_wait_until_finish", service]
+    given = ["--runner=DataflowRunner", "--template_location=gs://b/t", service]
     options = PipelineOptions([*given, "--machine_type=g2-standard-8", "--job_name=nightly"])
-    planning = options_of_planning(options).get_all_options(drop_default=True)
-    assert not {"template_location", "no_wait_until_finish"} & set(planning)
-    assert planning["dataflow_service_options"] == []
-    assert (planning["machine_type"], planning["job_name"]) == ("n2-standard-4", "nightly-planning")
+    idle = options_without_gpu(options).get_all_options(drop_default=True)
+    assert idle["dataflow_service_options"] == []
+    assert (idle["machine_type"], idle["job_name"]) == ("n2-standard-4", "nightly")
+    assert options.get_all_options(drop_default=True)["machine_type"] == "g2-standard-8"
     run = options_of_run(options, "20261123T223857626Z-c0382bde").get_all_options(drop_default=True)
     assert run["job_name"] == "nightly"
-    assert options.get_all_options(drop_default=True)["template_location"] == "gs://b/t"
 
 
 def test_a_quota_is_told_with_what_to_do() -> None:

@@ -16,7 +16,8 @@ from PIL import Image
 from beam_job.cli.command import main
 from beam_job.config import JobConfig
 from beam_job.inputs.lists import LISTING_FIELDS
-from beam_job.planning.completed import KEY_SCHEMA, without_done
+from beam_job.planning.completed import exclude_completed
+from beam_job.planning.keys import KEY_BYTES, KeySet, uri_keys, version_keys
 from beam_job.storage import Allowed, NotAllowedError, StorageError, bucket_of, storage_for
 from tests.fakes import FakeCaptioner
 from tests.fault_server import FaultServer, ok, serve
@@ -267,10 +268,11 @@ def test_images_of_an_intranet(lists: Path, tmp_path: Path, job, server: FaultSe
 def test_the_version_of_what_may_not_be_read_is_not_looked_up(lists: Path) -> None:
     """It would tell whether a file is there, and a web server that somebody asks."""
     uri = f"{lists}-of-others/b.jpg"
-    done = pa.table({"uri": [uri], "object_version": [storage_for(uri).stat(uri).version]}, KEY_SCHEMA)
+    completed = KeySet(KEY_BYTES)
+    completed.add(version_keys(uri_keys(pa.array([uri])), pa.array([storage_for(uri).stat(uri).version])))
     listing = pa.table([[uri], [None], [None], [None], [None]], schema=pa.schema(LISTING_FIELDS))
-    assert without_done(listing, done, allowed(lists)).num_rows == 1
-    assert without_done(listing, done, allowed(lists, allow_root=(f"{lists}-of-others",))).num_rows == 0
+    assert exclude_completed(listing, completed, allowed(lists)).num_rows == 1
+    assert exclude_completed(listing, completed, allowed(lists, allow_root=(f"{lists}-of-others",))).num_rows == 0
 
 
 def test_a_listed_file_that_becomes_a_link_is_not_followed(lists: Path) -> None:

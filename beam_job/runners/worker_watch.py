@@ -1,0 +1,74 @@
+"""Notices that a worker process of a local run has ended before its work was done.
+
+Beam's in-process runner waits for a worker that was killed (by the system for want of memory, by a captioner that
+crashes, by hand) for ever: nothing tells its queues that no answer will come. It keeps a thread for each worker
+process, which waits for that process; a thread that ends while shards are left is the sign.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from beam_job.loading.child_process import format_exit_code
+
+_BEAM_S_THREAD = "run_worker"  # of apache_beam.runners.portability.fn_api_runner.worker_handlers
+_EXIT_CODE = "exited with return code "
+_GRACE_S = 5.0  # workers of a run that has ended go one after the other, and so do those of one that reports an error
+
+
+class WorkerDiedError(RuntimeError):
+    """A worker process ended before its work was done; the message says how, as far as it is known."""
+
+
+class WorkerWatch:
+    """Watches the worker processes that Beam starts from this process.
+
+    Args:
+      unfinished: whether work is left; called only when a worker has ended.
+      clock: seconds.
+    """
+
+    def __init__(self, unfinished: Callable[[], bool], clock: Callable[[], float] = time.monotonic) -> None:
+        self._unfinished = unfinished
+        self._clock = clock
+        self._seen: set[threading.Thread] = set()
+        self._gone_since: float | None = None
+        self._exit_code: int | None = None
+
+    def check(self) -> None:
+        """Raises WorkerDiedError if a worker has been gone for `_GRACE_S` while work is left."""
+        self._seen.update(thread for thread in threading.enumerate() if thread.name == _BEAM_S_THREAD)
+        if all(thread.is_alive() for thread in self._seen):
+            return
+        now = self._clock()
+        if self._gone_since is None:
+            self._gone_since = now
+        if now - self._gone_since >= _GRACE_S and self._unfinished():
+            raise WorkerDiedError(self._message())
+
+    @contextmanager
+    def exit_codes_noted(self) -> Iterator[None]:
+        """In this block the exit codes that Beam's threads raise are kept for the message, not printed."""
+        previous = threading.excepthook
+
+        def note(event: threading.ExceptHookArgs) -> None:
+            text = str(event.exc_value)
+            if event.thread is not None and event.thread.name == _BEAM_S_THREAD and _EXIT_CODE in text:
+                self._exit_code = int(text.rpartition(_EXIT_CODE)[2])
+            else:
+                previous(event)
+
+        threading.excepthook = note
+        try:
+            yield
+        finally:
+            threading.excepthook = previous
+
+    def _message(self) -> str:
+        code = self._exit_code or 0
+        how = format_exit_code(-(code - 128) if code > 128 else code)  # 128 and more are a shell's word for a signal
+        hint = "; a killed worker often means too little memory: try fewer --workers" if "SIGKILL" in how else ""
+        return f"a worker process died ({how}) with work left{hint}"
