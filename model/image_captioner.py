@@ -42,5 +42,6 @@ class ImageCaptioner(Protocol):
           images: uint8[B, S, S, 3], RGB. The memory is reused after the method returns.
 
         Returns:
-          for each of the B images one or more captions, best first, with finite scores; greater scores are better.
+          for each of the B images as many captions as `decoding.num_captions` says, best first, with scores that are
+          finite as float32; greater scores are better. Fewer captions are a failure of the image, more are cut.
         """

@@ -45,14 +45,17 @@ class Child:
     memory: npt.NDArray[np.uint8]
 
     def ask(self, request: Any) -> Any:
-        """Sends a request and returns the child's answer.
+        """Sends a request and returns the child's answer; bytes are sent as they are, for `Connection.recv_bytes`.
 
         Raises:
           TimeoutError: the child neither read nor wrote for as long as `start_child` was told.
           EOFError, OSError: the child has died.
         """
         try:
-            self.connection.send(request)
+            if isinstance(request, bytes):
+                self.connection.send_bytes(request)  # which makes no copy, as pickling does
+            else:
+                self.connection.send(request)
             return self.connection.recv()
         except BlockingIOError as error:  # what a socket with SO_RCVTIMEO or SO_SNDTIMEO raises
             raise TimeoutError("the child does not answer") from error

@@ -156,7 +156,7 @@ class _Process:
             raise DecoderLimitError(f"decoding needs more than {self._memory // 2**20:,} MB of memory")
         self.is_idle = True
         if kind == worker.REFUSED:
-            raise details[0]
+            raise details.pop()  # a frame that refers to its own error lives until the next garbage collection
         width, height = details
         return LoadedImage(self._pixels.copy(), width, height)
 

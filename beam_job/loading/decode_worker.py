@@ -36,13 +36,14 @@ def _serve(connection: Connection, pixels: npt.NDArray[np.uint8], max_pixels: in
     while True:
         _limit_memory(None)
         try:
-            data: bytes = connection.recv()
+            data = connection.recv_bytes()
         except EOFError:
             return
         _limit_memory(memory + 2 * len(data))
         # The parent watches the time too, unless it is dead: then nobody else ends a decoder that hangs.
         signal.alarm(seconds + 5)
         answer = _decode(data, pixels, max_pixels)
+        del data  # not to be held until the next file is here
         signal.alarm(0)
         connection.send(answer)
 

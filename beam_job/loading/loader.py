@@ -245,13 +245,13 @@ class ThreadLoader(Loader):
             try:
                 fetched = self._fetch_once(image, reservation, self._config.fetch_timeout - seconds)
             except LargerThanReservedError as larger:
-                reservation.resize(0)
-                size = max(larger.size, _GROWTH * size)
-            else:
+                size, fetched = max(larger.size, _GROWTH * size), None
+            seconds += time.monotonic() - started
+            if fetched is not None:
                 held = 0 if isinstance(fetched, Failure) else len(fetched.data)
                 reservation.resize(held + self._config.pixel_bytes)
-                return fetched, seconds + time.monotonic() - started
-            seconds += time.monotonic() - started
+                return fetched, seconds
+            reservation.resize(0)  # only now, when the exception is gone, and with it what had been read
 
     def _fetch_once(self, image: ImageInput, reservation: Reservation, timeout: float) -> FetchedImage | Failure:
         config = self._config
@@ -265,18 +265,28 @@ class ThreadLoader(Loader):
         return _guarded("fetch", image, work)
 
     def _decode_queued(self) -> None:
-        while (task := self._to_decode.get()) is not None and not self._stopped.is_set():
-            try:
-                self._decode(*task)
-            except BaseException as error:
-                self._fail(error)
+        while self._decode_next():
+            pass
 
-    def _decode(self, key: Any, fetched: FetchedImage, fetch_seconds: float) -> None:
+    def _decode_next(self) -> bool:
+        """Decodes an image; False when there are no more. No variable holds its file until the next one is here."""
+        task = self._to_decode.get()
+        if task is None or self._stopped.is_set():
+            return False
+        try:
+            event = self._decoded(*task)
+        except BaseException as error:
+            self._fail(error)
+            return True
+        del task
+        self._budget.release(event.file_bytes or 0)
+        self._results.put([event])
+        return True
+
+    def _decoded(self, key: Any, fetched: FetchedImage, fetch_seconds: float) -> LoadEvent:
         started = time.monotonic()
-        outcome = _guarded("decode", fetched.input, lambda: decode(fetched, self._pool))
-        size, seconds = len(fetched.data), time.monotonic() - started
-        self._budget.release(size)
-        self._results.put([LoadEvent(key, outcome, size, fetch_seconds, seconds)])
+        outcome = _guarded("decode", fetched.input, functools.partial(decode, fetched, self._pool))
+        return LoadEvent(key, outcome, len(fetched.data), fetch_seconds, time.monotonic() - started)
 
 
 def _guarded(stage: str, image: ImageInput, work: Callable[[], T | Failure]) -> T | Failure:

@@ -73,14 +73,14 @@ class Drawn:
             while events := self._loader.get():
                 with self._changed:
                     for event in events:
-                        self._manifest(event)
+                        self._record(event)
                     self._changed.notify_all()
         except BaseException as error:
             with self._changed:
                 self.error = error
                 self._changed.notify_all()
 
-    def _note(self, event: LoadEvent) -> None:
+    def _record(self, event: LoadEvent) -> None:
         assert event.key not in self.done
         if event.outcome is None:
             assert event.key not in self.fetched
