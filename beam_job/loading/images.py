@@ -58,8 +58,8 @@ def fetch(
     except StorageError as error:
         if isinstance(error, TooLargeError) and filters.max_bytes is not None:
             message = f"{error.size:,} bytes are more than --max_bytes={filters.max_bytes}"
-            version = error.version or image.object_version
-            return Failure(image.uri, "fetch", error.cause, message, False, version, retry_when=error.retry_when)
+            found = error.version or image.object_version
+            return Failure(image.uri, "fetch", error.cause, message, False, found, retry_when=error.retry_when)
         return fetch_failure(image, error)
     size = len(data)
     if filters.min_bytes is not None and size < filters.min_bytes:
