@@ -62,7 +62,8 @@ class JobConfig:
       recaption: caption all images, including those that earlier runs have captioned.
       fetch_threads: images fetched at the same time; None for 32, or 8 per decoding core beside a GPU.
       fetch_timeout: seconds per image, retries included.
-      in_flight_bytes: bytes of images per process between submission and the model.
+      batch_timeout: seconds after which a batch that has not ended fails the run.
+      in_flight_bytes: bytes per process of image files and pixels that wait for the model.
       decode_threads: images decoded at the same time; None for one per core of the decoding machine, at most 8, or 32
         beside a GPU.
       max_pixels: largest image, in pixels at the size at which it is decoded.
@@ -99,6 +100,7 @@ class JobConfig:
     recaption: bool = False
     fetch_threads: int | None = None
     fetch_timeout: float = 60.0
+    batch_timeout: float = 7200.0
     in_flight_bytes: int = 256 * 2**20
     decode_threads: int | None = None
     max_pixels: int = MAX_PIXELS
@@ -125,9 +127,10 @@ class JobConfig:
     def _check_numbers(self) -> None:
         for name, largest in _LARGEST.items():
             _check_count(name, getattr(self, name), largest)
-        timeout = self.fetch_timeout
-        if not (_is_number(timeout) and 0 < timeout <= _LONGEST_TIMEOUT):
-            raise ValueError(f"--fetch_timeout must be above 0 and at most {_LONGEST_TIMEOUT} seconds, not {timeout!r}")
+        for name in ("fetch_timeout", "batch_timeout"):
+            value = getattr(self, name)
+            if not (_is_number(value) and 0 < value <= _LONGEST_TIMEOUT):
+                raise ValueError(f"--{name} must be above 0 and at most {_LONGEST_TIMEOUT} seconds, not {value!r}")
         if not (_is_number(self.max_failure_ratio) and 0 <= self.max_failure_ratio <= 1):
             raise ValueError(f"--max_failure_ratio must be from 0 to 1, not {self.max_failure_ratio!r}")
         if self.min_score is not None:
@@ -176,6 +179,7 @@ class JobConfig:
             uri_column=request["uri_column"],
             carry_columns=tuple(request["carry_columns"]),
             filters=Filters(**{name: _tuple_of(value) for name, value in request["filters"].items()}),
+            recaption=bool(request.get("recaption", False)),
             **{f"allow_{name}": _tuple_of(value) for name, value in request.get("allow", {}).items()},
         )
 

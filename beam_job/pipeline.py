@@ -1,4 +1,4 @@
-"""The whole graph."""
+"""The Beam graph of a run, as a whole."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from beam_job.captioning.budgets import FailureBudgetError
 from beam_job.captioning.caption_shards import CaptionShards
 from beam_job.config import JobConfig
 from beam_job.output.conclude import conclude
-from beam_job.output.metrics import Measured
+from beam_job.output.metrics import RunMetrics
 from beam_job.planning.plan import Plan
 from beam_job.planning.prepare import PlannedRun
 from beam_job.planning.run import Run
@@ -20,14 +20,14 @@ from beam_job.planning.run import Run
 
 @dataclass(frozen=True)
 class Unattended:
-    """A run whose end no launching process waits for, as of a template: its graph sums it up itself.
+    """A run that no launching process waits for, such as that of a template: its graph writes the summary itself.
 
-    Its summary has no seconds by stage, bytes and batch fill: metrics are with the runner, which shows them.
+    That summary has no seconds by stage, bytes and batch fill: the runner has these metrics, and shows them.
 
     Attributes:
-      prepared: the run.
-      model_version: of the captioner.
-      started: of the launching process, in seconds since 1970.
+      prepared: the planned run.
+      model_version: version of the captioner.
+      started: when the launching process started, in seconds since 1970.
     """
 
     prepared: PlannedRun
@@ -43,10 +43,18 @@ def build_pipeline(
     progress_folder: str | None,
     unattended: Unattended | None = None,
 ) -> None:
-    """Shard numbers, dealt out to the workers, each captioned and committed where it lands.
+    """Builds the graph: shard numbers are distributed to the workers, which caption and commit one shard each.
 
-    Only numbers cross the stage boundary: a worker reads its shard's URIs from the stored plan, and image bytes,
-    pixels and features live and die inside one DoFn.
+    Only numbers cross the stage boundary: a worker reads its shard's URIs from the stored plan, and image bytes and
+    pixels never leave the DoFn.
+
+    Args:
+      pipeline: to which the transforms are applied.
+      config: the job's.
+      run: the run whose shards are captioned.
+      plan: the size of its plan.
+      progress_folder: where workers on this machine write their progress, or None.
+      unattended: given if the graph has to write the summary itself.
     """
     done = (
         pipeline
@@ -55,7 +63,7 @@ def build_pipeline(
         | "CaptionShards" >> beam.ParDo(CaptionShards(config, run, progress_folder))
     )
     if unattended:
-        # A side input is whole before its reader begins; this one is empty, and tells the end of all shards.
+        # A side input is complete before its consumer starts; this one is empty, and marks the end of all shards.
         (
             pipeline
             | "Once" >> beam.Create([unattended])
@@ -64,12 +72,12 @@ def build_pipeline(
 
 
 def _conclude(unattended: Unattended, config: JobConfig, done: Iterable[None]) -> None:
-    """Fails the job, where the command would exit with 1, so that whoever watches the job hears of it."""
+    """Writes the summary; fails the job if too many images failed, as the command would by its exit code."""
     seconds = time.time() - unattended.started
-    summary = conclude(config, unattended.prepared, seconds, Measured(), unattended.model_version)
+    summary = conclude(config, unattended.prepared, seconds, RunMetrics(), unattended.model_version)
     if summary.failure_ratio > config.max_failure_ratio:
         raise FailureBudgetError(
             f"{summary.failure_ratio:.0%} of the images failed, more than "
-            f"--max_failure_ratio={config.max_failure_ratio}; the run is done all the same, see "
+            f"--max_failure_ratio={config.max_failure_ratio}; the run is complete nevertheless, see "
             f"{unattended.prepared.run.summary}"
         )

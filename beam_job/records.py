@@ -11,26 +11,26 @@ import numpy.typing as npt
 from beam_job.storage import CONTENT, LATER, RETRY_WHEN, without_secrets
 from model import Caption
 
-METRIC_NAMESPACE = "caption_images"  # of all counters of the job
+METRIC_NAMESPACE = "caption_images"
 STAGES = ("list", "fetch", "decode", "caption")
 
 
 def now() -> datetime.datetime:
-    """The time in UTC, to the millisecond, as the output's timestamps hold it."""
+    """The time in UTC, to the millisecond, which is the resolution of the output's timestamps."""
     time = datetime.datetime.now(datetime.timezone.utc)
     return time.replace(microsecond=time.microsecond // 1000 * 1000)
 
 
 @dataclass(frozen=True)
 class ImageInput:
-    """An image to caption, as the plan holds it.
+    """An image to caption: a row of the plan.
 
     Attributes:
-      uri: as the user gave it, or as the listing found it.
-      object_version: as listed (`storage.StoredObject.version`); None where the URI comes from a list.
-      size: bytes, as listed.
-      crc32c: in base64, as listed.
-      tar_offset: where its bytes begin in the tar that it lies in; None for a file of its own.
+      uri: as given by the user, or found by the listing.
+      object_version: `storage.StoredObject.version` as listed; None if the URI comes from a list.
+      size: bytes as listed, or None.
+      crc32c: checksum in base64 as listed, or None.
+      tar_offset: where its bytes begin in the tar that contains it; None for a file of its own.
     """
 
     uri: str
@@ -42,7 +42,15 @@ class ImageInput:
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An image ready for the model: uint8[S, S, 3] and what its row says of the original."""
+    """An image ready for the model.
+
+    Attributes:
+      input: the planned image.
+      pixels: uint8[S, S, 3], RGB.
+      width: pixels of the original as a viewer shows it.
+      height: pixels of the original as a viewer shows it.
+      object_version: of the file that was read.
+    """
 
     input: ImageInput
     pixels: npt.NDArray[np.uint8]
@@ -53,7 +61,16 @@ class DecodedImage:
 
 @dataclass(frozen=True)
 class CaptionedImage:
-    """A row of `captions/`."""
+    """A row of `captions/`.
+
+    Attributes:
+      uri: of the input.
+      captions: the best first.
+      width: pixels of the original as a viewer shows it.
+      height: pixels of the original as a viewer shows it.
+      object_version: of the file that was captioned.
+      captioned_at: UTC.
+    """
 
     uri: str
     captions: tuple[Caption, ...]
@@ -71,10 +88,9 @@ class Failure:
       uri: of the input.
       stage: where it failed, one of `STAGES`.
       error_type: name of the exception.
-      error_message: for people; without the secrets of a signed URL, whoever wrote it, and always text that can be
-        stored.
+      error_message: one line for people; secrets of signed URLs are removed, and what is no valid UTF-8 is escaped.
       transient: whether another run may succeed with the same file and options: `retry_when` is "later".
-      object_version: of the file that failed, where it is known.
+      object_version: of the file that failed, or None if it is unknown.
       failed_at: UTC.
       retry_when: when another run should try again, one of `storage.RETRY_WHEN`: "later", with other "options" or
         permissions, or only when the "content" has changed. By default it follows from `transient`.

@@ -1,4 +1,4 @@
-"""An image captioner in Keras: images in, words out. It knows nothing of Beam, of cloud storage or of Arrow.
+"""An image captioner in Keras, for use without Beam, cloud storage or Arrow.
 
     from model import load_captioner, load_image
 

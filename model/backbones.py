@@ -1,32 +1,35 @@
-"""Encoder backbones by name: a convolutional network without its head, its input size and its input range."""
+"""The encoder's backbones by name: convolutional networks without their heads, with their input size and range."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import keras
 
 from model.efficientnet_lite import efficientnet_lite
 
+_DEFAULT_WEIGHTS = Path(__file__).parent / "default" / "weights.safetensors"
+
 Build = Callable[[int, str | None, bool], keras.Model]
 
 
 class BackboneError(ValueError):
-    """No such backbone, or its pretrained weights cannot be had; the message says what to do."""
+    """The backbone is unknown, or its weights are not available; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A convolutional network that turns an image into a grid of features.
+    """A convolutional network that maps an image to a grid of features.
 
     Attributes:
-      name: as options and `config.json` spell it.
-      input_size: side of the image that it was trained on, in pixels.
-      scale: with `offset`, maps uint8 to the range that it was trained on: `pixel * scale + offset`.
-      offset: likewise.
+      name: as in `--backbone` and config.json.
+      input_size: side of the images that it was trained on, in pixels.
+      scale: `pixel * scale + offset` maps uint8 to the range that it was trained on.
+      offset: see `scale`.
       build: (input_size, weights, int8) -> Keras model float32[B, S, S, 3] -> float32[B, h, w, C], where weights is
-        None (random) or "imagenet", and int8 as in `CaptionerConfig`.
+        None (random) or "imagenet", and int8 is as in `CaptionerConfig`.
     """
 
     name: str
@@ -37,17 +40,17 @@ class Backbone:
 
 
 def backbone_named(name: str) -> Backbone:
-    """The backbone of that name. Raises BackboneError, naming those there are."""
+    """The backbone called `name`. Raises BackboneError, with the names of all backbones, if it is unknown."""
     if name not in BACKBONES:
         raise BackboneError(f"unknown backbone {name!r}; choose from {', '.join(BACKBONES)}")
     return BACKBONES[name]
 
 
 def build_backbone(backbone: Backbone, input_size: int, weights: str | None, int8: bool = False) -> keras.Model:
-    """The Keras model of `backbone`, with random weights (None) or those of ImageNet ("imagenet").
+    """The Keras model of `backbone`, with random weights (None) or ImageNet weights ("imagenet").
 
     Raises:
-      BackboneError: the weights have to be downloaded and there is no network, or Keras does not have them.
+      BackboneError: Keras does not have the weights, or cannot download them.
     """
     return backbone.build(input_size, weights, int8)
 
@@ -57,8 +60,8 @@ def _lite(width: float, depth: float) -> Build:
         if weights is not None:
             raise BackboneError(
                 "Keras has no ImageNet weights for EfficientNet-Lite; give a file with --backbone_weights: "
-                "model/default/weights.safetensors holds those of the model that ships, and "
-                "`python -m model convert` makes one of ImageNet's"
+                f"{_DEFAULT_WEIGHTS} has those of the default model, and "
+                "`python -m model convert` writes those of ImageNet"
             )
         return efficientnet_lite(input_size, width, depth, name="efficientnet_lite", int8=int8)
 
@@ -71,19 +74,19 @@ def _application(constructor: str) -> Build:
         try:
             return make(include_top=False, weights=weights, input_shape=(input_size, input_size, 3))
         except Exception as error:
-            # Keras raises a bare Exception("URL fetch failure on ...") where it cannot reach the server.
+            # Keras raises a bare Exception("URL fetch failure on ...") if it cannot reach the server.
             if weights is None or "URL fetch failure" not in str(error):
                 raise
             raise BackboneError(
-                f"the ImageNet weights of {constructor} could not be downloaded ({error}); run once where there is a "
-                "network and copy ~/.keras/models here, or train from scratch with --backbone_weights=none"
+                f"the ImageNet weights of {constructor} could not be downloaded ({error}); run once with a network "
+                "and copy ~/.keras/models here, or train from scratch with --backbone_weights=none"
             ) from error
 
     return build
 
 
-# Ranges as trained: Keras's "tf" mode is [-1, 1]; EfficientNetV2 rescales inside the network and takes [0, 255];
-# EfficientNet-Lite's authors use (pixel - 127) / 128.
+# Ranges of the original training: Keras's "tf" mode is [-1, 1]; EfficientNetV2 rescales inside the network and takes
+# [0, 255]; the authors of EfficientNet-Lite use (pixel - 127) / 128.
 BACKBONES = {
     backbone.name: backbone
     for backbone in (

@@ -1,10 +1,10 @@
-"""A captioner as a folder of plain data: nothing in it is executed when it is loaded, whoever made it.
+"""Reads and writes bundles: a captioner as a folder of plain data. Loading a bundle never executes anything in it.
 
 config.json            the architecture (`CaptionerConfig`)
-vocabulary.txt         one word a line
-weights.safetensors    arrays by name, float16 or float32
-SHA256SUMS             checksums of the three above, as `sha256sum -c` reads them; they give the version
-MODEL_CARD.md          for people
+vocabulary.txt         one word per line
+weights.safetensors    named arrays, float16 or float32
+SHA256SUMS             checksums of the three files above, as `sha256sum -c` reads them; the version derives from them
+MODEL_CARD.md          a description for readers
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.numpy import save as safetensors_bytes
 
 from model.config import CaptionerConfig, Decoding
 from model.vocabulary import Vocabulary
@@ -35,62 +38,126 @@ CONFIG, VOCABULARY, WEIGHTS, CHECKSUMS, CARD = (
     "MODEL_CARD.md",
 )
 CHECKED = (CONFIG, VOCABULARY, WEIGHTS)
-_SMALL = (CONFIG, CHECKSUMS)
-_SMALL_BYTES = 1 << 16
+_SIZE_LIMITED = (CONFIG, CHECKSUMS)
+_MAX_BYTES = 1 << 16  # for each file of _SIZE_LIMITED
 _DTYPES = ("F16", "F32")
-_EXACT = ("/step", "/bias")  # of an 8-bit backbone: its sums are whole numbers with these alone
+# Arrays of an 8-bit backbone that stay float32: rounded to float16, the backbone's sums would no longer be integers.
+_KEPT_FLOAT32 = ("/step", "/bias")
 
 
 class BundleError(ValueError):
-    """The folder is not a whole, unharmed bundle; the message says what is wrong with it."""
+    """The folder is not an intact bundle, or may not become one; the message says why and what to do."""
 
 
 def save_bundle(folder: Path, captioner: Captioner, card: str, dtype: str = "float16") -> str:
     """Writes a bundle and returns its version.
 
+    The files are written to a temporary folder beside `folder`, which is then renamed: readers find either the previous
+    bundle or the new one, and an interrupted or failed write leaves the previous one in place.
+
     Args:
-      folder: made if it is not there.
-      captioner: what to save.
-      card: text of MODEL_CARD.md.
+      folder: created, with its parents, if it does not exist. An existing bundle is replaced.
+      captioner: the captioner to save.
+      card: the text of MODEL_CARD.md.
       dtype: of the weights, "float16" or "float32".
+
+    Raises:
+      BundleError: `folder` holds something other than a bundle (`check_replaceable`).
+      OSError: the files cannot be written.
     """
+    check_replaceable(folder)
+    folder = folder.resolve()  # a link is kept: the folder that it points to is replaced
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", suffix=".partial", dir=folder.parent) as temporary:
+            new = Path(temporary, "new")
+            new.mkdir()
+            _write_files(new, captioner, card, dtype)
+            version = check_bundle(new)
+            _replace_folder(folder, new, previous=Path(temporary, "previous"))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from error
+    return version
+
+
+def check_replaceable(folder: Path) -> None:
+    """Checks that a bundle may be written to `folder` without losing any other file.
+
+    Raises:
+      BundleError: `folder` exists and is neither empty nor a bundle, or it contains files that no bundle has.
+    """
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        raise BundleError(f"{folder} exists and is not a folder; choose another --output")
+    names = sorted(path.name for path in folder.iterdir())
+    if not names:
+        return
+    foreign = [name for name in names if name not in (*CHECKED, CHECKSUMS, CARD)]
+    if foreign:
+        raise BundleError(
+            f"{folder} exists and contains {foreign[0]!r:.80}, which is not part of a bundle; choose another --output"
+        )
+    if not _names_our_files(folder):
+        raise BundleError(f"{folder} exists and is not a bundle; choose another --output")
+
+
+def _names_our_files(folder: Path) -> bool:
+    """Whether the folder's SHA256SUMS lists exactly the files of a bundle, intact or not."""
+    try:
+        return set(_read_checksums(folder)) == set(CHECKED)
+    except (BundleError, OSError):
+        return False
+
+
+def _write_files(folder: Path, captioner: Captioner, card: str, dtype: str) -> None:
     from model.network import named_variables
 
-    folder.mkdir(parents=True, exist_ok=True)
     config = json.dumps(dataclasses.asdict(captioner.config), indent=2) + "\n"
     (folder / CONFIG).write_text(config, encoding="utf-8")
     captioner.vocabulary.save(folder / VOCABULARY)
-    variables = named_variables(captioner.encoder, captioner.decoder)
-    exact = _EXACT if captioner.config.int8 else ()
+    kept = _KEPT_FLOAT32 if captioner.config.int8 else ()
     arrays = {
-        name: np.asarray(value).astype("float32" if name.endswith(exact) else dtype)
-        for name, value in variables.items()
+        name: np.asarray(value).astype("float32" if name.endswith(kept) else dtype)
+        for name, value in named_variables(captioner.encoder, captioner.decoder).items()
     }
-    save_file(arrays, folder / WEIGHTS)
+    (folder / WEIGHTS).write_bytes(safetensors_bytes(arrays))
     (folder / CARD).write_text(card, encoding="utf-8")
     checksums = "".join(f"{_sha256(folder / name)}  {name}\n" for name in CHECKED)
     (folder / CHECKSUMS).write_text(checksums, encoding="utf-8")
-    return check_bundle(folder)
+
+
+def _replace_folder(folder: Path, new: Path, previous: Path) -> None:
+    """Renames `new` to `folder`. Python offers no atomic exchange of two folders, so it takes two renames."""
+    if not folder.exists():
+        new.rename(folder)
+        return
+    folder.rename(previous)
+    try:
+        new.rename(folder)
+    except BaseException:
+        previous.rename(folder)
+        raise
 
 
 def check_bundle(folder: Path) -> str:
-    """The version of the bundle, after checking that it is whole; imports no TensorFlow.
+    """Verifies the bundle's checksums and returns its version; does not import TensorFlow.
 
     Raises:
-      BundleError: a file is missing, lies elsewhere, cannot be read or differs from its checksum, or the
-        configuration is none.
+      BundleError: a file is missing, is a link out of the folder, cannot be read or differs from its checksum, or
+        config.json is not valid.
     """
     try:
         return _check(folder)
     except OSError as error:
         raise BundleError(
-            f"no model at {folder}: {error.strerror or error}; change its rights, or name another folder"
+            f"no model at {folder}: {error.strerror or error}; change its permissions, or name another folder"
         ) from error
 
 
 def _check(folder: Path) -> str:
     if not folder.is_dir():
-        raise BundleError(f"no model at {folder}: there is no such folder; name one that `python -m model train` wrote")
+        raise BundleError(f"no model at {folder}: no such folder; name one that `python -m model train` wrote")
     for name in (*CHECKED, CHECKSUMS):
         _check_file(folder, name)
     expected = _read_checksums(folder)
@@ -106,13 +173,13 @@ def _check_file(folder: Path, name: str) -> None:
     if not path.is_file():
         raise BundleError(f"no model at {folder}: {name} is missing; name a folder that `python -m model train` wrote")
     if path.resolve().parent != folder.resolve():
-        raise BundleError(f"the model at {folder} is not whole: {name} is a link to another folder; copy the file")
-    if name in _SMALL and path.stat().st_size > _SMALL_BYTES:
-        raise BundleError(f"the model at {folder} has a bad {name}: more than {_SMALL_BYTES} bytes")
+        raise BundleError(f"the model at {folder} is not complete: {name} links out of the folder; copy the file")
+    if name in _SIZE_LIMITED and path.stat().st_size > _MAX_BYTES:
+        raise BundleError(f"the model at {folder} has a bad {name}: larger than {_MAX_BYTES} bytes")
 
 
 def _read_checksums(folder: Path) -> dict[str, str]:
-    """Checksums by file; nobody who checks them with other tools shall be led to other files."""
+    """Checksums by file name. Other names are refused, so that `sha256sum -c` never opens other files either."""
     checksums: dict[str, str] = {}
     for line in (folder / CHECKSUMS).read_text(encoding="utf-8", errors="replace").splitlines():
         checksum, _, name = line.partition("  ")
@@ -123,7 +190,7 @@ def _read_checksums(folder: Path) -> dict[str, str]:
 
 
 def load_config(folder: Path) -> CaptionerConfig:
-    """The architecture in `config.json`. Raises BundleError where it is not one."""
+    """Reads the architecture from config.json. Raises BundleError if the file is not valid."""
     try:
         return CaptionerConfig(**json.loads((folder / CONFIG).read_text(encoding="utf-8")))
     except (ValueError, TypeError, RecursionError) as error:
@@ -134,27 +201,28 @@ def load_captioner(
     folder: Path = DEFAULT_BUNDLE,
     decoding: Decoding | None = None,
     engine: str = "tensorflow",
-    tell: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
     precision: str = "float32",
 ) -> Captioner:
-    """The captioner in a bundle, after its checksums.
+    """Loads the captioner in a bundle, after verifying its checksums.
 
     Args:
       folder: the bundle; by default the one that ships with the project.
-      decoding: how to choose words.
-      engine: what runs the encoder, one of `model.engine_choice.ENGINES`; litert is the fastest on a CPU, and keeps
-        what it has converted in the user's cache folder.
-      tell: takes a line for people, about the engine.
-      precision: what TensorFlow's encoder computes in, one of `model.engine_choice.PRECISIONS`.
+      decoding: how captions are decoded; `Decoding()` by default.
+      engine: what runs the encoder, one of `model.engine_choice.ENGINES`. "litert" is the fastest on a CPU and caches
+        the converted encoder in the user's cache folder.
+      log: receives one-line messages about the engine.
+      precision: the precision of TensorFlow's encoder, one of `model.engine_choice.PRECISIONS`.
 
     Raises:
-      BundleError: the bundle is not whole, or its arrays do not fit its configuration.
-      EngineError: the engine cannot serve.
-      ValueError: no such engine or precision, or they contradict each other.
+      BundleError: the bundle is damaged, or its arrays do not fit its configuration.
+      EngineError: the engine cannot run this encoder here.
+      ValueError: `engine` or `precision` is unknown, or they exclude each other.
     """
     from model.captioner import Captioner
     from model.devices import open_gpus
-    from model.engine_choice import choose_precision, open_engine
+    from model.engine_choice import choose_precision
+    from model.litert_encoder import open_encoder
     from model.network import build_network
 
     precision = choose_precision(engine, precision)
@@ -167,37 +235,37 @@ def load_captioner(
         assign_weights(folder / WEIGHTS, encoder, decoder)
     except BundleError:
         raise
-    except Exception as error:  # Whatever Keras or safetensors say of a bundle that was made to deceive.
+    except Exception as error:  # a crafted bundle can make Keras or safetensors raise anything
         raise BundleError(f"the model at {folder} cannot be built: {_line(error)}") from error
     if precision == "float16":
         engine = "tensorflow"  # LiteRT computes in float32
-    encode = open_engine(engine, encoder, config.input_size, _sha256(folder / CHECKSUMS), tell)
+    encode = open_encoder(engine, encoder, config.input_size, _sha256(folder / CHECKSUMS), log)
     xla = encode is None and open_gpus() > 0
-    return Captioner(config, vocabulary, encoder, decoder, version, decoding, encode, xla, tell)
+    return Captioner(config, vocabulary, encoder, decoder, version, decoding, encode, xla, log)
 
 
 def _check_shapes(path: Path, config: CaptionerConfig, words: int) -> None:
-    """Compares the file's header with what the configuration is about to take memory for."""
-    wanted = {
+    """Compares the header of the file with the configuration, before memory for its arrays is allocated."""
+    expected = {
         "decoder/embedding/embeddings": [words, config.embedding_units],
         "decoder/gru/recurrent_kernel": [config.units, 3 * config.units],
         "decoder/to_vocabulary/kernel": [config.units, words],
     }
     with safe_open(path, framework="np") as file:
-        for name in file.keys():  # noqa: SIM118  # it is no dict
+        for name in file.keys():  # noqa: SIM118  # not a dict
             array = file.get_slice(name)
             if array.get_dtype() not in _DTYPES:
                 raise BundleError(
                     f"{path}: {name!r:.80} has dtype {array.get_dtype()}, not one of {', '.join(_DTYPES)}"
                 )
-            if name in wanted and array.get_shape() != wanted[name]:
-                raise _other_shape(path, name, array.get_shape(), wanted[name])
-        if missing := sorted(wanted.keys() - set(file.keys())):
+            if name in expected and array.get_shape() != expected[name]:
+                raise _shape_error(path, name, array.get_shape(), expected[name])
+        if missing := sorted(expected.keys() - set(file.keys())):
             raise BundleError(f"{path} has no array {missing[0]}")
 
 
 def assign_weights(path: Path, encoder: object, decoder: object) -> None:
-    """Puts the arrays of a safetensors file into the network's variables, name by name."""
+    """Assigns the arrays of a safetensors file to the network's variables of the same names."""
     from model.network import named_variables
 
     arrays = load_file(path)
@@ -209,12 +277,12 @@ def assign_weights(path: Path, encoder: object, decoder: object) -> None:
         )
     for name, variable in variables.items():
         if arrays[name].shape != variable.shape:
-            raise _other_shape(path, name, arrays[name].shape, variable.shape)
+            raise _shape_error(path, name, arrays[name].shape, variable.shape)
         variable.assign(arrays[name].astype(np.float32))
 
 
-def _other_shape(path: Path, name: str, shape: Sequence[int], wanted: Sequence[int]) -> BundleError:
-    return BundleError(f"{path}: {name} has shape {tuple(shape)}, the network wants {tuple(wanted)}")
+def _shape_error(path: Path, name: str, shape: Sequence[int], expected: Sequence[int]) -> BundleError:
+    return BundleError(f"{path}: {name} has shape {tuple(shape)}, the network expects {tuple(expected)}")
 
 
 def _line(error: BaseException) -> str:

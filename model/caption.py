@@ -1,4 +1,4 @@
-"""What a captioner says of an image."""
+"""A caption of an image and its score."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ class Caption:
     """A caption and its score.
 
     Attributes:
-      text: words in lower case, joined by blanks.
-      score: mean natural log-probability of its words, `<end>` counted as one; 0 is certain.
+      text: words in lower case, separated by blanks.
+      score: mean natural log-probability of the words, `<end>` included; at most 0, which means certain.
     """
 
     text: str

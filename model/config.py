@@ -1,4 +1,4 @@
-"""What a captioner is made of, and how it decodes: two frozen records, checked when made."""
+"""The configuration of a captioner: its architecture and its decoding, checked when they are created."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 METHODS = ("beam", "greedy", "sample")
 INITIAL_STATES = ("zeros", "mean_feature")
-# Those of `model.backbones`, which cannot be imported without TensorFlow.
+# The names in `model.backbones`, which imports TensorFlow.
 BACKBONE_NAMES = (
     "efficientnet_lite0",
     "efficientnet_lite2",
@@ -15,28 +15,28 @@ BACKBONE_NAMES = (
     "resnet50_v2",
     "efficientnet_v2_b0",
 )
-# Beyond what any captioner of this architecture needs: a bundle that asks for more is refused before memory is taken.
-_LARGEST = {"input_size": 1024, "units": 8192, "embedding_units": 8192, "max_words": 512}
-_WIDEST = 1_000  # captions or hypotheses; far beyond what fits into memory with a usual batch
-_TEMPERATURES = (0.001, 1_000)  # beyond them float32 log-probabilities overflow, or all words are alike
-_LARGEST_PENALTY = 10  # far beyond what makes a caption as long as it may be
+# More than any captioner needs. A bundle that asks for more is refused before memory is allocated.
+_MAXIMUM = {"input_size": 1024, "units": 8192, "embedding_units": 8192, "max_words": 512}
+_MAX_WIDTH = 1_000  # captions or hypotheses, more than fit into memory with a usual batch
+_TEMPERATURES = (0.001, 1_000)  # float32 overflows below; above, all words are about equally likely
+_MAX_LENGTH_PENALTY = 10  # far more than makes every caption as long as possible
 
 
 @dataclass(frozen=True)
 class CaptionerConfig:
-    """The architecture, as `config.json` of a bundle holds it.
+    """The architecture of a captioner, as stored in a bundle's config.json.
 
     Attributes:
-      backbone: a name of `model.backbones.BACKBONES`.
+      backbone: a key of `model.backbones.BACKBONES`.
       input_size: side of the square input image, in pixels.
-      units: width of the GRU, of the projected features and of the attention.
-      embedding_units: width of a word's embedding.
-      max_words: words of a caption at most, `<start>` and `<end>` not counted.
-      initial_state: the GRU's first state: "zeros" as in the course, or "mean_feature", a dense layer on the mean of
-        the features (Xu et al. 2015, "Show, Attend and Tell", section 3.1.2).
-      dropout: share of embedding and output units dropped while training.
-      int8: the backbone computes with 8-bit whole numbers (`model.int8_layers`), for which it is an EfficientNet-Lite.
-      length_penalty: of beam search where no other is asked for (`Decoding`): what the model's captions are best with.
+      units: width of the GRU, the projected features and the attention.
+      embedding_units: width of the word embeddings.
+      max_words: maximum number of words in a caption, without `<start>` and `<end>`.
+      initial_state: the GRU's initial state: "zeros" as in the course, or "mean_feature", a dense layer on the mean
+        of the features (Xu et al. 2015, "Show, Attend and Tell", section 3.1.2).
+      dropout: dropout rate of the embeddings and the decoder's output in training.
+      int8: the backbone computes with 8-bit integers (`model.int8_layers`); for EfficientNet-Lite only.
+      length_penalty: the default of beam search (`Decoding`), chosen for the model's weights.
     """
 
     backbone: str = "efficientnet_lite2"
@@ -51,10 +51,10 @@ class CaptionerConfig:
 
     def __post_init__(self) -> None:
         _check_choice("backbone", self.backbone, BACKBONE_NAMES)
-        for name, largest in _LARGEST.items():
+        for name, maximum in _MAXIMUM.items():
             value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= largest:
-                raise ValueError(f"{name} must be a whole number from 1 to {largest}, not {value!r:.40}")
+            if type(value) is not int or not 1 <= value <= maximum:
+                raise ValueError(f"{name} must be a whole number from 1 to {maximum}, not {value!r:.40}")
         _check_choice("initial_state", self.initial_state, INITIAL_STATES)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, not {self.dropout!r}")
@@ -67,19 +67,19 @@ class CaptionerConfig:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How words are chosen.
+    """How captions are decoded.
 
     Attributes:
-      method: "beam" search, "greedy" choice of the likeliest word, or "sample" among the `top_k` likeliest words.
-      num_captions: captions for each image, best first.
-      beam_width: hypotheses kept by beam search (at least `num_captions` are).
+      method: "beam" search, "greedy" (always the likeliest word), or "sample" from the `top_k` likeliest words.
+      num_captions: captions for each image; more than one with "beam" or "sample".
+      beam_width: hypotheses that beam search keeps, at least `num_captions`.
       length_penalty: alpha of Wu et al. 2016 ("Google's Neural Machine Translation System", section 7); 0 prefers
-        short captions, 1 compares by nearly the mean log-probability a word; None is that of the model's configuration.
-      top_k: words that sampling chooses from.
-      temperature: of sampling; below 1 is bolder towards the likely words.
-      seed: of sampling; the same image and seed give the same captions, in whatever batch.
-      no_repeat_ngram: n words in a row that no caption holds twice, nor does a word follow itself; 0 for no such guard.
-        With 2, a third as many captions of the default model say a content word twice, for 0.2 of CIDEr
+        short captions, 1 compares nearly by mean log-probability; None is the value in the model's configuration.
+      top_k: the number of words that sampling draws from.
+      temperature: of sampling; below 1 favours likely words.
+      seed: of sampling; the same image and seed give the same captions in any batch.
+      no_repeat_ngram: n; no caption contains the same n consecutive words twice, or a word twice in a row; 0 allows
+        both. With 2, the default model repeats content words in a third as many captions, for 0.2 less CIDEr
         (`model/default/MODEL_CARD.md`).
     """
 
@@ -97,8 +97,8 @@ class Decoding:
         for name in ("num_captions", "beam_width", "top_k"):
             _check_whole(name, getattr(self, name), 1)
         for name in ("num_captions", "beam_width"):
-            if getattr(self, name) > _WIDEST:
-                raise ValueError(f"--{name} must be at most {_WIDEST}, not {getattr(self, name)!r:.40}")
+            if getattr(self, name) > _MAX_WIDTH:
+                raise ValueError(f"--{name} must be at most {_MAX_WIDTH}, not {getattr(self, name)!r:.40}")
         if self.method == "greedy" and self.num_captions > 1:
             raise ValueError(f"greedy decoding gives one caption, not {self.num_captions}; use beam or sample")
         if self.length_penalty is not None:
@@ -110,7 +110,7 @@ class Decoding:
             _check_whole(name, getattr(self, name), 0)
 
     @property
-    def used(self) -> dict[str, Any]:
+    def effective_options(self) -> dict[str, Any]:
         """The options that captions by `method` depend on; the others of a bundle's captioner have no effect."""
         by_method = {
             "beam": ("num_captions", "beam_width", "length_penalty"),
@@ -126,8 +126,8 @@ def _check_whole(name: str, value: object, least: int) -> None:
 
 
 def _check_length_penalty(name: str, value: float) -> None:
-    if not 0 <= value <= _LARGEST_PENALTY:
-        raise ValueError(f"{name} must be from 0 to {_LARGEST_PENALTY}, not {value!r:.40}")
+    if not 0 <= value <= _MAX_LENGTH_PENALTY:
+        raise ValueError(f"{name} must be from 0 to {_MAX_LENGTH_PENALTY}, not {value!r:.40}")
 
 
 def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""The command-line options of decoding, the same for every command that captions."""
+"""The command-line options of decoding, shared by all commands that caption."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from model.config import METHODS, Decoding
 _HELP = {
     "num_captions": "captions per image, best first",
     "beam_width": "hypotheses that beam search keeps",
-    "top_k": "sampling: choose from the N most likely words",
-    "temperature": "sampling: below 1 favours likely words, above 1 evens the odds",
-    "seed": "sampling: the same seed gives the same captions",
-    "no_repeat_ngram": "never repeat N words in a row, nor the same word twice in succession; 0 allows both",
+    "top_k": "number of likeliest words that sampling draws from",
+    "temperature": "temperature of sampling; below 1 favours likely words",
+    "seed": "seed of sampling; the same seed gives the same captions",
+    "no_repeat_ngram": "no caption repeats N consecutive words, or a word twice in a row; 0 allows both",
 }
 
 
@@ -29,8 +29,8 @@ def add_decoding_options(group: argparse._ArgumentGroup) -> None:
         "--length_penalty",
         type=number,
         metavar="X",
-        help="beam search: 0 prefers short captions, 1 is neutral, 2 prefers long captions (default: the value in the "
-        "model's config.json, or 1)",
+        help="length penalty of beam search; 0 prefers short captions, 1 is neutral, 2 prefers long ones (default: the "
+        "value in the model's config.json)",
     )
     for name, text in _HELP.items():
         add_number(group, name, getattr(Decoding, name), text)
@@ -59,6 +59,6 @@ def number(text: str) -> float:
 
 
 def decoding_from(args: argparse.Namespace) -> Decoding:
-    """The options as a record. Raises ValueError for a value out of range."""
+    """Converts the parsed options. Raises ValueError for a value out of range."""
     values = {field.name: getattr(args, field.name) for field in fields(Decoding) if field.name != "method"}
     return Decoding(method=args.decoding, **values)

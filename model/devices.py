@@ -1,6 +1,6 @@
-"""The machine's accelerators, as TensorFlow sees them, and which of its errors are theirs and not an image's.
+"""The machine's GPUs, and which errors are caused by a device rather than by an image.
 
-TensorFlow is imported where a function needs it, not with this module.
+Importing this module does not import TensorFlow; some of its functions do.
 """
 
 from __future__ import annotations
@@ -8,22 +8,22 @@ from __future__ import annotations
 import contextlib
 import re
 
-# TensorFlow's name for it, and the words that XLA, CUDA's libraries and JAX put into errors of other types.
+# Texts of TensorFlow's errors, and of errors of other types by XLA, CUDA's libraries and JAX.
 _OUT_OF_MEMORY = re.compile(r"OOM when allocating|RESOURCE_EXHAUSTED|out of memory|_ALLOC_FAILED", re.IGNORECASE)
-_OF_THE_DEVICE = re.compile(r"CUDA|cuDNN|cuBLAS|UNAVAILABLE", re.IGNORECASE)
+_DEVICE_ERROR = re.compile(r"CUDA|cuDNN|cuBLAS|UNAVAILABLE", re.IGNORECASE)
 
 
 class NoGpuError(RuntimeError):
-    """A GPU was asked for and there is none; the message says what to do."""
+    """A GPU is required and there is none; the message says what to do."""
 
 
 def open_gpus(required: bool = False) -> int:
-    """Readies the GPUs, before their first use; the number of them.
+    """Configures the GPUs before their first use; returns their number.
 
-    Their memory is taken as it is needed, not all of it by the first process, so that several processes can share one.
+    Their memory is allocated as it is needed, so that several processes can share a GPU.
 
     Raises:
-      NoGpuError: `required`, and TensorFlow sees none.
+      NoGpuError: `required` is true, and TensorFlow finds no GPU.
     """
     import tensorflow as tf
 
@@ -31,17 +31,17 @@ def open_gpus(required: bool = False) -> int:
     if required and not gpus:
         raise NoGpuError(
             "--require_gpu: TensorFlow sees no GPU on this machine; install the driver and tensorflow[and-cuda] "
-            "(--verbose shows what it looks for), or go without the option to caption on the CPU"
+            "(--verbose shows what is missing), or omit the option to caption on the CPU"
         )
     for gpu in gpus:
-        # TensorFlow refuses once a GPU is in use; the program that uses it has decided already.
+        # TensorFlow refuses once a GPU is in use; the program that uses it has made its own choice.
         with contextlib.suppress(RuntimeError):
             tf.config.experimental.set_memory_growth(gpu, True)
     return len(gpus)
 
 
 def has_tensor_cores() -> bool:
-    """Whether there are GPUs that multiply float16 several times as fast as float32: NVIDIA's, from Volta on."""
+    """Whether all GPUs multiply float16 several times faster than float32, as NVIDIA's do since Volta."""
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
@@ -50,16 +50,17 @@ def has_tensor_cores() -> bool:
 
 
 def default_batch_size() -> int:
-    """Images at once where nobody has said how many.
+    """The default number of images in a batch.
 
-    InceptionResNetV2 on an H100 captions 2,100 images a second with 32 at once, 6,400 with 128 and 6,900 with 256; on a
-    CPU 32 are as fast as more. Where 256 do not fit into the device's memory, the job halves them.
+    With InceptionResNetV2, an H100 captions 2,100 images/s in batches of 32, 6,400 in batches of 128, and 6,900 in
+    batches of 256; on a CPU, batches larger than 32 are not faster. If 256 images do not fit into the device's memory,
+    the job halves the batches.
     """
     return 256 if open_gpus() else 32
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a smaller batch may help."""
+    """Whether memory ran out, so that a smaller batch may succeed."""
     return (
         isinstance(error, MemoryError)
         or "ResourceExhaustedError" in _type_names(error)
@@ -68,13 +69,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_device_error(error: BaseException) -> bool:
-    """Whether the machine is to blame, so that the same images may well get captions another time."""
-    of_the_device = {"UnavailableError", "InternalError", "AbortedError", "UnknownError"}
-    return (
-        is_out_of_memory(error) or bool(of_the_device & _type_names(error)) or bool(_OF_THE_DEVICE.search(str(error)))
-    )
+    """Whether the device failed, so that the same images may succeed later."""
+    device_errors = {"UnavailableError", "InternalError", "AbortedError", "UnknownError"}
+    return is_out_of_memory(error) or bool(device_errors & _type_names(error)) or bool(_DEVICE_ERROR.search(str(error)))
 
 
 def _type_names(error: BaseException) -> set[str]:
-    """Names, not types: they need no TensorFlow, and XLA's errors have no public type."""
+    """Names of the error's types. Comparing names needs no TensorFlow, and XLA's errors have no public type."""
     return {kind.__name__ for kind in type(error).__mro__}

@@ -1,8 +1,8 @@
-"""EfficientNet-Lite, which Keras does not ship: EfficientNet without squeeze-and-excitation, with ReLU6.
+"""EfficientNet-Lite, which Keras lacks: EfficientNet without squeeze-and-excitation, with ReLU6.
 
 Source: M. Tan and Q. Le (2019), "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", table 1
-and section 3.3; the Lite changes (fixed stem and head, no squeeze-and-excitation, ReLU6) are those of the TensorFlow
-TPU models' `efficientnet/lite`.
+and section 3.3; the changes of Lite (fixed stem and head, no squeeze-and-excitation, ReLU6) follow `efficientnet/lite`
+of the TensorFlow TPU models.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Tensor = Any
 
 @dataclass(frozen=True)
 class Stage:
-    """A row of table 1: `repeats` inverted bottlenecks of which the first has `stride`."""
+    """A row of table 1: `repeats` inverted bottlenecks, the first of which has `stride`."""
 
     kernel: int
     repeats: int
@@ -48,11 +48,11 @@ def efficientnet_lite(input_size: int, width: float, depth: float, name: str, in
     """The network up to the last 1x1 convolution: float32[B, S, S, 3] -> float32[B, S/32, S/32, 1280].
 
     Args:
-      input_size: S, pixels a side; 224 for Lite0, 260 for Lite2.
-      width: factor on the filters of each stage (1.0 for Lite0, 1.1 for Lite2).
-      depth: factor on the repeats of all stages but the first and the last.
+      input_size: S, in pixels; 224 for Lite0, 260 for Lite2.
+      width: factor for the filters of each stage (1.0 for Lite0, 1.1 for Lite2).
+      depth: factor for the repeats of all stages except the first and the last (1.0 for Lite0, 1.2 for Lite2).
       name: of the Keras model.
-      int8: with the layers of `model.int8_layers`, into which batch normalization is folded.
+      int8: use the layers of `model.int8_layers`, with batch normalization folded into the convolutions.
     """
     images = keras.Input((input_size, input_size, 3))
     parts = _Int8() if int8 else _Float32()
@@ -93,10 +93,10 @@ class _Float32:
         return images
 
     def begin_stage(self, name: str) -> None:
-        """All of its layers are alike."""
+        """Does nothing: the layers of a stage share nothing."""
 
     def convolution(self, x: Tensor, filters: int | None, kernel: int, stride: int, name: str) -> Tensor:
-        """With ReLU6; depthwise where `filters` is None."""
+        """A convolution with ReLU6; depthwise if `filters` is None."""
         if filters is None:
             x = layers.DepthwiseConv2D(kernel, stride, padding="same", use_bias=False, name=name)(x)
         else:
@@ -118,14 +118,14 @@ class _Float32:
 
 
 class _Int8:
-    """The same with the normalization folded into the convolutions; a tensor is whole numbers and their step."""
+    """The same layers in 8 bits, with folded normalization; a tensor is a pair of integers and their step."""
 
     def begin(self, images: Tensor) -> Tensor:
-        # Of (pixel - 127) / 128: each pixel is one of the 256 values, nothing is lost.
+        # Inputs are (pixel - 127) / 128, so the 256 values represent every pixel exactly.
         return Int8Range("images_range", step=1 / 128, zero=127)(images, ops.ones(()))
 
     def begin_stage(self, name: str) -> None:
-        # All that is added up in a stage has one range: sums of the same steps are exact, on whatever engine.
+        # All summands of a stage have one range, since sums of integers with the same step are exact in every engine.
         self._range = Int8Range(f"{name}_range")
 
     def convolution(self, x: Tensor, filters: int | None, kernel: int, stride: int, name: str) -> Tensor:

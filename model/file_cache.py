@@ -1,25 +1,28 @@
-"""What is slow to make and can be made again, kept for the next process in the user's own cache folder."""
+"""A cache of files in the user's cache folder, for results that are slow to compute."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
+import re
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-_KEPT = 4  # files; one is some 16 MB for the model that ships, and 200 for the largest
+_KEPT = 4  # files for each suffix; one takes 16 MB for the model that ships, and 200 MB for the largest
+_OUR_NAME = r"[0-9a-f]{64}-[0-9a-f]{64}"  # only such files are ever removed
 
 
 def cache_folder() -> Path:
-    """By the XDG Base Directory Specification, section 3: `$XDG_CACHE_HOME/caption-images`, mostly below ~/.cache.
+    """`$XDG_CACHE_HOME/caption-images`, usually in ~/.cache (XDG Base Directory Specification, section 3).
 
     Raises:
-      OSError: it cannot be told, since there is no home.
+      OSError: the user has no home folder.
     """
     base = os.environ.get("XDG_CACHE_HOME", "")
-    if not Path(base).is_absolute():  # which the specification wants ignored
+    if not Path(base).is_absolute():  # the specification says to ignore a relative path
         try:
             base = str(Path.home() / ".cache")
         except RuntimeError as error:
@@ -28,27 +31,27 @@ def cache_folder() -> Path:
 
 
 def get(key: str, suffix: str) -> bytes | None:
-    """What was put under `key`, where it is still whole; damaged files are removed.
+    """The content stored under `key`, or None; a damaged file is removed.
 
     Args:
-      key: a hexadecimal checksum of all that decides the content.
-      suffix: of the file's name.
+      key: a hexadecimal SHA-256 of everything that the content depends on.
+      suffix: of the file name.
 
     Raises:
       OSError: the folder cannot be used.
     """
-    folder = own_folder()
-    for path in sorted(folder.glob(f"{key}-*{suffix}")):
-        with contextlib.suppress(FileNotFoundError):  # another process has just removed it
-            content = path.read_bytes()
-            if path.name == _name(key, content, suffix):
-                return content
-            path.unlink()
+    for path in _our_files(own_folder(), suffix):
+        if path.name.startswith(f"{key}-"):
+            with contextlib.suppress(FileNotFoundError):  # another process has just removed it
+                content = path.read_bytes()
+                if path.name == _name(key, content, suffix):
+                    return content
+                path.unlink()
     return None
 
 
 def put(key: str, content: bytes, suffix: str) -> Path:
-    """Keeps `content` under `key`; of files with this suffix the newest few remain.
+    """Stores `content` under `key`, and removes all but the newest few files of this cache with the same suffix.
 
     Returns:
       the folder.
@@ -62,28 +65,33 @@ def put(key: str, content: bytes, suffix: str) -> Path:
         try:
             partial.write(content)
             partial.close()
-            os.replace(partial.name, path)  # whole or not at all, whoever reads or writes meanwhile
+            os.replace(partial.name, path)  # atomic: concurrent readers see a whole file or none
         except BaseException:
             os.unlink(partial.name)
             raise
     with contextlib.suppress(FileNotFoundError):
-        for old in sorted(folder.glob(f"*{suffix}"), key=os.path.getmtime)[:-_KEPT]:
+        for old in sorted(_our_files(folder, suffix), key=os.path.getmtime)[:-_KEPT]:
             old.unlink()
     return folder
 
 
 def own_folder() -> Path:
-    """The folder, made if it is not there; where others may write, what lies there may be anybody's.
+    """The folder, created if necessary.
 
     Raises:
-      OSError: there is none, or others may write there.
+      OSError: it cannot be created, or others could have written its files.
     """
     folder = cache_folder()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.stat()
     if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise PermissionError(f"{folder} belongs to others or may be written by them")
+        raise PermissionError(f"{folder} belongs to another user or is writable by others")
     return folder
+
+
+def _our_files(folder: Path, suffix: str) -> Iterator[Path]:
+    """Files that `put` wrote."""
+    return (path for path in sorted(folder.iterdir()) if re.fullmatch(_OUR_NAME + re.escape(suffix), path.name))
 
 
 def _name(key: str, content: bytes, suffix: str) -> str:

@@ -1,4 +1,4 @@
-"""What the job asks of a captioner: its own is `model.captioner.Captioner`, and any other may take its place."""
+"""The interface that the job expects of a captioner; `model.captioner.Captioner` implements it."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from model.caption import Caption
 
 
 class ImageCaptioner(Protocol):
-    """Turns batches of images into captions.
+    """Captions batches of images.
 
-    An object that has these three members will do; nothing is to be inherited. If it has a method `load()` as well,
-    that is called once in each process that captions, before the first batch: the place for weights and a first, slow
-    batch, for the command itself makes a captioner too, to ask for its version.
+    Any object with these three members is a captioner; it need not inherit from this class. The command also creates a
+    captioner to read its version, so slow initialization belongs in an optional method `load()`, which is called once
+    in each process that captions, before the first batch.
     """
 
     @property
     def version(self) -> str:
-        """Names the model for the column `model_version`.
+        """Identifies the model in the column `model_version`.
 
-        Images that have a caption of the same version and decoding count as done, so captioners that would say
-        different things need different versions.
+        Images with a caption of the same version and decoding are not captioned again, so captioners whose captions
+        differ, for example by their weights, need different versions.
         """
 
     @property
     def input_size(self) -> int:
-        """S: side of the images in pixels; aspect ratios are not kept."""
+        """S: the side of the images, in pixels; images are scaled to squares."""
 
     def caption(self, images: npt.NDArray[np.uint8]) -> Sequence[Sequence[Caption]]:
-        """Captions for each image of a batch, the best first; one caption at least.
+        """Captions each image of a batch.
 
-        Never called twice at the same time, but not always by the same thread; always with as many images as
-        --batch_size says: a batch with too few is filled up with black ones. An error costs the images that are to
-        blame their captions: the halves of the batch are tried again. Where it says that memory ran out (see
-        `model.devices.is_out_of_memory`), batches are smaller from then on.
+        Calls never overlap, but may come from different threads. B is always --batch_size: a smaller batch is padded
+        with black images. After an error, both halves of the batch are tried again, so that only the images that cause
+        it fail. After an out-of-memory error (`model.devices.is_out_of_memory`), all later batches are smaller.
 
         Args:
-          images: uint8[B, S, S, 3], RGB; filled with other images once the method has returned.
+          images: uint8[B, S, S, 3], RGB. The memory is reused after the method returns.
 
         Returns:
-          B sequences of captions; scores are finite, and greater ones are better.
+          for each of the B images as many captions as `decoding.num_captions` says, best first, with scores that are
+          finite as float32; greater scores are better. Fewer captions are a failure of the image, more are cut.
         """

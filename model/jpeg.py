@@ -1,8 +1,8 @@
-"""What a JPEG's header tells of the work that decoding it makes.
+"""Estimates from a JPEG's header how much work decoding takes.
 
-A JPEG is decoded at the smallest of its sizes that is a quarter more than the wanted one (`model.preprocessing`). The
-1,000 photographs of Flickr8k's dev split, scaled up with noise in place of detail, then made 256x256 by Pillow's
-bicubic filter and captioned by the model that ships; the times are with the faster scaling of `model.preprocessing`:
+A JPEG is decoded at the smallest reduced size that exceeds the requested one by a quarter (`model.preprocessing`). The
+table is for the 1,000 images of Flickr8k's dev split, scaled up with noise as detail, then scaled to 256x256 by
+Pillow's bicubic filter and captioned by the default model; times are with the faster scaling of `model.preprocessing`:
 
                  decoded whole      at a reduced size
                  CPU ms   CIDEr     CPU ms   CIDEr   captions changed
@@ -12,9 +12,9 @@ bicubic filter and captioned by the model that ships; the times are with the fas
     1280x720        2.5    57.7        1.8    57.3                242
     1920x1080       5.9    57.6        3.8    57.9                214
 
-Reduced to less than that, pictures of five sizes (512x512, 540x540, 640x512, 1080x1080, 1920x1080) lost 0.3 of CIDEr
-on average. Scaling is a small part of these times; with Pillow's own filter it is most of them (whole 3.5 to 15.9,
-reduced 1.6 to 6.2).
+At smaller reduced sizes, images of five sizes (512x512, 540x540, 640x512, 1080x1080, 1920x1080) lost 0.3 CIDEr on
+average. Scaling is a small part of these times; with Pillow's own filter it is most of them (whole 3.5 to 15.9 ms,
+reduced 1.6 to 6.2 ms).
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from dataclasses import dataclass
 
 # ITU-T T.81, table B.1: second bytes of the markers.
 _SOF0, _SOF2, _SOS = 0xC0, 0xC2, 0xDA
-_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # but DHT, JPG and DAC
+_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # without DHT, JPG and DAC
 
-# A picture in several scans is held whole, 6 bytes a pixel, and each scan goes over all of it, however few its bytes:
-# a file of 1 MB can hold thousands. Camera pictures have 10 scans at most.
-_PASSES_PIXELS = 25_000_000
-_PASSES_WORK = 250_000_000  # pixels x scans
-_LONGEST_HEADER = 4 * 2**20  # bytes; Pillow takes quadratic time over metadata in many segments
+# An image in several scans is held in memory as a whole, with 6 bytes for each pixel, and every scan visits all pixels,
+# however short it is: a file of 1 MB can have thousands of scans. Cameras write at most 10.
+_MAX_MULTI_SCAN_PIXELS = 25_000_000
+_MAX_MULTI_SCAN_WORK = 250_000_000  # pixels x scans
+_MAX_HEADER = 4 * 2**20  # bytes; Pillow takes quadratic time for metadata in many segments
 
 
 @dataclass(frozen=True)
 class JpegHeader:
-    """A JPEG from its start to its first scan.
+    """The part of a JPEG before its first scan.
 
     Attributes:
       frame: second byte of its start-of-frame marker: 0xC0 baseline, 0xC2 progressive, ...
       width: pixels.
       height: pixels.
       components: colour channels.
-      components_of_scan: of them, in the first scan.
+      components_of_scan: colour channels in the first scan.
       length: bytes before the first scan.
     """
 
@@ -55,7 +55,7 @@ class JpegHeader:
 
 
 def read_jpeg_header(data: bytes) -> JpegHeader | None:
-    """The header of a JPEG whose segments follow each other without a gap, or None for anything else."""
+    """The header of a JPEG whose segments follow each other without gaps; None for anything else."""
     if not data.startswith(b"\xff\xd8\xff"):
         return None
     at = 2
@@ -70,7 +70,7 @@ def read_jpeg_header(data: bytes) -> JpegHeader | None:
                 frame = (marker, width, height, components)
             if marker == 0xFF:  # a fill byte
                 at += 1
-            elif marker < _SOF0 or 0xD0 <= marker <= 0xD9:  # these have no length
+            elif marker < _SOF0 or 0xD0 <= marker <= 0xD9:  # markers without a length
                 return None
             else:
                 at += 2 + length
@@ -80,19 +80,19 @@ def read_jpeg_header(data: bytes) -> JpegHeader | None:
 
 
 def is_one_pass(data: bytes, header: JpegHeader) -> bool:
-    """Whether a reduced size is all that decoding holds: one scan, and as many bytes as its pixels need at least."""
+    """Whether decoding at a reduced size holds only that size in memory: one scan, with enough bytes for its pixels."""
     sequential = header.frame in (_SOF0, _SOF0 + 1) and header.components_of_scan == header.components
-    # The shortest block of 8 x 8 pixels has two bits, so a byte is good for 256 pixels.
+    # A block of 8 x 8 pixels takes at least two bits, so a byte encodes at most 256 pixels.
     return sequential and header.width * header.height <= 256 * len(data)
 
 
 def is_plain_jpeg(data: bytes) -> bool:
-    """Whether `data` is a JPEG of the usual kinds, whose decoding takes bounded time and memory."""
+    """Whether `data` is a JPEG of a common kind, which takes bounded time and memory to decode."""
     header = read_jpeg_header(data)
-    if header is None or not _SOF0 <= header.frame <= _SOF2 or header.length > _LONGEST_HEADER:
+    if header is None or not _SOF0 <= header.frame <= _SOF2 or header.length > _MAX_HEADER:
         return False
     pixels = header.width * header.height
     if is_one_pass(data, header):
         return True
-    # Entropy-coded bytes never look like a marker (T.81, B.1.1.5), so this counts scans, a thumbnail's too.
-    return pixels <= _PASSES_PIXELS and pixels * data.count(b"\xff\xda") <= _PASSES_WORK
+    # Entropy-coded data never contains a marker (T.81, B.1.1.5), so this counts the scans, including a thumbnail's.
+    return pixels <= _MAX_MULTI_SCAN_PIXELS and pixels * data.count(b"\xff\xda") <= _MAX_MULTI_SCAN_WORK

@@ -1,6 +1,6 @@
-"""Encoder and decoder of Google's course "Create Image Captioning Models", in Keras 3.
+"""The encoder and the decoder of Google's course "Create Image Captioning Models", in Keras 3.
 
-Dimensions: B images, S pixels a side, L grid positions, C backbone channels, U units, K captions of an image,
+Dimensions: B images, S pixels a side, L grid positions, C backbone channels, U units, K captions for each image,
 T words, V words of the vocabulary.
 """
 
@@ -21,18 +21,18 @@ BACKBONE_PREFIX = "encoder/backbone/"
 
 
 class Encoder(layers.Layer):
-    """uint8[B, S, S, 3] -> float32[B, L, U]: backbone, grid to sequence, Dense(relu).
+    """Images to features, uint8[B, S, S, 3] -> float32[B, L, U]: backbone, grid to sequence, Dense(relu).
 
     Args:
       config: the architecture.
-      backbone_weights: None for random weights, "imagenet" for those that Keras downloads.
-      precision: what it computes in, "float32", "float16" or "bfloat16"; its variables and its features are float32.
+      backbone_weights: None for random weights, "imagenet" for weights that Keras downloads.
+      precision: "float32", "float16" or "bfloat16", of its computations; its variables and features are float32.
     """
 
     def __init__(
         self, config: CaptionerConfig, backbone_weights: str | None = None, precision: str = "float32"
     ) -> None:
-        with _computing_in(precision):
+        with _dtype_policy(precision):
             super().__init__(name="encoder")
             self.int8 = config.int8
             backbone = backbone_named(config.backbone)
@@ -46,7 +46,7 @@ class Encoder(layers.Layer):
         return self.to_sequence(self.backbone(self.rescale(images), training=training))
 
     def project(self, grid: Tensor) -> Tensor:
-        """What the decoder looks at: [B, L, C] in any float type -> float32[B, L, U]."""
+        """The features for the decoder: [B, L, C] of any float dtype -> float32[B, L, U]."""
         return ops.cast(self.projection(ops.cast(grid, self.compute_dtype)), "float32")
 
     def call(self, images: Tensor, training: bool = False) -> Tensor:
@@ -54,20 +54,20 @@ class Encoder(layers.Layer):
 
 
 class Decoder(layers.Layer):
-    """Words so far and features -> the next word: Embedding, GRU, Attention, Add, LayerNormalization, Dense.
+    """Predicts the next word from words and features: Embedding, GRU, Attention, Add, LayerNormalization, Dense.
 
-    `call` is teacher forcing over whole captions; `step` is one word of the decoding loop, with the state explicit.
-    Both use the same layers, K captions of an image side by side: the attention takes all their GRU outputs as
-    queries on the one sequence of features, so features are never repeated.
+    `call` is teacher forcing over whole captions; `step` computes one word of the decoding loop, with explicit state.
+    Both handle the K captions of an image together: their GRU outputs are queries on one sequence of features, so
+    features are never repeated.
 
     Args:
       config: the architecture.
       vocabulary_size: V.
-      precision: what it computes in while it is trained; its variables, states and the logits of a step are float32.
+      precision: of its computations in training; its variables, states and the logits of a step are float32.
     """
 
     def __init__(self, config: CaptionerConfig, vocabulary_size: int, precision: str = "float32") -> None:
-        with _computing_in(precision):
+        with _dtype_policy(precision):
             super().__init__(name="decoder")
             self._build_layers(config, vocabulary_size)
 
@@ -88,7 +88,7 @@ class Decoder(layers.Layer):
         )
 
     def initial_state(self, features: Tensor, captions: int) -> Tensor:
-        """The GRU's first state: float32[B, L, U] -> float32[B, K, U], the same for each of the K captions."""
+        """The GRU's initial state: float32[B, L, U] -> float32[B, K, U], the same for all K captions."""
         mean = ops.mean(features, axis=1)
         state = ops.zeros_like(mean) if self.state_from_mean is None else self.state_from_mean(mean)
         return ops.repeat(ops.cast(state, "float32")[:, None, :], captions, axis=1)
@@ -98,18 +98,18 @@ class Decoder(layers.Layer):
         return self.to_vocabulary(self.joined(words, features, training))
 
     def joined(self, words: Tensor, features: Tensor, training: bool = False) -> Tensor:
-        """What `to_vocabulary` takes: int32[B, K, T], float32[B, L, U] -> float[B, K, T, U].
+        """The input of `to_vocabulary`: int32[B, K, T], float32[B, L, U] -> float[B, K, T, U].
 
-        Where only some of the places matter, the words of those alone are cheaper: the last layer is the largest.
+        If only some positions matter, apply `to_vocabulary` to them alone: the last layer is the most expensive.
         """
         captions, length = words.shape[1], words.shape[2]
         joined = self._joined(self._queries(words, features, training), features, training)
         return ops.reshape(joined, (-1, captions, length, self.units))
 
     def attention_weights(self, words: Tensor, features: Tensor) -> Tensor:
-        """Where the decoder looks for the word after each: int32[B, K, T], float32[B, L, U] -> float32[B, K, T, L].
+        """The attention weights for each next word: int32[B, K, T], float32[B, L, U] -> float32[B, K, T, L].
 
-        The weights of the attention in `call`; they are at least 0, and over the L positions their sum is 1.
+        They are those of `call`, at least 0, and add up to 1 over the L positions.
         """
         captions, length = words.shape[1], words.shape[2]
         queries = self._queries(words, features, training=False)
@@ -126,7 +126,7 @@ class Decoder(layers.Layer):
         return ops.reshape(outputs, (-1, captions * length, self.units))
 
     def step(self, words: Tensor, state: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """One word of inference: int32[B, K], float32[B, K, U], float32[B, L, U] -> logits float32[B, K, V], state."""
+        """One inference step: int32[B, K], float32[B, K, U], float32[B, L, U] -> logits float32[B, K, V], state."""
         captions = words.shape[1]
         embedded = ops.reshape(self.embedding(words), (-1, self.embedding.output_dim))
         output, [state] = self.gru.cell(embedded, [ops.reshape(state, (-1, self.units))])
@@ -135,15 +135,15 @@ class Decoder(layers.Layer):
         return logits, ops.cast(ops.reshape(state, (-1, captions, self.units)), "float32")
 
     def _joined(self, queries: Tensor, features: Tensor, training: bool = False) -> Tensor:
-        """GRU outputs float32[B, Q, U] and what they look at, joined: float32[B, Q, U]."""
+        """GRU outputs float32[B, Q, U] joined with their attention contexts: float32[B, Q, U]."""
         context = self.attention([queries, features])
         joined = self.normalization(self.add([queries, context]))  # the skip connection
         return self.output_dropout(joined, training=training)
 
 
 @contextlib.contextmanager
-def _computing_in(precision: str) -> Iterator[None]:
-    """Layers made in the block compute in `precision`: Keras's default, for its applications take no dtype."""
+def _dtype_policy(precision: str) -> Iterator[None]:
+    """Sets Keras's default precision for layers that are created within it; Keras's applications take no dtype."""
     if precision == "float32":
         yield
         return
@@ -162,14 +162,14 @@ def build_network(
     precision: str = "float32",
     decoder_precision: str = "float32",
 ) -> tuple[Encoder, Decoder]:
-    """An encoder and a decoder with all their variables made.
+    """Creates an encoder and a decoder with all their variables.
 
     Args:
       config: the architecture.
       vocabulary_size: V.
-      backbone_weights: None for random weights, "imagenet" for those that Keras downloads.
-      precision: what the encoder computes in.
-      decoder_precision: what the decoder computes in: float32 but for training.
+      backbone_weights: None for random weights, "imagenet" for weights that Keras downloads.
+      precision: the encoder's.
+      decoder_precision: the decoder's; "float32" except in training.
     """
     encoder = Encoder(config, backbone_weights, precision)
     decoder = Decoder(config, vocabulary_size, decoder_precision)
@@ -180,7 +180,7 @@ def build_network(
 
 
 def named_backbone_variables(encoder: Encoder) -> dict[str, keras.Variable]:
-    """The backbone's variables, as `number of the layer/variable`: Keras invents some layers' names in each process."""
+    """The backbone's variables as `layer number/variable`, since Keras generates some layers' names in each process."""
     weights = [_weights(layer) for layer in encoder.backbone.layers]
     return {
         f"{number:03d}/{variable.name}": variable
@@ -190,7 +190,7 @@ def named_backbone_variables(encoder: Encoder) -> dict[str, keras.Variable]:
 
 
 def named_variables(encoder: Encoder, decoder: Decoder) -> dict[str, keras.Variable]:
-    """Every variable of the captioner under the name that it has in a bundle."""
+    """All variables of a captioner by their names in a bundle."""
     named = {f"{BACKBONE_PREFIX}{name}": variable for name, variable in named_backbone_variables(encoder).items()}
     named |= {f"encoder/projection/{variable.name}": variable for variable in encoder.projection.variables}
     for layer in (
@@ -206,5 +206,5 @@ def named_variables(encoder: Encoder, decoder: Decoder) -> dict[str, keras.Varia
 
 
 def _weights(layer: layers.Layer) -> list[keras.Variable]:
-    # A dropout seed is a variable to Keras, but no weight.
+    # Keras also lists the seeds of dropout as variables.
     return [variable for variable in layer.variables if "seed" not in variable.name]

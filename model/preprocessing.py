@@ -1,15 +1,13 @@
-"""Image bytes to the pixels that a captioner takes; training and captioning share this one function.
+"""Decodes image files to the pixels that a captioner takes; training and captioning share `load_image`.
 
-The backbone's own input range is applied later, inside the encoder (see `model.backbones`), so what travels
-here is always `uint8`.
+Pixels are always uint8; the encoder scales them to the backbone's input range (`model.backbones`).
 
-What is taken:
-  - JPEG (progressive, grey, CMYK with Adobe's inverted inks), PNG, WebP, GIF, BMP, TIFF, AVIF; HEIC with pillow-heif.
-    The content tells, not the file's name.
-  - Of several frames or pages, the first.
-  - The picture as a viewer shows it, EXIF orientation honoured; colour profiles are not applied.
-  - Transparent pixels on white, half-transparent ones blended with it.
-  - Of samples of 16 bits the high byte, in grey and in colour.
+  - Formats, recognized by content, not by file name: JPEG (also progressive, grey, CMYK with Adobe's inverted inks),
+    PNG, WebP, GIF, BMP, TIFF and AVIF; HEIC with pillow-heif.
+  - The first of several frames or pages is used.
+  - EXIF orientation is applied; colour profiles are not.
+  - Transparent pixels are blended with white.
+  - 16-bit samples are reduced to their high byte, in grey and in colour.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-# Imported by name, so that they are known to Pillow and no other of its plugins needs to be.
+# Importing these plugins registers them with Pillow; no others are registered.
 from PIL import (
     AvifImagePlugin,  # noqa: F401
     BmpImagePlugin,  # noqa: F401
@@ -42,12 +40,12 @@ from model.jpeg import is_one_pass, read_jpeg_header
 
 try:
     from cykooz_resizer import FilterType, ResizeAlg, ResizeOptions, Resizer
-except ImportError:  # there are machines that it has no wheels for
+except ImportError:  # it has no wheels for some platforms
     Resizer = None
 else:
     _BICUBIC = ResizeOptions(resize_alg=ResizeAlg.convolution(FilterType.catmull_rom), use_alpha=False)
 
-# EPS is absent on purpose: Pillow hands it to Ghostscript, a program interpreter.
+# Without EPS, which Pillow passes to Ghostscript, an interpreter for programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 # ISO/IEC 23008-12 (HEIF), annexes B and E: brands of the `ftyp` box.
@@ -55,19 +53,19 @@ _HEIC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", 
 _AVIF_BRANDS = frozenset((b"avif", b"avis"))
 
 # EXIF 2.3, table 4, Orientation: the values that swap width and height.
-_TURNED_BY_90 = (5, 6, 7, 8)
+_ROTATED_BY_90 = (5, 6, 7, 8)
 
-# TIFF 6.0, section 15; one that covers a small picture is usually of 256 x 256 pixels.
-_TILE_WIDTH, _TILE_LENGTH, _LARGE_TILE = 322, 323, 2**20
+# TIFF 6.0, section 15; a tile is usually 256 x 256 pixels, even in a smaller image.
+_TILE_WIDTH, _TILE_LENGTH, _MAX_SMALL_TILE = 322, 323, 2**20
 
-# Checked from the header, before any pixel is allocated: a 34-byte WebP can claim gigabytes.
+# Checked before memory for pixels is allocated: the header of a 34-byte WebP can ask for gigabytes.
 MAX_PIXELS = 100_000_000
 
-ALIGNMENT = 64  # bytes; what TensorFlow asks of memory that it did not allocate
+ALIGNMENT = 64  # bytes; TensorFlow shares memory that is aligned to it
 
-_STRIP_PIXELS = 2**20  # converted to RGB at a time, so that a large picture is not held once more a step
+_STRIP_PIXELS = 2**20  # converted to RGB at a time, to hold no further copies of a large image
 
-# What Pillow says, in a pattern, and what it means.
+# Patterns of Pillow's messages, and messages for users.
 _REASONS = (
     (r"truncated|not enough image data|unpack(_from)? requires", "the file ends too early"),
     (r"broken data stream|decoder error|unrecognized data stream", "its pixel data is broken"),
@@ -84,14 +82,22 @@ class ImageError(ValueError):
     """These bytes are not a picture that can be captioned; the message says why, in one line."""
 
 
+class TooManyPixelsError(ImageError):
+    """The picture is larger than `max_pixels`."""
+
+
+class MissingSupportError(ImageError):
+    """The format needs a package that is not installed here."""
+
+
 @dataclass(frozen=True)
 class LoadedImage:
-    """A decoded picture at the captioner's size.
+    """A decoded image, scaled to the captioner's input size.
 
     Attributes:
-      pixels: uint8[size, size, 3], RGB, aspect ratio not kept (as the captioner was trained).
-      width: pixels of the original as a viewer shows it, EXIF orientation honoured.
-      height: likewise.
+      pixels: uint8[S, S, 3], RGB; the aspect ratio is not kept, as in training.
+      width: of the original after EXIF orientation, in pixels.
+      height: of the original after EXIF orientation, in pixels.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -99,7 +105,7 @@ class LoadedImage:
     height: int
 
     def in_proportion(self) -> Image.Image:
-        """The picture at its own aspect ratio, its longer side as long as the pixels' square."""
+        """The image at its original aspect ratio, with a longer side of S pixels."""
         longer = max(self.width, self.height)
         width, height = (max(1, round(len(self.pixels) * side / longer)) for side in (self.width, self.height))
         return Image.fromarray(self.pixels).resize((width, height), Image.Resampling.BICUBIC)
@@ -110,25 +116,27 @@ def load_image(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> LoadedIm
 
     Args:
       data: a whole image file.
-      size: the side of the captioner's input, in pixels.
-      max_pixels: larger pictures are refused by their header; one that is decoded at a reduced size, as large JPEGs
-        are, counts with that.
+      size: S, the side of the captioner's input, in pixels.
+      max_pixels: larger images are refused by their header; for an image that is decoded at a reduced size, as large
+        JPEGs are, the reduced size counts.
 
     Raises:
-      ImageError: for anything that is not a whole picture of an allowed format within `max_pixels`.
+      ImageError: for anything that is not a whole picture of an allowed format.
+      TooManyPixelsError: for a picture beyond `max_pixels`.
+      MissingSupportError: for a format that needs a package which is not installed.
       MemoryError: there is too little of it.
     """
     kind = format_of(data)
     try:
         with warnings.catch_warnings():
-            # Pillow warns of half-broken metadata and of sizes that max_pixels already judges.
+            # Pillow warns about damaged metadata, and about sizes that max_pixels already limits.
             warnings.simplefilter("ignore")
             with _open(data, kind) as image:
                 return _load(image, size, max_pixels, data)
     except (ImageError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{_pixels_named(error)} are more than the limit of {max_pixels:,}") from error
+        raise TooManyPixelsError(f"{_pixels_named(error)} are more than the limit of {max_pixels:,}") from error
     except Exception as error:  # Decoders raise OSError, SyntaxError, struct.error, IndexError, ... on damaged files.
         raise ImageError(f"this {kind} cannot be decoded: {_reason(error)}") from error
 
@@ -157,12 +165,12 @@ def format_of(data: bytes) -> str:
 
 
 def _open(data: bytes, kind: str) -> Image.Image:
-    """The picture with its header read; not `Image.open`, whose errors do not tell what is wrong with the file."""
+    """Opens the image and reads its header. `Image.open` would hide the reason if the header is damaged."""
     if kind == "HEIC":
         try:
             from pillow_heif import HeifImageFile
         except ImportError as error:
-            raise ImageError("a HEIC image needs pillow-heif: pip install 'caption-images[heic]'") from error
+            raise MissingSupportError("a HEIC image needs pillow-heif: pip install 'caption-images[heic]'") from error
         return HeifImageFile(io.BytesIO(data))
     factory = Image.OPEN[kind][0]
     return factory(io.BytesIO(data), "")
@@ -170,26 +178,26 @@ def _open(data: bytes, kind: str) -> Image.Image:
 
 def _load(image: Image.Image, size: int, max_pixels: int, data: bytes) -> LoadedImage:
     width, height = image.size
-    # A JPEG is decoded at 1/2, 1/4 or 1/8 when that leaves a quarter more than the wanted size (other formats ignore
-    # this); `model.jpeg` tells why a quarter.
+    # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that exceeds the requested size by a quarter, for which
+    # `model.jpeg` gives the reason. Other formats ignore this.
     image.draft(None, (size * 5 // 4, size * 5 // 4))
     header = read_jpeg_header(data)
     held = image.size if header and is_one_pass(data, header) else (width, height)
     if held[0] * held[1] > max_pixels:
-        raise ImageError(f"{width} x {height} pixels are more than the limit of {max_pixels:,}")
+        raise TooManyPixelsError(f"{width} x {height} pixels are more than the limit of {max_pixels:,}")
     _check_tiles(image)
     image.load()
-    if image.getexif().get(ExifTags.Base.Orientation) in _TURNED_BY_90:
+    if image.getexif().get(ExifTags.Base.Orientation) in _ROTATED_BY_90:
         width, height = height, width
     ImageOps.exif_transpose(image, in_place=True)
     return LoadedImage(np.asarray(_scaled(to_rgb(image), size), dtype=np.uint8), width, height)
 
 
 def _scaled(image: Image.Image, size: int) -> Image.Image:
-    """RGB by the bicubic filter (a = -0.5), widened where it shrinks: Pillow's result, but for a unit here and there.
+    """Scales RGB with an antialiased bicubic filter (a = -0.5), as Pillow does; few samples differ, by one unit.
 
-    With SIMD that takes a third of Pillow's time, which would be most of decoding a small JPEG. Rows first, as Pillow
-    does: what lies between is rounded to whole numbers too, and the other order gives other ones.
+    With SIMD, this takes a third of Pillow's time, which would be most of the time for a small JPEG. Rows are scaled
+    first, as in Pillow: the intermediate image is rounded to integers, so the order affects the result.
     """
     if Resizer is None:
         return image.resize((size, size), Image.Resampling.BICUBIC)
@@ -201,15 +209,15 @@ def _scaled(image: Image.Image, size: int) -> Image.Image:
 
 
 def _check_tiles(image: Image.Image) -> None:
-    """A TIFF's tiles may be larger than the picture, and libtiff holds one of them."""
+    """Refuses a TIFF whose tiles are much larger than the image, since libtiff holds a tile in memory."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         width, height = (image.tag_v2.get(tag, 0) for tag in (_TILE_WIDTH, _TILE_LENGTH))
-        if width * height > 4 * max(image.width * image.height, _LARGE_TILE):
+        if width * height > 4 * max(image.width * image.height, _MAX_SMALL_TILE):
             raise ValueError(f"its tiles of {width} x {height} pixels are larger than the picture")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow mode as RGB: transparency on white, 16-bit samples by their high byte."""
+    """Converts any mode of Pillow to RGB: transparency on white, 16-bit samples by their high byte."""
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
     rgb = Image.new("RGB", image.size)
@@ -222,7 +230,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def _strip_to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
-        # Pillow's own conversion clips 16-bit grey at 255, which turns such pictures nearly white.
+        # Pillow clips 16-bit grey at 255, which makes such images nearly white.
         high_byte = np.clip(np.asarray(image, dtype=np.int64) >> 8, 0, 255).astype(np.uint8)
         return Image.fromarray(high_byte).convert("RGB")
     if image.has_transparency_data:
@@ -233,13 +241,13 @@ def _strip_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _pixels_named(error: Image.DecompressionBombError) -> str:
-    """The pixels that Pillow counted in a frame or tile, which may be larger than the picture."""
+    """The number of pixels that Pillow counted in a frame or tile, which may be larger than the image."""
     found = re.search(r"\((\d+) pixels\)", str(error))
     return f"{int(found[1]):,} pixels" if found else "its pixels"
 
 
 def _reason(error: Exception) -> str:
-    """What a decoder's error says, for people: one short line without names of objects."""
+    """The reason in a decoder's error, as one short line without names of objects."""
     said = " ".join(str(error).split())
     for pattern, meaning in _REASONS:
         if re.search(pattern, said, re.IGNORECASE):
@@ -252,12 +260,15 @@ def _reason(error: Exception) -> str:
 def pad_batch(
     images: Sequence[npt.NDArray[np.uint8]], batch_size: int, out: npt.NDArray[np.uint8] | None = None
 ) -> npt.NDArray[np.uint8]:
-    """Images stacked and filled up with black ones: uint8[batch_size, S, S, 3], so that all batches have one shape.
+    """Stacks images and pads the batch with black ones, so that all batches have one shape.
 
     Args:
-      images: one at least.
-      batch_size: as many or more.
-      out: an earlier batch, to be written over: fresh memory for 256 images takes longer than to fill it.
+      images: one or more, uint8[S, S, 3] each.
+      batch_size: at least the number of images.
+      out: an earlier batch to overwrite; allocating memory for 256 images takes longer than filling it.
+
+    Returns:
+      uint8[batch_size, S, S, 3].
     """
     shape = (batch_size, *images[0].shape)
     batch = _aligned(shape) if out is None or out.shape != shape else out
@@ -267,7 +278,7 @@ def pad_batch(
 
 
 def _aligned(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    """Memory that starts where TensorFlow wants it to, so that it need not be copied."""
+    """An uninitialized array at an aligned address, which TensorFlow uses without a copy."""
     size = math.prod(shape)
     memory = np.empty(size + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT

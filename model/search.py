@@ -1,14 +1,15 @@
-"""Decoding loops over a step function: greedy, beam search, sampling. Pure Keras operations, for use in a graph.
+"""Decoding loops over a step function: greedy, beam search and sampling, in Keras operations for use in a graph.
 
-The model is seen only through `Step`, so the loops can be tested with a step that spells a fixed sentence.
-Dimensions: B images, K captions of an image, T words at most, V words of the vocabulary.
+The loops know the model only as a `Step`, so tests can use a step that spells a fixed sentence.
+Dimensions: B images, K captions for each image, T maximum words, V words of the vocabulary.
 
-Each loop takes `no_repeat_ngram`: with n of 1 or more no word follows itself, and no n words are written twice (Paulus
-et al. 2017, "A Deep Reinforced Model for Abstractive Summarization", section 2.5); 0 leaves the model its way. Scores
-are always the model's own probabilities, not made up to 1 again without the words that were ruled out.
+`no_repeat_ngram`, an argument of every loop: with n of 1 or more, no word follows itself and no n consecutive words
+occur twice in a caption (Paulus et al. 2017, "A Deep Reinforced Model for Abstractive Summarization", section 2.5); 0
+allows both. Scores are the model's probabilities, which are not renormalized without the words that are ruled out.
 
-Each takes `narrowed`, for images whose captions have all ended need no more steps: with it the images that are left go
-on by themselves, at some points of the way. Without it all shapes are fixed, as XLA wants them.
+`step_for_images`, an argument of every loop: images whose captions have all ended need no further steps. With it, the
+loop continues with the unfinished images alone as soon as few enough are left. Without it all shapes are fixed, which
+XLA needs.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ from model.vocabulary import END, PAD, START
 Tensor = Any
 # (last words int32[B, K], state float32[B, K, U]) -> (logits float32[B, K, V], next state)
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-# images that go on int32[A], by their place in the batch -> the step for them alone
-Narrowed = Callable[[Tensor], Step]
+# positions of A images in the batch, int32[A] -> the step for these images
+StepForImages = Callable[[Tensor], Step]
 
 _IMPOSSIBLE = -1e9  # not -inf: 0 * -inf is nan
-# Shares of a batch that are left when those images go on by themselves; each more is a loop more to build.
-_LEFT = (1 / 2, 1 / 5)
+# The loop continues with the unfinished images alone when these shares of the batch are left; each adds a loop.
+_SHARES_LEFT = (1 / 2, 1 / 5)
 
 
 class Hypotheses(NamedTuple):
-    """Captions found, for each image the best first.
+    """Decoded captions, best first for each image.
 
     Attributes:
-      words: int32[B, K, T], each ended by END (unless cut at T) and padded by PAD.
-      log_probabilities: float32[B, K, T], of each word and of END; 0 where padded.
+      words: int32[B, K, T]; captions end with END, unless they have T words, and are padded with PAD.
+      log_probabilities: float32[B, K, T], of each word, END included; 0 for padding.
     """
 
     words: Tensor
@@ -44,14 +45,14 @@ class Hypotheses(NamedTuple):
 
 
 def greedy(
-    step: Step, state: Tensor, max_words: int, no_repeat_ngram: int = 0, narrowed: Narrowed | None = None
+    step: Step, state: Tensor, max_words: int, no_repeat_ngram: int = 0, step_for_images: StepForImages | None = None
 ) -> Hypotheses:
-    """The likeliest word each time. `state`: float32[B, K, U]; K is usually 1."""
+    """Chooses the likeliest word in each step. `state`: float32[B, K, U]; K is usually 1."""
 
     def likeliest(log_probabilities: Tensor, now: _Progress) -> Tensor:
         return ops.cast(ops.argmax(log_probabilities, axis=-1), "int32")
 
-    return _one_by_one(step, state, max_words, no_repeat_ngram, likeliest, narrowed)
+    return _decode_independently(step, state, max_words, no_repeat_ngram, likeliest, step_for_images)
 
 
 def sample(
@@ -62,45 +63,45 @@ def sample(
     top_k: int,
     temperature: float,
     no_repeat_ngram: int = 0,
-    narrowed: Narrowed | None = None,
+    step_for_images: StepForImages | None = None,
 ) -> Hypotheses:
-    """A word drawn from the `top_k` likeliest, by inversion of their distribution at `temperature`.
+    """Draws each word from the `top_k` likeliest, by inverting their cumulative distribution at `temperature`.
 
     Args:
       step: the model.
       state: float32[B, K, U].
       max_words: T.
-      uniforms: float32[B, K, T] in [0, 1), the only randomness; made by the caller for each image by itself, so
-        that an image's neighbours in the batch do not matter.
-      top_k: words to choose from; V or more are all of them.
+      uniforms: float32[B, K, T] in [0, 1), the only source of randomness. The caller draws them for each image
+        separately, so that captions do not depend on the other images in the batch.
+      top_k: number of words to draw from; V or more means all words.
       temperature: divides the logits.
-      no_repeat_ngram: see above.
-      narrowed: see above.
+      no_repeat_ngram: see the module's documentation.
+      step_for_images: see the module's documentation.
     """
 
     def draw(log_probabilities: Tensor, now: _Progress) -> Tensor:
         size = log_probabilities.shape[-1]
         if top_k < size:
             values, words = ops.top_k(log_probabilities, top_k)
-        else:  # sorting all words would take most of the time
+        else:  # sorting all words would dominate the run time
             values, words = log_probabilities, None
         sharpened = values / temperature
-        # Not ops.softmax, which warns of an axis of one word.
+        # Not ops.softmax, which warns if the axis has one word.
         cumulative = ops.cumsum(ops.exp(sharpened - ops.logsumexp(sharpened, axis=-1, keepdims=True)), axis=-1)
-        # The last column is left out: rounding may leave the sum below a uniform close to 1.
+        # Without the last column, since after rounding the sum may be below a uniform close to 1.
         drawn = ops.take(ops.take(uniforms, now.number, axis=2), now.images, axis=0)[..., None]
         place = ops.sum(ops.cast(cumulative[..., :-1] <= drawn, "int32"), axis=-1, keepdims=True)
         chosen = place if words is None else ops.take_along_axis(words, place, axis=-1)
         return ops.cast(chosen[..., 0], "int32")
 
-    return _one_by_one(step, state, max_words, no_repeat_ngram, draw, narrowed)
+    return _decode_independently(step, state, max_words, no_repeat_ngram, draw, step_for_images)
 
 
 class _Progress(NamedTuple):
-    """What the loops carry from word to word."""
+    """The loop variables."""
 
-    number: Tensor  # int32[], words chosen so far
-    images: Tensor  # int32[B], their places in the batch that the loop began with
+    number: Tensor  # int32[], number of words so far
+    images: Tensor  # int32[B], positions in the whole batch
     last: Tensor  # int32[B, K]
     ended: Tensor  # bool[B, K]
     state: Tensor  # float32[B, K, U]
@@ -113,8 +114,10 @@ NextWord = Callable[[Step, _Progress], _Progress]
 Choose = Callable[[Tensor, _Progress], Tensor]
 
 
-def _loop(step: Step, state: Tensor, max_words: int, next_word: NextWord, narrowed: Narrowed | None) -> Hypotheses:
-    """From START until every caption has ended, or to `max_words`."""
+def _loop(
+    step: Step, state: Tensor, max_words: int, next_word: NextWord, step_for_images: StepForImages | None
+) -> Hypotheses:
+    """Decodes from START until every caption has ended or has `max_words`."""
     shape = (ops.shape(state)[0], state.shape[1])
     start = _Progress(
         number=ops.zeros((), dtype="int32"),
@@ -125,47 +128,52 @@ def _loop(step: Step, state: Tensor, max_words: int, next_word: NextWord, narrow
         words=ops.full((*shape, max_words), PAD, dtype="int32"),
         scores=ops.zeros((*shape, max_words), dtype="float32"),
     )
-    if narrowed is None:
+    if step_for_images is None:
         found = _run(step, start, max_words, next_word, 0.0)
         return Hypotheses(found.words, found.scores)
     words, scores = start.words, start.scores
-    for left in (*_LEFT, 0.0):
+    for left in (*_SHARES_LEFT, 0.0):
         found = _run(step, start, max_words, next_word, left * ops.cast(shape[0], "float32"))
         words = ops.scatter_update(words, found.images[:, None], found.words)
         scores = ops.scatter_update(scores, found.images[:, None], found.scores)
         if left:
-            start = _unfinished(found)
-            step = narrowed(start.images)
+            start = _select_unfinished(found)
+            step = step_for_images(start.images)
     return Hypotheses(words, scores)
 
 
 def _run(step: Step, start: _Progress, max_words: int, next_word: NextWord, left: Tensor) -> _Progress:
-    """Word by word until captions of at most `left` images have not ended, or to `max_words`."""
+    """Decodes until at most `left` images have unfinished captions, or to `max_words`."""
 
-    def goes_on(*progress: Tensor) -> Tensor:
+    def unfinished(*progress: Tensor) -> Tensor:
         now = _Progress(*progress)
-        return ops.logical_and(now.number < max_words, ops.sum(ops.cast(_growing(now), "float32")) > left)
+        return ops.logical_and(now.number < max_words, ops.sum(ops.cast(_is_unfinished(now), "float32")) > left)
 
     return _Progress(
-        *ops.while_loop(goes_on, lambda *progress: tuple(next_word(step, _Progress(*progress))), tuple(start))
+        *ops.while_loop(unfinished, lambda *progress: tuple(next_word(step, _Progress(*progress))), tuple(start))
     )
 
 
-def _growing(now: _Progress) -> Tensor:
-    """Images with a caption that has not ended: bool[B]."""
+def _is_unfinished(now: _Progress) -> Tensor:
+    """Whether an image has an unfinished caption: bool[B]."""
     return ops.logical_not(ops.all(now.ended, axis=1))
 
 
-def _unfinished(now: _Progress) -> _Progress:
-    """The progress of those images alone."""
-    rows = ops.cast(ops.nonzero(_growing(now))[0], "int32")
+def _select_unfinished(now: _Progress) -> _Progress:
+    """The progress of the unfinished images."""
+    rows = ops.cast(ops.nonzero(_is_unfinished(now))[0], "int32")
     return _Progress(now.number, *(ops.take(values, rows, axis=0) for values in now[1:]))
 
 
-def _one_by_one(
-    step: Step, state: Tensor, max_words: int, no_repeat_ngram: int, choose: Choose, narrowed: Narrowed | None
+def _decode_independently(
+    step: Step,
+    state: Tensor,
+    max_words: int,
+    no_repeat_ngram: int,
+    choose: Choose,
+    step_for_images: StepForImages | None,
 ) -> Hypotheses:
-    """Each caption by itself, its next word picked by `choose`: what greedy choice and sampling share."""
+    """Decodes captions independently of each other, as greedy search and sampling do; `choose` picks the words."""
 
     def next_word(step: Step, now: _Progress) -> _Progress:
         logits, state = step(now.last, now.state)
@@ -184,7 +192,7 @@ def _one_by_one(
             scores=_put(now.scores, now.number, ops.where(now.ended, 0.0, score)),
         )
 
-    return _loop(step, state, max_words, next_word, narrowed)
+    return _loop(step, state, max_words, next_word, step_for_images)
 
 
 def beam(
@@ -193,18 +201,18 @@ def beam(
     max_words: int,
     length_penalty: float,
     no_repeat_ngram: int = 0,
-    narrowed: Narrowed | None = None,
+    step_for_images: StepForImages | None = None,
 ) -> Hypotheses:
-    """Beam search; its width is K of `state`, float32[B, K, U].
+    """Beam search; the beam's width is K of `state`, float32[B, K, U].
 
-    A hypothesis that has ended stays in the beam with the score it had, and competes with the growing ones by
+    Finished hypotheses stay in the beam. All are ranked by
     `sum of log-probabilities / ((5 + words) / 6) ** length_penalty` (Wu et al. 2016, equation 14, without coverage).
     """
 
     def next_word(step: Step, now: _Progress) -> _Progress:
         logits, state = step(now.last, now.state)
         logits = ops.cast(logits, "float32")
-        # At most K successors of a hypothesis are among the K best: a pass over all V words costs as much as a layer.
+        # A hypothesis has at most K successors among the K best. A pass over all V words costs as much as a layer.
         allowed = _without_repeats(logits, now, no_repeat_ngram)
         values, words = ops.top_k(allowed, min(logits.shape[1], logits.shape[2]))
         log_probabilities = values - ops.logsumexp(logits, axis=-1, keepdims=True)
@@ -221,17 +229,17 @@ def beam(
             scores=_put(_rows(now.scores, parent), now.number, _at(log_probabilities, parent, place)),
         )
 
-    return _loop(step, state, max_words, next_word, narrowed)
+    return _loop(step, state, max_words, next_word, step_for_images)
 
 
 def _best(log_probabilities: Tensor, now: _Progress, length_penalty: float) -> tuple[Tensor, Tensor]:
-    """The K best of float32[B, K, C], C continuations of each hypothesis: their parents and places, int32[B, K]."""
+    """The K best of C continuations of each hypothesis, float32[B, K, C]: their parents and positions, int32[B, K]."""
     width, count = log_probabilities.shape[1], log_probabilities.shape[2]
     total = ops.sum(now.scores, axis=-1)[..., None] + log_probabilities
     length = ops.sum(ops.cast(ops.not_equal(now.words, PAD), "float32"), axis=-1)
     length = length + ops.cast(ops.logical_not(now.ended), "float32")
     ranked = total / (((5.0 + length) / 6.0) ** length_penalty)[..., None]
-    # Before the first word all hypotheses are the same: only the first may continue.
+    # Before the first word all hypotheses are equal, so only the first may continue.
     duplicate = ops.logical_and(ops.equal(now.number, 0), ops.arange(width) > 0)
     ranked = ops.where(duplicate[None, :, None], _IMPOSSIBLE, ranked)
     _, places = ops.top_k(ops.reshape(ranked, (-1, width * count)), width)
@@ -240,12 +248,12 @@ def _best(log_probabilities: Tensor, now: _Progress, length_penalty: float) -> t
 
 
 def _without_repeats(scores: Tensor, now: _Progress, no_repeat_ngram: int) -> Tensor:
-    """float32[B, K, V] with the last word, and what would write n words a second time, made impossible."""
+    """float32[B, K, V] in which the last word, and words that would repeat n words, are impossible."""
     if not no_repeat_ngram:
         return scores
     captions, length = now.words.shape[1], now.words.shape[2]
-    # follows[b, k, t]: the n - 1 words before place t are the last n - 1 words. START fills the places before the first
-    # word; it cannot match one after it, so that no phrase reaches out of the caption.
+    # follows[b, k, t]: the n - 1 words before position t equal the last n - 1 words. START pads the positions before
+    # the first word; it occurs nowhere else, so no match extends beyond the caption.
     before = no_repeat_ngram - 1
     padded = ops.pad(now.words, [(0, 0), (0, 0), (before, 0)], constant_values=START)
     follows = ops.broadcast_to(ops.arange(length) < now.number, ops.shape(now.words))
@@ -253,7 +261,7 @@ def _without_repeats(scores: Tensor, now: _Progress, no_repeat_ngram: int) -> Te
         last = ops.take(padded, now.number + place, axis=2)[..., None]
         follows = ops.logical_and(follows, ops.equal(padded[..., place : place + length], last))
     ruled_out = ops.concatenate([ops.where(follows, now.words, PAD), now.last[..., None]], axis=-1)  # [B, K, T + 1]
-    # Scattered, not compared with all V words: T is some 24, V thousands. Added, so that a score that is nan stays nan.
+    # A scatter, since T is about 24 and V thousands. An addition, so that NaN stays NaN.
     shape = ops.shape(ruled_out)
     rows = ops.broadcast_to(ops.arange(shape[0])[:, None, None], shape)
     columns = ops.broadcast_to(ops.arange(captions)[None, :, None], shape)
@@ -263,7 +271,7 @@ def _without_repeats(scores: Tensor, now: _Progress, no_repeat_ngram: int) -> Te
 
 
 def _only_padding_after_end(log_probabilities: Tensor, words: Tensor, ended: Tensor) -> tuple[Tensor, Tensor]:
-    """Continuations [B, K, C] of hypotheses, of which those that have ended have one: PAD, for nothing."""
+    """Continuations [B, K, C], replaced for finished hypotheses by a single one: PAD, with log-probability 0."""
     first = ops.equal(ops.arange(words.shape[-1]), 0)
     ended = ended[..., None]
     padding = ops.where(first, 0.0, _IMPOSSIBLE)
@@ -271,14 +279,14 @@ def _only_padding_after_end(log_probabilities: Tensor, words: Tensor, ended: Ten
 
 
 def _rows(values: Tensor, parent: Tensor) -> Tensor:
-    """Rows of [B, K, ...] by int32[B, K] along axis 1, each copied as a whole."""
+    """Gathers rows of [B, K, ...] along axis 1 by int32[B, K]."""
     width, shape = values.shape[1], ops.shape(values)
     rows = ops.arange(shape[0])[:, None] * width + parent
     return ops.take(ops.reshape(values, (-1, *values.shape[2:])), rows, axis=0)
 
 
 def _at(values: Tensor, parent: Tensor, place: Tensor) -> Tensor:
-    """Of [B, K, C] those at int32[B, K] and int32[B, K]: [B, K]."""
+    """Gathers values of [B, K, C] by two indices int32[B, K]: [B, K]."""
     count = values.shape[2]
     return ops.take_along_axis(ops.reshape(values, (-1, values.shape[1] * count)), parent * count + place, axis=1)
 

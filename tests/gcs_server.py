@@ -31,7 +31,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import google_crc32c
-from gcp_storage_emulator.gcs_glob import gcs_glob_match
+from gcp_storage_emulator.gcs_glob import gcs_glob_match  # type: ignore[import-untyped]
 
 OPERATIONS = ("list", "get", "download", "insert", "delete", "bucket")
 _PATH = re.compile(
@@ -456,7 +456,7 @@ def serve_gcs(*buckets: str) -> Iterator[GcsServer]:
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.daemon_threads = True
         gcs = GcsServer(f"http://127.0.0.1:{server.server_port}", {bucket: {} for bucket in buckets})
-        handler.gcs = gcs
+        handler.gcs = gcs  # type: ignore[attr-defined]
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:

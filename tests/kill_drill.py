@@ -1,11 +1,12 @@
 """The kill drill: a run is killed at a random moment, ten times over, then left to end.
 
-    python -m tests.kill_drill [--images=1500] [--kills=10] [--workers=1] [--seed=0] [--earliest=5] [--latest=14]
+    python -m tests.kill_drill [--images=1500] [--kills=10] [--workers=1] [--seed=0] [--most=6]
 
 Photographs are copied until there are enough, the job is started on them again and again with the same command, and
-each time it is killed with SIGKILL, its workers too, between `earliest` and `latest` seconds after its start. In the
-end every URI must stand once, under one run, and no part that was seen after a kill may have changed. Prints what it
-saw; exits with 1 where it saw otherwise.
+each time it is killed with SIGKILL, its workers too, some moments after it has written 1 to `most` new files of
+captions. In the end every URI must have one row, under one run, and no file that was seen after a kill may have
+changed. Prints what it saw; exits with 1 if it saw otherwise, or if too few kills fell between the first and the last
+shard to prove anything.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ import pyarrow.dataset as ds
 
 from beam_job.cli.demo import sample_photographs
 
+_SHARD_SIZE = 25
+_POLL_SECONDS = 0.02
+
 
 def main() -> int:
     """The drill; returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.kill_drill", description=__doc__)
-    defaults = {"images": 1500, "kills": 10, "workers": 1, "seed": 0, "earliest": 5, "latest": 14}
-    for name, default in defaults.items():
+    for name, default in {"images": 1500, "kills": 10, "workers": 1, "seed": 0, "most": 6}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kill-drill-") as folder:
@@ -37,39 +40,56 @@ def main() -> int:
 
 
 def drill(root: Path, args: argparse.Namespace) -> int:
-    """Kills, restarts, and counts what stands at the end."""
+    """Kills, restarts, and checks the output at the end."""
     photos, output = root / "photos", root / "out"
     photos.mkdir()
     samples = [path.read_bytes() for path in sample_photographs() if path.suffix == ".jpg"]
     for number in range(args.images):
         (photos / f"{number:05d}.jpg").write_bytes(samples[number % len(samples)])
-    command = [sys.executable, "-m", "beam_job", f"--input={photos}", f"--output={output}", "--shard_size=50"]
-    command.append(f"--workers={args.workers}")
+    command = [sys.executable, "-m", "beam_job", f"--input={photos}", f"--output={output}"]
+    command += [f"--shard_size={_SHARD_SIZE}", f"--workers={args.workers}"]
     seen: dict[Path, int] = {}
+    halfway = 0
     moments = random.Random(args.seed)
     for kill in range(args.kills):
-        after = moments.uniform(args.earliest, args.latest)
-        ended = run_for(after, command)
-        parts = {path: path.stat().st_mtime_ns for path in output.rglob("part-*.parquet")}
-        changed = [path for path, written in seen.items() if parts.get(path) != written]
-        print(f"kill {kill + 1} after {after:.1f} s{' (had ended)' if ended else ''}: {len(parts)} parts", flush=True)
-        if changed:
+        new_parts, later = moments.randint(1, args.most), moments.uniform(0, 0.5)
+        was_running = kill_after(new_parts, later, command, output)
+        parts = {path: path.stat().st_mtime_ns for path in parts_of(output)}
+        halfway += was_running and 0 < len(parts) < args.images // _SHARD_SIZE
+        state = "killed" if was_running else "had ended"
+        print(f"kill {kill + 1}: {state}, {len(parts)} shards, {len(parts) - len(seen)} of them new", flush=True)
+        if changed := [path for path, written in seen.items() if parts.get(path) != written]:
             print(f"changed after it was seen: {changed[0]}")
             return 1
         seen = parts
+    if halfway < (args.kills + 1) // 2:
+        print(f"only {halfway} of {args.kills} kills fell between the first and the last shard; give more --images")
+        return 1
     last = subprocess.run(command, capture_output=True, text=True, check=False)
     print(last.stderr.splitlines()[0])
     return verdict(output, args.images)
 
 
-def run_for(seconds: float, command: list[str]) -> bool:
-    """Starts the job and kills all its processes; True where it had ended before."""
+def parts_of(output: Path) -> list[Path]:
+    """The files of captions, one for each shard that is done."""
+    return sorted((output / "captions").rglob("part-*.parquet"))
+
+
+def kill_after(new_parts: int, seconds: float, command: list[str], output: Path) -> bool:
+    """Starts the job, and kills all its processes some seconds after it has written new files of captions.
+
+    Returns:
+      False if it had ended before.
+    """
+    before = len(parts_of(output))
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as process:
+        while process.poll() is None and len(parts_of(output)) < before + new_parts:
+            time.sleep(_POLL_SECONDS)
         time.sleep(seconds)  # the moment of the kill is what the drill is about
-        ended = process.poll() is not None
-        if not ended:
+        was_running = process.poll() is None
+        if was_running:
             os.killpg(process.pid, signal.SIGKILL)
-    return ended
+    return was_running
 
 
 def verdict(output: Path, images: int) -> int:

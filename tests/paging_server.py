@@ -1,4 +1,4 @@
-"""A bucket of this machine that is listed page by page, as Google's JSON API does it; it holds names and no content."""
+"""A local bucket that is listed page by page, as by Google's JSON API; it holds names and no content."""
 
 from __future__ import annotations
 
@@ -27,12 +27,10 @@ class PagingServer:
     Attributes:
       names: of the objects, in their order.
       page_size: entries of a page at most.
-      latency_s: before each answer.
+      latency_s: seconds before each answer.
       address: `http://127.0.0.1:PORT`.
-      asked: the parameters of each request that lists objects; those with a delimiter are in `asked_for_folders`.
-      most_at_once: requests for objects.
-      refuse: an HTTP status for a request, or None where it is to be answered.
-      hold: whether a request is to wait until `wanted_at_once` of them have come together; 10 s at most.
+      asked: the parameters of each request.
+      refuse: an HTTP status for a request, or None to answer it.
     """
 
     names: Sequence[str]
@@ -40,74 +38,39 @@ class PagingServer:
     latency_s: float = 0.0
     address: str = ""
     asked: list[Query] = field(default_factory=list)
-    asked_for_folders: list[Query] = field(default_factory=list)
-    most_at_once: int = 0
     refuse: Callable[[Query], int | None] = lambda query: None
-    hold: Callable[[Query], bool] = lambda query: False
-    wanted_at_once: int = 0
-    _at_once: int = 0
-    _gave_up: bool = False
-    _changed: threading.Condition = field(default_factory=threading.Condition)
-
-    def wait_for_pages(self, count: int, timeout: float = 30.0) -> int:
-        """How many pages of objects have been asked for, once it is `count` or `timeout` seconds are over."""
-        with self._changed:
-            self._changed.wait_for(lambda: len(self.asked) >= count, timeout)
-            return len(self.asked)
 
     def answer(self, query: Query) -> tuple[int, dict[str, object]]:
         """Status and JSON."""
-        if "delimiter" in query:
-            self.asked_for_folders.append(query)
-            time.sleep(self.latency_s)
-            return 200, self._page(query)
-        with self._changed:
-            self.asked.append(query)
-            self._at_once += 1
-            self.most_at_once = max(self.most_at_once, self._at_once)
-            self._changed.notify_all()
-            if self.hold(query) and not self._gave_up:
-                together = self._changed.wait_for(lambda: self.most_at_once >= self.wanted_at_once, timeout=10)
-                self._gave_up = not together
-        try:
-            time.sleep(self.latency_s)
-            status = self.refuse(query)
-            return (status, {"error": {"message": "refused"}}) if status else (200, self._page(query))
-        finally:
-            with self._changed:
-                self._at_once -= 1
+        self.asked.append(query)
+        time.sleep(self.latency_s)
+        status = self.refuse(query)
+        return (status, {"error": {"message": "refused"}}) if status else (200, self._page(query))
 
     def _page(self, query: Query) -> dict[str, object]:
         prefix, end = query.get("prefix", ""), query.get("endOffset")
         at = int(query.get("pageToken") or bisect.bisect_left(self.names, max(prefix, query.get("startOffset", ""))))
         page_size = min(self.page_size, int(query.get("maxResults", self.page_size)))
-        items: list[str] = []
-        prefixes: list[str] = []
+        names: list[str] = []
         while at < len(self.names) and (name := self.names[at]).startswith(prefix) and (end is None or name < end):
-            if len(items) + len(prefixes) == page_size:
-                return self._answer(query, items, prefixes) | {"nextPageToken": str(at)}
-            slash = name.find("/", len(prefix)) if "delimiter" in query else -1
-            if slash < 0:
-                items.append(name)
-                at += 1
-            else:
-                prefixes.append(name[: slash + 1])
-                at = bisect.bisect_left(self.names, name[:slash] + "0")  # the character after the slash
-        return self._answer(query, items, prefixes)
+            if len(names) == page_size:
+                return self._answer(query, names) | {"nextPageToken": str(at)}
+            names.append(name)
+            at += 1
+        return self._answer(query, names)
 
-    def _answer(self, query: Query, names: Sequence[str], prefixes: Sequence[str]) -> dict[str, object]:
+    def _answer(self, query: Query, names: Sequence[str]) -> dict[str, object]:
         wanted = re.search(r"items\(([^)]*)\)", query.get("fields", f"items({','.join(item_of(''))})"))
-        answer: dict[str, object] = {"prefixes": prefixes} if prefixes else {}
         if "matchGlob" in query:
             names = [name for name in names if gcs_glob_match(query["matchGlob"], name)]
-        if wanted and names:
-            fields = wanted[1].split(",")
-            answer["items"] = [{key: value for key, value in item_of(name).items() if key in fields} for name in names]
-        return answer
+        if not (wanted and names):
+            return {}
+        fields = wanted[1].split(",")
+        return {"items": [{key: value for key, value in item_of(name).items() if key in fields} for name in names]}
 
 
 def item_of(name: str) -> dict[str, str]:
-    """The object resource, as far as anything here may ask for it."""
+    """The fields of the object resource that requests may ask for."""
     return {
         "name": name,
         "generation": "1700000000000001",
@@ -128,7 +91,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         url = urllib.parse.urlsplit(self.path)
         query = dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True))
-        # The client also asks for the bucket itself, now and then, and does without.
+        # The client also asks for the bucket itself now and then, and works without an answer.
         status, answer = self.paging.answer(query) if url.path.endswith("/o") else (404, {})
         data = json.dumps(answer).encode()
         with contextlib.suppress(ConnectionError):

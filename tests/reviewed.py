@@ -1,4 +1,4 @@
-"""Runs to be reviewed: grey images with a fake captioner, some broken, one that would harm its reader."""
+"""Runs for the review page's tests: grey images with a fake captioner, some broken, one with a hostile caption."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IMAGES, BROKEN = 30, 3
 
 
 class Captioner(FakeCaptioner):
-    """Tells the brightness; of the brightest image, what an attacker would have it say."""
+    """Captions an image with its brightness, and the brightest one as an attacker would."""
 
     def _captions(self, brightness: int) -> tuple[Caption, ...]:
         [caption] = super()._captions(brightness)
@@ -36,7 +36,7 @@ def write_images(folder: Path) -> None:
 
 
 def run(folder: Path, output: Path, **options: Any) -> Path:
-    """The page of a run over these images."""
+    """Captions these images; returns the run's review page."""
     summary = run_job(JobConfig(inputs=(str(folder),), output=str(output), max_failure_ratio=1, **options))
     assert summary is not None
     return output / "runs" / summary.run_id / "index.html"

@@ -1,4 +1,4 @@
-"""The README's picture of the review page, of a run over the sample photographs.
+"""Makes the README's picture of the review page from a run over the sample photographs.
 
 python -m tests.screenshot
 """
@@ -17,7 +17,7 @@ _SIZE = "1200,1000"
 
 
 def main() -> None:
-    """Captions the samples and photographs the page in headless Chromium."""
+    """Captions the samples and takes a screenshot of the page in headless Chromium."""
     with tempfile.TemporaryDirectory() as output:
         subprocess.run([ROOT / "run_local.sh"], cwd=output, check=True)
         [page] = Path(output).glob("demo-output/runs/*/index.html")

@@ -1,15 +1,15 @@
-"""Batches through the model: what fails in one costs no more than the images that are to blame."""
+"""Batches through the captioner: an error costs no more captions than those of the images that are to blame."""
 
 from __future__ import annotations
 
 import datetime
-import math
 import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from beam_job.captioning.user_code import no_exit
 from beam_job.records import CaptionedImage, DecodedImage, Failure, now
 from beam_job.storage import CONTENT, LATER
 from model import Caption, ImageCaptioner, pad_batch
@@ -17,10 +17,10 @@ from model.devices import is_device_error, is_out_of_memory
 
 
 class NonFiniteScoreError(ArithmeticError):
-    """The network came to no number for this image, so its words mean nothing."""
+    """The score of an image's caption is not a number as it would be stored, so its words mean nothing."""
 
 
-class WrongAnswerError(TypeError):
+class WrongAnswerError(Exception):
     """A captioner's answer is not what `model.ImageCaptioner` promises."""
 
 
@@ -29,31 +29,35 @@ class BatchCaptioner:
 
     Args:
       captioner: called with `size` images always, for its graph is fastest where all batches have one shape.
-      batch_size: images at once, to begin with.
-      tell: takes a line for people.
+      batch_size: images in a batch, to begin with.
+      log: logs a line.
+      num_captions: captions of an image.
 
     Attributes:
-      size: images at once; halved for good where the device's memory does not suffice.
+      size: images in a batch; halved for good when the device's memory does not suffice.
     """
 
-    def __init__(self, captioner: ImageCaptioner, batch_size: int, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, captioner: ImageCaptioner, batch_size: int, log: Callable[[str], None], num_captions: int = 1
+    ) -> None:
         self.size = batch_size
-        self._lock = threading.Lock()  # of the size
+        self._lock = threading.Lock()  # guards size
         self._captioner = captioner
-        self._tell = tell
-        self._free: list[npt.NDArray[np.uint8]] = []  # batches whose captions are there, to be filled anew
+        self._log = log
+        self._num_captions = num_captions
+        self._free: list[npt.NDArray[np.uint8]] = []  # batches that are captioned, to be filled again
 
     def caption(self, images: list[DecodedImage]) -> list[CaptionedImage | Failure]:
         """A row for each image, in their order.
 
-        Where a batch fails, its halves are tried, down to the image that is to blame; where the memory does not
-        suffice, smaller batches, now and from now on.
+        If a batch fails, its halves are tried, down to the image that is to blame; if the device runs out of memory,
+        smaller batches are tried, now and from now on.
         """
         size = self.size  # which may be smaller after the next call
         if len(images) > size:
             return self.caption(images[:size]) + self.caption(images[size:])
         try:
-            return _rows(images, self._captions(images, size))
+            return self._rows(images, self._captions(images, size))
         except Exception as error:
             too_large = size > 1 and is_out_of_memory(error)
             failure = _failure(images[0], error)
@@ -72,7 +76,8 @@ class BatchCaptioner:
         except IndexError:
             free = None
         batch = pad_batch([image.pixels for image in images], size, free)
-        captions = self._captioner.caption(batch)
+        with no_exit():
+            captions = self._captioner.caption(batch)
         if len(captions) != size:
             raise WrongAnswerError(f"the captioner answered {len(captions)} times to {size} images")
         self._free.append(batch)
@@ -85,46 +90,73 @@ class BatchCaptioner:
             if self.size < size:
                 return
             self.size = smaller
-        self._tell(
-            f"the device ran out of memory with {size} images at once; going on with {smaller} "
-            f"(--batch_size={smaller} begins there)"
+        self._log(
+            f"the device ran out of memory with {size} images in a batch; going on with {smaller} "
+            f"(--batch_size={smaller} starts there)"
         )
 
+    def _rows(
+        self, images: list[DecodedImage], captions: Sequence[Sequence[Caption]]
+    ) -> list[CaptionedImage | Failure]:
+        time = now()
+        return [self._row(image, found, time) for image, found in zip(images, captions, strict=False)]  # may be padded
 
-def _rows(images: list[DecodedImage], captions: Sequence[Sequence[Caption]]) -> list[CaptionedImage | Failure]:
-    time_of_batch = now()
-    return [_row(image, found, time_of_batch) for image, found in zip(images, captions, strict=False)]  # may be padded
+    def _row(
+        self, image: DecodedImage, found: Sequence[Caption], captioned_at: datetime.datetime
+    ) -> CaptionedImage | Failure:
+        try:
+            captions = checked_captions(found, self._num_captions)
+        except (NonFiniteScoreError, WrongAnswerError) as error:
+            return _failure(image, error)
+        return CaptionedImage(image.input.uri, captions, image.width, image.height, image.object_version, captioned_at)
 
 
-def _row(image: DecodedImage, found: Sequence[Caption], captioned_at: datetime.datetime) -> CaptionedImage | Failure:
-    try:
-        captions = _checked(found)
-    except (NonFiniteScoreError, WrongAnswerError) as error:
-        return _failure(image, error)
-    return CaptionedImage(image.input.uri, captions, image.width, image.height, image.object_version, captioned_at)
+def checked_captions(found: Sequence[Caption], num_captions: int) -> tuple[Caption, ...]:
+    """The captions of an image as they are stored, from whatever a captioner has answered.
 
+    A text keeps its line breaks, but a NUL, which many databases refuse, becomes a blank. Of more captions than were
+    asked for the first ones, which are the best, are kept.
 
-def _checked(found: Sequence[Caption]) -> tuple[Caption, ...]:
-    """Captions that can be stored, from whatever a captioner has answered for an image."""
+    Raises:
+      WrongAnswerError: there are fewer captions than asked for, or one is no text, empty, or without a score.
+      NonFiniteScoreError: a score is not finite, as the float32 that it is stored as.
+    """
     if not isinstance(found, Sequence) or not found or not all(isinstance(caption, Caption) for caption in found):
         raise WrongAnswerError(f"the captioner answered {found!r:.80}, not one model.Caption or several")
-    try:
-        captions = tuple(Caption(caption.text, float(caption.score)) for caption in found)
-        for caption in captions:
-            str.encode(caption.text)  # raises for what is no text, or has no UTF-8
-    except (TypeError, ValueError) as error:
-        raise WrongAnswerError(f"the captioner answered {found!r:.80}, which is no text with a score") from error
+    if len(found) < num_captions:
+        raise WrongAnswerError(f"the captioner answered {len(found)} captions, not --num_captions={num_captions}")
+    captions = []
+    for caption in found[:num_captions]:
+        try:
+            captions.append(Caption(_checked_text(caption.text), float(caption.score)))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise WrongAnswerError(f"the captioner answered {found!r:.80}, which is no text with a score") from error
     for caption in captions:
-        if not math.isfinite(caption.score):
-            raise NonFiniteScoreError(f"the score of its caption is {caption.score}, so the caption means nothing")
-    return captions
+        _check_score(caption.score)
+    return tuple(captions)
+
+
+def _checked_text(text: str) -> str:
+    """The text as it is stored. Raises TypeError or ValueError for anything that is no text."""
+    stored = str.replace(text, "\0", " ")
+    stored.encode()  # raises for lone surrogates
+    if not stored.strip():
+        raise WrongAnswerError(f"the captioner answered {text!r:.80}, a caption without words")
+    return stored
+
+
+def _check_score(score: float) -> None:
+    with np.errstate(over="ignore"):
+        is_finite = bool(np.isfinite(np.float32(score)))
+    if not is_finite:
+        raise NonFiniteScoreError(f"the score of its caption is {score}, so the caption means nothing")
 
 
 def _failure(image: DecodedImage, error: Exception) -> Failure:
-    """The failure of this image alone; for good, unless the device is to blame: that may be a better one tomorrow.
+    """The failure of one image; to be tried again later if the device is to blame, which may be a better one then.
 
-    So it is too where one image alone is too much for the memory: all images are of one size here, so it is not the
-    image that is too large, but the rest of what the device holds.
+    That includes one image being too much for the memory: all images have one size here, so the reason is whatever
+    else the device holds.
     """
     retry_when = LATER if is_device_error(error) else CONTENT
     return Failure.of(image.input.uri, "caption", error, image.object_version, retry_when)

@@ -1,44 +1,12 @@
-"""What bounds the engine: bytes in flight, and failures beyond which going on is in vain."""
+"""When to stop a run because too many of its images fail."""
 
 from __future__ import annotations
-
-import sys
-import threading
 
 from beam_job.records import Failure
 
 EVIDENCE = 200
-
-
-class ByteBudget:
-    """Bounds the bytes in flight, whatever the number of images; one image larger than all of it passes alone.
-
-    Who waits is woken once an eighth is free, for many images at a time: a thread that is woken for each is dear.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._taken = 0
-        self._changed = threading.Condition()
-
-    def acquire(self, size: int) -> None:
-        """Takes `size` bytes, waiting until they fit."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._taken == 0 or self._taken + size <= self._limit)
-            self._taken += size
-
-    def release(self, size: int) -> None:
-        """Gives `size` bytes back; takes them without waiting where it is negative (an image larger than thought)."""
-        with self._changed:
-            self._taken -= size
-            if self._taken <= self._limit - self._limit // 8:
-                self._changed.notify_all()
-
-    def lift(self) -> None:
-        """Lets everybody through from now on."""
-        with self._changed:
-            self._limit = sys.maxsize
-            self._changed.notify_all()
+# A place that says that a file is not there is up; whether it is the right place, `input_check` asks shard by shard.
+_MISSING = ("FileNotFoundError", "NotFound", "Gone", "MemberNotFound", "gaierror")
 
 
 class FailureBudgetError(RuntimeError):
@@ -46,55 +14,58 @@ class FailureBudgetError(RuntimeError):
 
 
 class FailureBudget:
-    """Counts what becomes of a process's images and breaks off where going on is in vain.
+    """Counts the outcomes of a process's images, and stops the run where going on is useless.
 
-    With at least `EVIDENCE` failures seen, that is where
-      - not one image could be fetched so far (a bucket that has gone, no permission), or captioned (a model that
-        fails); images that cannot be decoded are no sign of that, or
-      - the last `EVIDENCE` images all failed for reasons that may pass (a server that went down), or
-      - the failures are more than `max_ratio` of all inputs, which no success can mend.
-    It counts one process, and what this attempt at the run sees: a run that goes on after a stop starts afresh.
+    Once at least `EVIDENCE` images have failed, it stops the run if
+      - not one image could be fetched so far (a deleted bucket, no permission), or captioned (a broken model); images
+        that cannot be decoded are no sign of that, or
+      - the last `EVIDENCE` images all failed for temporary reasons (a server that went down), or
+      - more than `max_ratio` of all inputs have failed, which no later success can change.
+    Each rule stops a run that the others let pass: the first one costs nothing where everything is wrong, the second
+    one catches an outage in the middle of a large run, the third one is what --max_failure_ratio says. Counted are the
+    images of one process, in this attempt at the run: a run that is resumed starts from zero.
 
     Args:
-      max_ratio: failures by inputs, as `JobConfig.max_failure_ratio`; 1 never breaks off.
-      inputs: of the whole run.
+      max_ratio: failures by inputs, see `JobConfig.max_failure_ratio`; 1 never stops.
+      inputs: images of the whole run.
     """
 
     def __init__(self, max_ratio: float, inputs: int) -> None:
         self._max_ratio = max_ratio
         self._inputs = inputs
         self._fetched = self._succeeded = self._failed = self._in_a_row = 0
-        self._lock = threading.Lock()
 
-    def fetched(self) -> None:
-        """Counts an image that has been fetched; it may be decoded long after others have failed."""
-        with self._lock:
-            self._fetched += 1
-            self._in_a_row = 0
+    def count_fetched(self) -> None:
+        """Counts an image that was fetched; it may be decoded long after others have failed."""
+        self._fetched += 1
+        self._in_a_row = 0
 
     def add(self, failure: Failure | None) -> None:
-        """Counts an image; None for one that waits for its caption.
+        """Counts an image; None for one that was loaded and waits for its caption.
 
         Raises:
           FailureBudgetError: it is time to stop.
         """
-        with self._lock:
-            self._succeeded += failure is None
-            self._failed += failure is not None
-            self._in_a_row = self._in_a_row + 1 if failure and failure.transient else 0
-            why = self._why_stop(failure.stage) if failure else None
-        if failure and why:
+        self._succeeded += failure is None
+        self._failed += failure is not None
+        is_temporary = failure is not None and failure.transient and failure.error_type not in _MISSING
+        self._in_a_row = self._in_a_row + 1 if is_temporary else 0
+        if failure and (reason := self._reason_to_stop(failure.stage)):
             raise FailureBudgetError(
-                f"{why}, at last {failure.stage}: {failure.error_message}; "
-                f"see to that, or go on regardless with --max_failure_ratio=1"
+                f"{reason}, the last one at {failure.stage}: {failure.error_message}; "
+                f"fix that, or ignore failures with --max_failure_ratio=1"
             )
 
     def revoke(self, failure: Failure) -> None:
-        """Counts an image that was to get its caption and did not; raises as `add`."""
+        """Counts the failure of an image that was counted as waiting for its caption; raises as `add`."""
         self._succeeded -= 1
         self.add(failure)
 
-    def _why_stop(self, stage: str) -> str | None:
+    def take_back(self, failed: int) -> None:
+        """Uncounts images that failed and are loaded again."""
+        self._failed -= failed
+
+    def _reason_to_stop(self, stage: str) -> str | None:
         if self._max_ratio == 1 or self._failed < EVIDENCE:
             return None
         if not self._succeeded and (stage == "caption" or (stage != "decode" and not self._fetched)):

@@ -1,7 +1,7 @@
-"""A model bundle on this machine: where it lies, or fetched from a bucket into the user's cache folder.
+"""A model bundle on this machine: a local folder, or a copy from a bucket in the user's cache folder.
 
-A fetched bundle is kept under the checksum of its SHA256SUMS, which names the rest of it, so that a bundle that has
-changed at its address is another one, and all processes of a machine share what one of them has fetched.
+A copy is kept under the checksum of its SHA256SUMS, which covers all its other files: a bundle that has changed at its
+address gets a copy of its own, and all processes of a machine share the same copies.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from model.bundle import CHECKED, CHECKSUMS
 from model.file_cache import own_folder
 
 _READ_TIMEOUT_S = 600.0
-_UNUSED_S = 30 * 86_400.0  # then a fetched bundle is removed, and what a killed process has left
+_UNUSED_S = 30 * 86_400.0  # after which a copy is removed, or the partial one of a killed process
 
 
 def local_bundle(model: str | None) -> Path:
-    """The folder of the bundle that --model names, fetched if it lies elsewhere and is not here yet.
+    """The local folder of the bundle that --model names; a remote bundle is copied unless that was done before.
 
     Raises:
-      BundleError: there is no whole bundle, or no place to keep it; a local one is not checked.
-      StorageError: its scheme is unknown, or nobody is logged in.
+      BundleError: the remote bundle is missing or damaged, or cannot be kept here. A local one is not checked.
+      StorageError: the scheme is unknown, or nobody is logged in.
     """
     if model is None:
         return DEFAULT_BUNDLE
@@ -39,7 +39,7 @@ def local_bundle(model: str | None) -> Path:
         folder = own_folder() / "bundles"
         folder.mkdir(exist_ok=True)
         kept = folder / hashlib.sha256(checksums).hexdigest()
-        if not _is_whole(kept):
+        if not _is_complete(kept):
             _fetch(model, checksums, kept)
         os.utime(kept)
         _remove_unused(folder)
@@ -51,7 +51,7 @@ def local_bundle(model: str | None) -> Path:
 
 
 def _fetch(model: str, checksums: bytes, kept: Path) -> None:
-    """Makes `kept` as a whole or not at all, whoever else does so at the same time."""
+    """Creates `kept` completely or not at all, whatever other processes do at the same time."""
     with tempfile.TemporaryDirectory(dir=kept.parent, suffix=".partial") as partial:
         folder = Path(partial, "bundle")
         folder.mkdir()
@@ -65,7 +65,7 @@ def _fetch(model: str, checksums: bytes, kept: Path) -> None:
         try:
             os.rename(folder, kept)
         except OSError:
-            if not _is_whole(kept):  # damaged; otherwise another process was first
+            if not _is_complete(kept):  # damaged; otherwise another process was first
                 os.rename(kept, Path(partial, "damaged"))
                 os.rename(folder, kept)
 
@@ -81,7 +81,7 @@ def _read(model: str, name: str) -> bytes:
     return data
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_complete(folder: Path) -> bool:
     try:
         check_bundle(folder)
     except BundleError:

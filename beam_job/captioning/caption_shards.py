@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import collections
-import threading
-from collections.abc import Hashable
 from concurrent.futures import Future
 
 import apache_beam as beam
@@ -12,11 +10,12 @@ import apache_beam as beam
 from beam_job.captioning.budgets import FailureBudget
 from beam_job.captioning.captioners import bundle_of_run, captioner_of_run
 from beam_job.captioning.engine import Engine
+from beam_job.captioning.engines import ENGINES
 from beam_job.captioning.progress_file import ProgressFile
 from beam_job.config import JobConfig
 from beam_job.output.metrics import ShardResult, count_report, count_work
 from beam_job.output.sink import publish_failures, read_report
-from beam_job.output.thumbnails import Picks
+from beam_job.output.thumbnails import ThumbnailSampler
 from beam_job.planning.plan import PlanReader
 from beam_job.planning.run import Run, RunManifest, read_manifest
 from model import ImageCaptioner, load_captioner
@@ -44,11 +43,15 @@ class CaptionShards(beam.DoFn):
 
     def setup(self) -> None:
         self._plan = PlanReader(self._run)
-        self._engine = _acquire_engine(self._config, self._run, self._progress_folder, read_manifest(self._run))
-        _, _, batch_size = self._engine.ran_with
-        self._ahead = max(1, _BATCHES_AHEAD * batch_size // self._config.shard_size)
+        self._manifest = read_manifest(self._run)
+        self._engine = self._acquire_engine()
 
     def start_bundle(self) -> None:
+        if self._engine.has_failed:  # with the bundle of another thread, which is why this one may be a second attempt
+            failed, self._engine = self._engine, self._acquire_engine()
+            ENGINES.release(failed)
+        _, _, batch_size = self._engine.ran_with
+        self._ahead = max(1, _BATCHES_AHEAD * batch_size // self._config.shard_size)
         self._under_way: collections.deque[Future[ShardResult]] = collections.deque()
 
     def process(self, shard: int) -> None:
@@ -69,56 +72,32 @@ class CaptionShards(beam.DoFn):
 
     def teardown(self) -> None:
         self._plan.close()
-        _release_engine(self._config, self._run, self._progress_folder)
+        ENGINES.release(self._engine)
 
     def _count(self, result: ShardResult) -> None:
         count_report(result.report)
         count_work(result, *self._engine.ran_with)
 
+    def _acquire_engine(self) -> Engine:
+        key = (self._config, self._run, self._progress_folder)
+        return ENGINES.acquire(key, lambda failed: self._open_engine(self._manifest, failed))
 
-# One engine, so one model, a process: runners make a DoFn for each of their threads.
-_engines: dict[Hashable, Engine] = {}
-_users: collections.Counter[Hashable] = collections.Counter()
-_lock = threading.Lock()
-
-
-def stop_engines(timeout: float) -> None:
-    """Ends the work of this process; shards that have all their rows are written, within `timeout` seconds each."""
-    for engine in list(_engines.values()):  # without the lock, which is held while a model is loaded
-        engine.fail(RuntimeError("the job was stopped"))
-        engine.settle(timeout)
-
-
-def _acquire_engine(config: JobConfig, run: Run, progress_folder: str | None, note: RunManifest) -> Engine:
-    key = (config, run, progress_folder)
-    with _lock:
-        if key not in _engines:
-            _engines[key] = _open_engine(config, run, progress_folder, note)
-        _users[key] += 1
-        return _engines[key]
-
-
-def _release_engine(config: JobConfig, run: Run, progress_folder: str | None) -> None:
-    key = (config, run, progress_folder)
-    with _lock:
-        _users[key] -= 1
-        if _users[key] == 0:
-            _engines.pop(key).close()
-
-
-def _open_engine(config: JobConfig, run: Run, progress_folder: str | None, note: RunManifest) -> Engine:
-    gpu = open_gpus(required=config.require_gpu) > 0 and config.engine != "litert"
-    progress = ProgressFile(progress_folder)
-    captioner = _open_captioner(config, note.model, progress)
-    batch_size = config.batch_size or default_batch_size()
-    failures = FailureBudget(config.max_failure_ratio, note.inputs)
-    samples = 0 if config.no_report else config.report_samples
-    picks = Picks.of_run(samples, note.inputs)
-    return Engine(config, run, captioner, captioner.input_size, batch_size, progress, failures, picks, gpu)
+    def _open_engine(self, note: RunManifest, failed: Engine | None) -> Engine:
+        """An engine with the captioner of the failed one, if that is free: a device may not hold a second model."""
+        config = self._config
+        gpu = open_gpus(required=config.require_gpu) > 0 and config.engine != "litert"
+        progress = ProgressFile(self._progress_folder)
+        captioner = failed.take_captioner() if failed else None
+        if captioner is None:
+            captioner = _open_captioner(config, note.model, progress)
+        batch_size = config.batch_size or default_batch_size()
+        failures = FailureBudget(config.max_failure_ratio, note.inputs)
+        sampler = ThumbnailSampler.for_run(0 if config.no_report else config.report_samples, note.inputs)
+        return Engine(config, self._run, captioner, captioner.input_size, batch_size, progress, failures, sampler, gpu)
 
 
 def _open_captioner(config: JobConfig, version: str, progress: ProgressFile) -> ImageCaptioner:
     if config.captioner:
         return captioner_of_run(config, version)
     bundle = bundle_of_run(config, version)
-    return load_captioner(bundle, config.decoding, config.engine, progress.tell, config.precision)
+    return load_captioner(bundle, config.decoding, config.engine, progress.log, config.precision)

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from beam_job.captioning.bundles import local_bundle
+from beam_job.captioning.user_code import no_exit
 from beam_job.config import JobConfig
 from model import BundleError, ImageCaptioner, check_bundle
 
 
 class CaptionerError(ValueError):
-    """--captioner names nothing that makes a captioner; the message says what is wrong."""
+    """--captioner does not name a function that makes a captioner; the message says what is wrong."""
 
 
 def model_version(config: JobConfig) -> str:
     """The version of the captioner, before the run.
 
     Raises:
-      BundleError, StorageError: there is no whole bundle.
+      BundleError, StorageError: there is no complete bundle.
       CaptionerError: --captioner does not make a captioner.
     """
-    return make_captioner(config).version if config.captioner else check_bundle(local_bundle(config.model))
+    return _make_captioner(config)[1] if config.captioner else check_bundle(local_bundle(config.model))
 
 
 def bundle_of_run(config: JobConfig, version: str) -> Path:
-    """The bundle, in a worker: the very one that the run began with.
+    """The bundle that the run started with, in a worker.
 
     Raises:
-      BundleError: there is no whole one, or another by now.
+      BundleError: there is no complete bundle, or it has changed since.
     """
     folder = local_bundle(config.model)
     found = check_bundle(folder)
@@ -36,61 +39,69 @@ def bundle_of_run(config: JobConfig, version: str) -> Path:
         place = f"the model at {config.model}" if config.model else "the model that ships"
         raise BundleError(
             f"{place} has changed since the run began: it was {version} and is {found}; "
-            "the same command starts a run with the new one"
+            "repeat the command to start a run with the new one"
         )
     return folder
 
 
 def captioner_of_run(config: JobConfig, version: str) -> ImageCaptioner:
-    """What --captioner makes, loaded, in a worker.
+    """The captioner of --captioner, loaded, in a worker.
 
     Raises:
-      CaptionerError: as `make_captioner`, or its version is not the one that the run began with.
+      CaptionerError: it cannot be made or loaded, or has another version than the one that the run started with.
     """
-    captioner = make_captioner(config)
-    if captioner.version != version:
+    captioner, found = _make_captioner(config)
+    if found != version:
         raise CaptionerError(
-            f"--captioner={config.captioner}: the run began with version {version}, "
-            f"and a worker has {captioner.version}"
+            f"--captioner={config.captioner}: the run began with version {version}, and a worker has {found}"
         )
     if load := getattr(captioner, "load", None):
-        load()
+        with _user_code(f"--captioner={config.captioner}: load() failed"):
+            load()
     return captioner
 
 
-def make_captioner(config: JobConfig) -> ImageCaptioner:
-    """What the function that --captioner names returns, looked at but not loaded.
+def _make_captioner(config: JobConfig) -> tuple[ImageCaptioner, str]:
+    """What the function that --captioner names returns, checked but not loaded, and its version.
 
     Raises:
       CaptionerError: there is no such function, it fails, or what it returns is no `ImageCaptioner`.
     """
     option = f"--captioner={config.captioner}"
     module, _, name = (config.captioner or "").partition(":")
-    try:
+    with _user_code(f"{option}: {module} cannot be imported", module):
         found = importlib.import_module(module)
-    except Exception as error:  # of whatever the module does when it is imported
-        missing = isinstance(error, ModuleNotFoundError) and module.startswith(error.name or module)
-        hint = "; the folder that it lies in must be on PYTHONPATH" if missing else ""
-        raise CaptionerError(f"{option}: {module} cannot be imported: {_line(error)}{hint}") from error
     factory = getattr(found, name, None)
     if not callable(factory):
         raise CaptionerError(f"{option}: {module} has no function {name}")
-    try:
+    with _user_code(f"{option}: {name}(model, decoding) failed"):
         captioner = factory(config.model, config.decoding)
-    except Exception as error:
-        raise CaptionerError(f"{option}: {name}(model, decoding) failed: {_line(error)}") from error
-    _check(captioner, option)
-    return captioner
+    return captioner, _checked_version(captioner, option)
 
 
-def _check(captioner: object, option: str) -> None:
-    version, size = getattr(captioner, "version", None), getattr(captioner, "input_size", None)
+def _checked_version(captioner: object, option: str) -> str:
+    with _user_code(f"{option}: the captioner's version or input_size failed"):
+        version, size = getattr(captioner, "version", None), getattr(captioner, "input_size", None)
     if not isinstance(version, str) or not version:
         raise CaptionerError(f"{option}: the captioner's version must be text, not {version!r:.80}")
     if not isinstance(size, int) or size < 1:
         raise CaptionerError(f"{option}: the captioner's input_size must be a whole number from 1, not {size!r:.80}")
     if not callable(getattr(captioner, "caption", None)):
         raise CaptionerError(f"{option}: the captioner has no method caption")
+    return version
+
+
+@contextlib.contextmanager
+def _user_code(what: str, module: str = "") -> Iterator[None]:
+    """Turns any error of the user's code into a CaptionerError; leaving the process, too."""
+    try:
+        with no_exit():
+            yield
+    except (Exception, SystemExit) as error:
+        missing = isinstance(error, ModuleNotFoundError) and module.startswith(error.name or module)
+        hint = "; the folder that it lies in must be on PYTHONPATH" if module and missing else ""
+        reason = f"it called exit({error.code!r})" if isinstance(error, SystemExit) else _line(error)
+        raise CaptionerError(f"{what}: {reason}{hint}") from error
 
 
 def _line(error: BaseException) -> str:

@@ -1,60 +1,59 @@
 """Shards through fetch, decode, caption and write, overlapped: the heart of the job, one for each process.
 
-    submit ──> the loader ───────> arrivals ──> the model's thread ──> the writer's thread
-               (fetches, decodes)  (queue)      (batches)              (one file a shard)
+    submit ──> the loader ────────> the model's thread ──> the writer's thread
+               fetches, decodes     draws, makes batches   one file a shard
+
+An image belongs to the loader from `submit` until the model's thread draws its outcome from the loader's queue, to the
+model's thread until its row is in its `OpenShard`, and to the writer's thread from the shard's last row until the
+shard's file is committed.
 
 Images of the next shard are fetched and decoded while the model works on the last ones of this shard, and a batch may
-hold images of both; a shard's file is written while the model goes on. The model waits only where images come too
-slowly. On a GPU two batches are under way, one copied to the device while it computes the other, and the loader has
-processes instead of threads.
+hold images of both. The model waits only where images arrive too slowly. On a GPU two batches run at the same time,
+one being copied to the device while it computes the other, and the loader has processes instead of threads.
 
-What would hit every image alike (an output that cannot be written, credentials that are gone, a spent failure budget)
-fails the engine as a whole: the shards under way fail with it, unwritten, and so does every later `submit`.
+An error that would hit every image alike (an output that cannot be written, credentials that have expired, a spent
+failure budget) fails the engine as a whole: the shards under way fail with it, unwritten, and so does every later
+`submit`.
 """
 
 from __future__ import annotations
 
-import collections
-import queue
 import threading
-import time
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 
-from beam_job.captioning.batches import BatchCaptioner
-from beam_job.captioning.budgets import ByteBudget, FailureBudget, FailureBudgetError
+from beam_job.captioning.batch_runner import BatchRunner, FinishedBatch
+from beam_job.captioning.budgets import FailureBudget
+from beam_job.captioning.captioners import CaptionerError
+from beam_job.captioning.input_check import check_roots, has_root
 from beam_job.captioning.open_shard import OpenShard
 from beam_job.captioning.progress_file import ProgressFile
 from beam_job.config import JobConfig
-from beam_job.loading.loader import LoadConfig, Loaded, Loader, ThreadLoader
+from beam_job.loading.loader import LoadConfig, Loader, LoadEvent, ThreadLoader
 from beam_job.loading.process_loader import ProcessLoader
 from beam_job.output.metrics import ShardResult
-from beam_job.output.stage_clock import ModelTime
-from beam_job.output.thumbnails import NO_PICTURES, Picks
+from beam_job.output.stage_clock import StageClock
+from beam_job.output.thumbnails import NO_THUMBNAILS, ThumbnailSampler
 from beam_job.planning.plan import Shard
 from beam_job.planning.run import Run
-from beam_job.records import CaptionedImage, DecodedImage, Failure
+from beam_job.records import CaptionedImage, Failure
 from model import ImageCaptioner
 
-_UNKNOWN_SIZE = 2**20  # bytes that an image from a list counts for until it is fetched
-_Key = tuple[OpenShard, int]  # an image's shard, and the bytes that it counts for until it is fetched
-Batch = list[tuple[OpenShard, DecodedImage]]
-Captioned = tuple[list[CaptionedImage | Failure], float]  # and the seconds that it took
+_SETTLE_SECONDS = 60.0  # for a batch under way, when another engine is to have the captioner
 
 
 class Engine:
-    """Runs shards; `submit` and `close` may be called from any thread.
+    """Captions shards; `submit`, `close` and `fail` may be called from any thread.
 
     Args:
-      config: threads, captions an image.
-      run: where the shards' files go.
-      captioner: called in batches of one size; from one thread, or from two where it is compiled for a GPU.
+      config: the job's.
+      run: the run whose shards are written.
+      captioner: called in batches of one size; one at a time, or two where it is compiled for a GPU.
       input_size: side of the captioner's images, in pixels.
-      batch_size: images that the captioner takes at once.
-      progress: told of every image that is done, and of what people should know.
-      failures: told of them too, and asked whether to go on.
-      picks: of which images small pictures are kept.
-      gpu: whether one waits for images, which processes load then.
+      batch_size: images in a batch.
+      progress: counts the images that are done, and logs messages.
+      failures: counts outcomes, and decides whether to go on.
+      sampler: of which images small pictures are kept.
+      gpu: load images in processes.
     """
 
     def __init__(
@@ -66,66 +65,60 @@ class Engine:
         batch_size: int,
         progress: ProgressFile,
         failures: FailureBudget,
-        picks: Picks = NO_PICTURES,
+        sampler: ThumbnailSampler = NO_THUMBNAILS,
         gpu: bool = False,
     ) -> None:
+        self._config = config
         self._run = run
-        self._model_version = captioner.version
-        # Only the project's own captioner has these two.
-        self._runs_on = getattr(captioner, "engine", "custom"), getattr(captioner, "precision", "unknown")
-        self._batches = BatchCaptioner(captioner, batch_size, progress.tell)
-        self._at_once = 2 if self._runs_on[0] == "xla" else 1
-        self._running: collections.deque[tuple[Batch, Future[Captioned]]] = collections.deque()
-        self._several = config.decoding.num_captions > 1
-        self._min_score = config.min_score
-        self._picks = picks
+        self._sampler = sampler
         self._progress = progress
         self._failures = failures
+        self._captioner = captioner
+        self._model_version = captioner.version
         load_config = LoadConfig.of(config, input_size, gpu)
-        self._model_time = ModelTime(load_config.decode_threads)
-        self._budget = ByteBudget(config.in_flight_bytes)
-        self._pixel_bytes = 3 * input_size**2
-        self._in_flight = 0
-        self._open: set[OpenShard] = set()
-        self._broken: BaseException | None = None
-        self._lock = threading.Lock()  # of these three
-        self._arrivals: queue.SimpleQueue[list[tuple[OpenShard, DecodedImage | Failure]] | None] = queue.SimpleQueue()
-        make_loader = ProcessLoader if gpu else ThreadLoader
-        self._loader: Loader = make_loader(self, load_config)
+        self._clock = StageClock(load_config.decode_threads)
+        self._batches = BatchRunner(captioner, batch_size, config, progress.log, self._clock)
+        self._loader: Loader = ProcessLoader(load_config) if gpu else ThreadLoader(load_config)
         self._writer = ThreadPoolExecutor(1, "write")
+        self._can_write = True
+        self._open: set[OpenShard] = set()
+        self._error: BaseException | None = None
+        self._lock = threading.Condition()  # guards _open and _error, and is notified when they change
         self._model_thread = threading.Thread(target=self._run_model, name="caption", daemon=True)
         self._model_thread.start()
 
     @property
     def ran_with(self) -> tuple[str, str, int]:
-        """The engine, its precision, and the images that it takes at once by now."""
-        return *self._runs_on, self._batches.size
+        """What runs the captioner, its precision, and the present size of its batches."""
+        return self._batches.ran_with
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether every `submit` fails from now on."""
+        with self._lock:
+            return self._error is not None
 
     def submit(self, number: int, shard: Shard) -> Future[ShardResult]:
-        """Takes a shard in, waiting while too many bytes are ahead of the model.
+        """Takes a shard in, without waiting.
 
         Returns:
-          a future that is resolved once the shard's files are written; where the engine fails first, with its error.
+          a future that is resolved when the shard's files are written, or fails with the engine.
         """
-        opened = OpenShard(number, shard, self._picks)
+        opened = OpenShard(number, shard, self._sampler)
         with self._lock:
-            if self._broken:
-                opened.done.set_exception(self._broken)
+            if self._error:
+                opened.done.set_exception(self._error)
                 return opened.done
             self._open.add(opened)
-        for image in shard.images:
-            taken = _UNKNOWN_SIZE if image.size is None else image.size
-            self._budget.acquire(taken + self._pixel_bytes)
-            with self._lock:
-                self._in_flight += 1
-            self._model_time.move(enters="fetch")
-            self._loader.put((opened, taken), image)
+        self._clock.transition(to="fetch", count=len(shard.images))
+        self._loader.put(opened, shard.images)
         return opened.done
 
     def close(self) -> None:
         """Finishes what was submitted, unless the engine has failed, and ends all threads."""
+        with self._lock:
+            self._lock.wait_for(lambda: self._error or not self._open)
         self._loader.close()
-        self._arrivals.put(None)
         self._model_thread.join()
         self._writer.shutdown()
         self._progress.close()
@@ -133,140 +126,120 @@ class Engine:
     def fail(self, error: BaseException) -> None:
         """Fails the shards under way and all later ones with `error`; only those that have all their rows are written.
 
-        What waits to be fetched, decoded or captioned is dropped, a batch under way ends, a fetch under way is left
-        alone. The first error counts.
+        Images that wait to be fetched, decoded or captioned are dropped, a batch under way ends, a fetch under way is
+        left alone. Of several errors the first counts.
         """
         with self._lock:
-            if self._broken:
+            if self._error:
                 return
-            self._broken = error
+            self._error = error
             under_way, self._open = self._open, set()
-        self._budget.lift()
+            self._lock.notify_all()
         self._loader.stop()
-        self._arrivals.put(None)
         for shard in under_way:
             shard.done.set_exception(error)
 
     def settle(self, timeout: float) -> None:
-        """After `fail`: waits for the batch under way, `timeout` seconds at most, and for files being written."""
+        """After `fail`: waits `timeout` seconds for the batch under way, and for files being written."""
         self._model_thread.join(timeout)
         self._writer.shutdown()
 
-    def fetched(self, sizes: Sequence[tuple[_Key, int]]) -> None:
-        """As the loader's receiver."""
-        self._model_time.move(leaves="fetch", enters="decode", count=len(sizes))
-        self._failures.fetched()
-        for (shard, _), size in sizes:
-            shard.image_bytes.append(size)
-        self._budget.release(sum(taken - size for (_, taken), size in sizes))
-
-    def loaded(self, images: Sequence[tuple[_Key, Loaded]]) -> None:
-        """As the loader's receiver."""
-        for (shard, _), loaded in images:
-            shard.took(loaded)
-        unfetched = [taken for (_, taken), loaded in images if loaded.size is None]
-        self._model_time.move(leaves="fetch", count=len(unfetched))
-        self._model_time.move(leaves="decode", count=len(images) - len(unfetched))
-        self._budget.release(sum(unfetched) + sum(loaded.size or 0 for _, loaded in images))
-        self._arrivals.put([(shard, loaded.outcome) for (shard, _), loaded in images])
+    def take_captioner(self) -> ImageCaptioner | None:
+        """After `fail`: the captioner, to be used by another engine; None if it does not become free in time."""
+        self._model_thread.join(_SETTLE_SECONDS)
+        return None if self._model_thread.is_alive() or self._batches.is_running else self._captioner
 
     def _run_model(self) -> None:
+        """The model's thread."""
         try:
-            self._caption_arrivals()
-        except FailureBudgetError as error:
+            while events := self._loader.get():
+                self._take(events)
+        except Exception as error:
             self.fail(error)
         except BaseException as error:  # nobody may wait for rows that never come
-            self.fail(_broken_off(error))
+            self.fail(_as_exception(error))
+        self._batches.wait()
 
-    def _caption_arrivals(self) -> None:
-        """The model's thread: collects a batch, and runs it when it is full or when nothing more is on its way."""
-        batch: Batch = []
-        while (arrivals := self._arrivals.get()) is not None and not self._broken:
-            self._budget.release(len(arrivals) * self._pixel_bytes)
-            with self._lock:
-                self._in_flight -= len(arrivals)
-                last = self._in_flight == 0
-            for shard, outcome in arrivals:
-                if isinstance(outcome, Failure):
-                    self._failures.add(outcome)
-                    self._finish(shard, outcome)
-                else:
-                    self._failures.add(None)
-                    batch.append((shard, outcome))
-                if len(batch) >= self._batches.size:
-                    batch = self._run_batch(batch)
-            if batch and last:
-                batch = self._run_batch(batch)
-            self._finish_batches(0 if last else self._at_once)
-        wait([captioned for _, captioned in self._running])  # none, unless the engine has failed
-
-    def _run_batch(self, batch: Batch) -> Batch:
-        """Starts it, as soon as there is room for one more; the next batch, empty."""
-        self._finish_batches(self._at_once - 1)
-        batch[0][0].batch_fill.append(100 * len(batch) // self._batches.size)
-        self._running.append((batch, self._start([image for _, image in batch])))
-        return []
-
-    def _finish_batches(self, left: int) -> None:
-        """Those that are done, and others until no more than `left` are under way."""
-        while self._running and (len(self._running) > left or self._running[0][1].done()):
-            self._finish_batch()
-
-    def _start(self, images: list[DecodedImage]) -> Future[Captioned]:
-        """Captions a batch in a thread of its own; not an executor's, for a device may hang."""
-        done: Future[Captioned] = Future()
-
-        def run() -> None:
-            try:
-                done.set_result(self._caption(images))
-            except BaseException as error:
-                done.set_exception(error)
-
-        threading.Thread(target=run, name="batch", daemon=True).start()
-        return done
-
-    def _caption(self, images: list[DecodedImage]) -> Captioned:
-        started = time.monotonic()
-        self._model_time.move(enters="model")
-        try:
-            return self._batches.caption(images), time.monotonic() - started
-        finally:
-            self._model_time.move(leaves="model")
-
-    def _finish_batch(self) -> None:
-        """Waits for the oldest of the batches under way."""
-        batch, captioned = self._running.popleft()
-        outcomes, seconds = captioned.result()
-        for (shard, image), outcome in zip(batch, outcomes, strict=True):
-            shard.spent("caption", seconds / len(batch))
+    def _take(self, events: list[LoadEvent]) -> None:
+        """Puts images into batches, and runs each when it is full or when no more images are on their way."""
+        is_last = not self._loader.pending
+        for event in events:
+            shard, outcome = event.key, event.outcome
+            if outcome is None:
+                self._clock.transition(from_="fetch", to="decode")
+                self._failures.count_fetched()
+                continue
+            self._clock.transition(from_="fetch" if event.file_bytes is None else "decode")
+            shard.count_load(event)
+            self._failures.add(outcome if isinstance(outcome, Failure) else None)
             if isinstance(outcome, Failure):
-                self._failures.revoke(outcome)
+                self._finish(shard, outcome)
             else:
-                shard.pictures.see(image, outcome)
-            self._finish(shard, outcome)
+                self._finish_all(self._batches.add(shard, outcome))
+        self._finish_all(self._batches.flush() if is_last else self._batches.take_finished())
+
+    def _finish_all(self, batches: list[FinishedBatch]) -> None:
+        for batch in batches:
+            for shard, image, outcome in batch.rows:
+                shard.count_seconds("caption", batch.seconds / len(batch.rows))
+                if isinstance(outcome, Failure):
+                    self._failures.revoke(outcome)
+                else:
+                    shard.thumbnails.offer(image, outcome)
+                self._finish(shard, outcome)
 
     def _finish(self, shard: OpenShard, outcome: CaptionedImage | Failure) -> None:
-        self._progress.add(isinstance(outcome, Failure), self._model_time.seconds)
-        if shard.add(outcome):
-            self._model_time.move(enters="write")
-            with self._lock:
-                if self._broken:
-                    return
-                self._open.remove(shard)
-            self._writer.submit(self._commit, shard)
+        """Adds an image's row to its shard; the last one sends the shard to the writer."""
+        self._progress.add(isinstance(outcome, Failure), self._clock.seconds)
+        if not shard.add(outcome) or self._loads_again(shard):
+            return
+        self._clock.transition(to="write")
+        with self._lock:
+            if self._error:
+                return
+            self._open.remove(shard)
+            self._lock.notify_all()
+        self._writer.submit(self._commit, shard)
+
+    def _loads_again(self, shard: OpenShard) -> bool:
+        """Whether a shard gets a second attempt, because not one of its images could be read.
+
+        A disk that was unmounted for a moment must not make failures of a whole shard.
+
+        Raises:
+          InputGoneError: the place of the images is gone.
+        """
+        if not shard.is_unread or self._config.max_failure_ratio == 1:
+            return False
+        images = [image for image in shard.shard.images if has_root(image.uri)]
+        check_roots((image.uri for image in images), self._config.allowed)
+        if shard.is_second_attempt or not images:
+            return False
+        count = len(shard.shard.images)
+        self._progress.take_back(count)
+        self._failures.take_back(count)
+        shard.start_again()
+        self._clock.transition(to="fetch", count=count)
+        self._loader.put(shard, shard.shard.images)
+        return True
 
     def _commit(self, shard: OpenShard) -> None:
+        """The writer's thread. After one shard could not be written no other is tried: each would take as long."""
+        if not self._can_write:
+            shard.done.set_exception(self._error)
+            return
         try:
-            report = shard.commit(self._run, self._model_version, self._several, self._min_score)
-            self._model_time.move(leaves="write")
-            shard.done.set_result(shard.result(report, self._model_time.take()))
+            report = shard.commit(self._run, self._model_version, self._config)
+            self._clock.transition(from_="write")
+            shard.done.set_result(shard.result(report, self._clock.take()))
         except BaseException as error:
+            self._can_write = False
             self.fail(error)
             shard.done.set_exception(error)
 
 
-def _broken_off(error: BaseException) -> RuntimeError:
-    """An Exception, which Beam's workers report, whatever `error` is."""
-    broken = RuntimeError(f"the model's thread broke off: {error!r}")
-    broken.__cause__ = error
-    return broken
+def _as_exception(error: BaseException) -> Exception:
+    """An Exception, which Beam's workers report, for a SystemExit or KeyboardInterrupt."""
+    if isinstance(error, SystemExit):
+        return CaptionerError(f"the captioner called exit({error.code!r}) instead of captioning a batch")
+    return RuntimeError(f"the model's thread was interrupted: {error!r}")

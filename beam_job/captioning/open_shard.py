@@ -2,75 +2,93 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import Future
 
-from beam_job.loading.loader import Loaded
+from beam_job.config import JobConfig
+from beam_job.loading.loader import LoadEvent
 from beam_job.output.metrics import ShardResult
 from beam_job.output.sink import ShardReport, caption_table, commit_shard
-from beam_job.output.thumbnails import NO_PICTURES, Picks, Pictures
+from beam_job.output.thumbnails import NO_THUMBNAILS, ShardThumbnails, ThumbnailSampler
 from beam_job.planning.plan import Shard
 from beam_job.planning.run import Run
 from beam_job.records import CaptionedImage, Failure
+from beam_job.storage import OPTIONS
 
 
 class OpenShard:
-    """A shard under way: rows as they come, and the future that its submitter waits for."""
+    """A shard under way; the model's thread fills it, then the writer's thread commits it.
 
-    def __init__(self, number: int, shard: Shard, picks: Picks = NO_PICTURES) -> None:
-        self.pictures = Pictures(picks, number)
+    Attributes:
+      number: of the shard.
+      shard: as planned.
+      done: what the submitter waits for.
+      captioned: rows of its captions file.
+      failures: rows of its failures file.
+      thumbnails: small pictures for the review page.
+      image_bytes: size of each file that was fetched.
+      batch_fill: of each batch that begins with one of its images, in percent.
+      is_second_attempt: whether its images are being loaded for the second time.
+    """
+
+    def __init__(self, number: int, shard: Shard, sampler: ThumbnailSampler = NO_THUMBNAILS) -> None:
         self.number = number
         self.shard = shard
+        self.done: Future[ShardResult] = Future()
         self.captioned: list[CaptionedImage] = []
         self.failures: list[Failure] = []
-        self.done: Future[ShardResult] = Future()
-        self.image_bytes: list[int] = []  # appended to by any thread
+        self.thumbnails = ShardThumbnails(sampler, number)
+        self.image_bytes: list[int] = []
         self.batch_fill: list[int] = []
-        self._seconds: Counter[str] = Counter()
-        self._lock = threading.Lock()
+        self.is_second_attempt = False
+        self._seconds: dict[str, float] = {}
 
-    def spent(self, stage: str, seconds: float) -> None:
-        """Adds to a stage's time; any thread may call it."""
-        with self._lock:
-            self._seconds[stage] += seconds  # type: ignore[assignment]
+    def count_seconds(self, stage: str, seconds: float) -> None:
+        """Adds to the time of a stage."""
+        self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
 
-    def took(self, loaded: Loaded) -> None:
-        """Adds what loading an image took; any thread may call it."""
-        with self._lock:
-            self._seconds["fetch"] += loaded.fetch_seconds  # type: ignore[assignment]
-            if loaded.size is not None:
-                self._seconds["decode"] += loaded.decode_seconds  # type: ignore[assignment]
-
-    @property
-    def seconds(self) -> Mapping[str, float]:
-        """By stage, until now."""
-        with self._lock:
-            return dict(self._seconds)
+    def count_load(self, event: LoadEvent) -> None:
+        """Adds what loading an image took."""
+        self.count_seconds("fetch", event.fetch_seconds)
+        if event.file_bytes is not None:
+            self.count_seconds("decode", event.decode_seconds)
+            self.image_bytes.append(event.file_bytes)
 
     def add(self, outcome: CaptionedImage | Failure) -> bool:
-        """Takes an image's row; True with the last one."""
+        """Adds an image's row; returns whether it was the last one."""
         if isinstance(outcome, Failure):
             self.failures.append(outcome)
         else:
             self.captioned.append(outcome)
         return len(self.captioned) + len(self.failures) == len(self.shard.images)
 
-    def commit(self, run: Run, model_version: str, several: bool, min_score: float | None) -> ShardReport:
+    @property
+    def is_unread(self) -> bool:
+        """Whether not one of its images could be read, for reasons that lie in the storage."""
+        return not self.captioned and all(
+            failure.stage == "fetch" and failure.retry_when != OPTIONS for failure in self.failures
+        )
+
+    def start_again(self) -> None:
+        """Drops the failures of an unread shard, whose images are loaded a second time."""
+        self.failures.clear()
+        self.is_second_attempt = True
+
+    def commit(self, run: Run, model_version: str, config: JobConfig) -> ShardReport:
         """Writes the shard's files, rows in the plan's order."""
         started = time.monotonic()
         for rows in (self.captioned, self.failures):
             rows.sort(key=lambda row: self.shard.place[row.uri])
         carried = self.shard.carried_by(row.uri for row in self.captioned)
-        captions = caption_table(self.captioned, model_version, several, carried, min_score)
+        several = config.decoding.num_captions > 1
+        captions = caption_table(self.captioned, model_version, several, carried, config.min_score)
         report = commit_shard(run, self.number, captions, self.failures, self.shard)
         if report.failures == tuple(self.failures):  # else another attempt was first, and other images have captions
-            self.pictures.write(run, self.number, self.captioned)
-        self.spent("write", time.monotonic() - started)
+            self.thumbnails.write(run, self.number, self.captioned)
+        self.count_seconds("write", time.monotonic() - started)
         return report
 
     def result(self, report: ShardReport, model_seconds: Mapping[str, float]) -> ShardResult:
-        """What the shard came to, and what it took."""
-        return ShardResult(report, self.seconds, model_seconds, self.image_bytes, self.batch_fill)
+        """The committed report, and what the shard took."""
+        return ShardResult(report, dict(self._seconds), model_seconds, self.image_bytes, self.batch_fill)

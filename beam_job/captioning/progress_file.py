@@ -1,7 +1,7 @@
-"""The counts of one worker, in a small file that the launching process sums up and shows.
+"""The counts of one worker, in a small file that the launching process reads to show the progress of the run.
 
-Beam's in-process runner reports nothing while it runs, and workers may be other processes; files serve both. Messages
-of a worker for people take the same way, because stderr is held back meanwhile.
+Beam's in-process runner reports nothing while it runs, and workers may be other processes; files work for both. A
+worker's messages go the same way, because stderr is held back while the pipeline runs.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class ProgressFile:
     """A worker's counts, rewritten twice a second.
 
     Args:
-      folder: shared with the launching process; None where nobody looks.
-      clock: seconds.
+      folder: shared with the launching process; None if that reads no progress.
+      clock: returns seconds that never go backwards.
     """
 
     def __init__(self, folder: str | None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -34,15 +34,20 @@ class ProgressFile:
         self._written = -_WRITE_EVERY_S
 
     def add(self, failed: bool, model_seconds: Callable[[], Mapping[str, float]] = dict) -> None:
-        """Counts an image; `model_seconds` tells where the model's time has gone so far."""
+        """Counts an image; `model_seconds` returns the model's seconds by stage so far."""
         self._done += 1
         self._failed += failed
         self._model_seconds = model_seconds
         if self._clock() - self._written >= _WRITE_EVERY_S:
             self._write()
 
-    def tell(self, line: str) -> None:
-        """Says a line to people: through the launching process, or in the log where nobody looks into the folder."""
+    def take_back(self, failed: int) -> None:
+        """Uncounts images that failed and are loaded again."""
+        self._done -= failed
+        self._failed -= failed
+
+    def log(self, line: str) -> None:
+        """Logs a line: through the launching process, or by `logging` where no process reads the folder."""
         if self._path is None:
             logging.getLogger(__name__).warning(line)
             return

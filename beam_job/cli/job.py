@@ -17,16 +17,18 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
+from beam_job.captioning.batch_runner import BatchTimeoutError
 from beam_job.captioning.budgets import FailureBudgetError
-from beam_job.captioning.caption_shards import stop_engines
 from beam_job.captioning.captioners import CaptionerError, model_version
+from beam_job.captioning.engines import ENGINES
+from beam_job.captioning.input_check import InputGoneError
 from beam_job.cli.options import option_names
 from beam_job.cli.progress import NOTHING, Counts, ProgressPrinter
 from beam_job.cli.quiet import quiet_stderr
 from beam_job.cli.signals import Stopped, end_workers
 from beam_job.config import JobConfig
 from beam_job.output.conclude import conclude
-from beam_job.output.metrics import Measured, measured
+from beam_job.output.metrics import RunMetrics, read_metrics
 from beam_job.output.sink import committed_shards, read_counts
 from beam_job.output.summary import Summary
 from beam_job.pipeline import Unattended, build_pipeline
@@ -53,7 +55,16 @@ from model.engine_choice import EngineError, check_engine
 
 T = TypeVar("T")
 _LAST_BATCH_S = 5.0  # for the batch under way when a signal comes
-_TOLD_IN_FULL = (FailureBudgetError, CredentialsError, StorageError, BundleError, CaptionerError, EngineError)
+_TOLD_IN_FULL = (
+    FailureBudgetError,
+    InputGoneError,
+    BatchTimeoutError,
+    CredentialsError,
+    StorageError,
+    BundleError,
+    CaptionerError,
+    EngineError,
+)
 
 
 class JobError(RuntimeError):
@@ -100,7 +111,7 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
         prepared = prepare(held)
         _announce(prepared, version)
         if prepared.choice:
-            conclude(dataclasses.replace(config, no_report=True), prepared, 0.0, Measured(), version)
+            conclude(dataclasses.replace(config, no_report=True), prepared, 0.0, RunMetrics(), version)
             record_choice(prepared)
         if not prepared.plan.inputs:
             return None
@@ -158,7 +169,7 @@ def _listed(config: JobConfig, model_version: str) -> Callable[[Lease], PlannedR
 
 def _run_pipeline(
     config: JobConfig, options: PipelineOptions, prepared: PlannedRun, version: str, held: Lease
-) -> Measured | None:
+) -> RunMetrics | None:
     """Runs the graph to its end; what it took. None where its end is not waited for."""
     unattended = None if is_awaited(options) else Unattended(prepared, version, time.time())
 
@@ -225,7 +236,7 @@ def _stopped_halfway(options: PipelineOptions, prepared: PlannedRun) -> Iterator
     try:
         yield
     except Stopped as stopped:
-        stop_engines(_LAST_BATCH_S)
+        ENGINES.stop(_LAST_BATCH_S)
         end_workers()
         written = len(committed_shards(prepared.run))
         stopped.standing = f"{written:,} of {counted(prepared.plan.shards, 'shard')} are written"
@@ -267,12 +278,12 @@ def _done_before(run: Run) -> Counts:
     return Counts(captions + failed, failed)
 
 
-def _measured(result: PipelineResult) -> Measured:
+def _measured(result: PipelineResult) -> RunMetrics:
     try:
-        return measured(result)
+        return read_metrics(result)
     except Exception as error:  # of a service; the images are done, and only times are lost
         print(f"the times by stage are unknown: {printable(str(error))}", file=sys.stderr)
-        return Measured()
+        return RunMetrics()
 
 
 def _root_cause(error: BaseException, options: PipelineOptions) -> tuple[type[JobError], str]:

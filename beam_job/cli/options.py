@@ -62,6 +62,7 @@ _SAME_NAME = (
     "batch_size",
     "fetch_threads",
     "fetch_timeout",
+    "batch_timeout",
     "decode_threads",
     "max_pixels",
     "workers",
@@ -223,6 +224,9 @@ def _add_failures(group: argparse._ArgumentGroup) -> None:
         "temporary, or if more than this share has failed; 1 never stops it",
     )
     add_number(group, "fetch_timeout", JobConfig.fetch_timeout, "seconds to fetch one image, including retries")
+    add_number(
+        group, "batch_timeout", JobConfig.batch_timeout, "seconds for one batch in the model; after that the run fails"
+    )
     add_number(
         group,
         "max_pixels",

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from beam_job.captioning.progress_file import MESSAGES_SUFFIX
 from beam_job.cli.log_format import tell
-from beam_job.output.stage_clock import told_model_time
+from beam_job.output.stage_clock import format_model_time
 from beam_job.text import counted
 
 _WRITE_EVERY_S = 0.5
@@ -139,7 +139,7 @@ class ProgressPrinter:
             tell(line, self._stream)
 
     def _show(self, counts: Counts, rate: float | None) -> None:
-        model = told_model_time(read_model_seconds(self._folder))
+        model = format_model_time(read_model_seconds(self._folder))
         if self._bar:
             self._bar.set_postfix_str(", ".join(filter(None, (f"{counts.failed:,} failed", model))), refresh=False)
             self._bar.update(counts.done - self._bar.n)

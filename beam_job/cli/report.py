@@ -21,10 +21,11 @@ def report(summary: Summary, config: JobConfig) -> int:
     """Logs the summary of a finished run; returns the exit code, 1 if too many images failed."""
     fields = dataclasses.asdict(summary)
     del fields["options"]
+    rate = "" if summary.images_per_second is None else f" ({summary.images_per_second:.1f} images/s)"
     tell(
         f"{counted(summary.captions, 'caption')} and {counted(summary.failures, 'failure')} of "
         f"{counted(summary.inputs, 'image')} "
-        f"in {summary.seconds:.1f} s ({summary.images_per_second:.1f} images/s)",
+        f"in {summary.seconds:.1f} s{rate}",
         **fields,
     )
     for name, text in _lines(summary, config):
@@ -48,8 +49,8 @@ def _lines(summary: Summary, config: JobConfig) -> Iterator[tuple[str, str]]:
         yield "failures", f"{config.output}/failures/run={summary.run_id}"
     for reason, count in summary.failures_by_reason.items():
         yield "", f"{count:,} x {printable(reason)}{_HINTS.get(reason, '')}"
-    if not config.no_report:
-        yield "page", f"{config.output}/runs/{summary.run_id}/index.html"
+    if summary.page is not None:
+        yield "page", summary.page
     if summary.model_share is not None:
         waits = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.wait_seconds.items())
         yield "time", f"model busy {summary.model_share:.0%}; waiting for {waits}"

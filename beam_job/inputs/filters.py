@@ -1,4 +1,4 @@
-"""Which of the listed images are taken: by name, by size, by lot, up to a number."""
+"""Selects listed images by name, by size, by random sample and up to a number."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import pyarrow as pa  # elsewhere where it is needed: --help and wrong usage answer without waiting for Arrow
+    import pyarrow as pa  # imported where it is used: --help and usage errors need not wait for Arrow
 
-# `**/` as a whole segment stands for any number of folders, none among them.
+# `**/` as a whole segment matches any number of folders, or none.
 _TOKENS = re.compile(r"(?P<folders>(?<![^/])\*\*+/)|(?P<any>\*\*+)|(?P<part>\*)|(?P<one>\?)|\[(?P<set>[!^]?.[^\]]*)\]")
 _HASHES = 1 << 64
 _INT64_MAX = (1 << 63) - 1  # of Arrow, which compares sizes and counts rows
@@ -19,19 +19,19 @@ _INT64_MAX = (1 << 63) - 1  # of Arrow, which compares sizes and counts rows
 
 @dataclass(frozen=True)
 class Filters:
-    """What is asked of an image's row, the number of rows last. Checked when made (ValueError).
+    """Conditions on an image's row; the limit is applied last. Checked when made (ValueError).
 
-    A pattern is matched against the whole URI, or its last segment where the pattern has no "/": `*` and `?` stand for
-    characters other than "/", `**` for any, `[abc]` and `[!abc]` for one of a class. Case counts.
+    A pattern is matched against the whole URI, or against its last segment if the pattern has no "/": `*` and `?` match
+    characters other than "/", `**` matches any, `[abc]` and `[!abc]` match one of a class. Matching is case-sensitive.
 
     Attributes:
-      include: patterns, any of which must match; none: all URIs.
+      include: patterns, at least one of which must match; without any, all URIs match.
       exclude: patterns, none of which may match.
-      min_bytes: smallest size in bytes. An image whose size the list does not tell passes, here and for `max_bytes`:
-        it is judged when fetched.
+      min_bytes: smallest size in bytes. An image of unknown size passes, here and for `max_bytes`: its size is checked
+        when it is fetched.
       max_bytes: largest size in bytes.
-      limit: as many of the remaining rows, the first ones.
-      sample: share of the URIs, chosen by their hash: the same in each run, and those of 0.1 are among those of 0.2.
+      limit: largest number of rows; the first ones are taken.
+      sample: share of the URIs, chosen by their hash: the same in every run, and a sample of 0.1 is part of one of 0.2.
     """
 
     include: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ class Filters:
             raise ValueError(f"--sample must be above 0 and at most 1, not {self.sample}")
 
     def apply(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """The rows that pass, in their order and with all their columns; batches without one are left out.
+        """The rows that pass, in their order and with all their columns; empty batches are left out.
 
         Reads no further than the row that fills `limit`.
 
@@ -110,7 +110,7 @@ def _matches(batch: pa.RecordBatch, patterns: tuple[str, ...]) -> pa.Array:
 def _check_patterns(option: str, patterns: tuple[str, ...]) -> None:
     for pattern in patterns:
         if not pattern:
-            raise ValueError(f"{option} must not be an empty pattern; leave the option out to take all")
+            raise ValueError(f"{option} must not be an empty pattern; leave the option out to select all")
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -121,7 +121,7 @@ def _check_patterns(option: str, patterns: tuple[str, ...]) -> None:
 
 
 def _regex(pattern: str) -> str:
-    """The pattern for RE2, which Arrow matches with; it has no lookahead."""
+    """The pattern for RE2, which Arrow uses; it has no lookahead."""
     if "/" not in pattern:
         pattern = "**/" + re.sub(r"\*+", "*", pattern)
     parts, end = [], 0
@@ -139,7 +139,7 @@ def _token_regex(token: re.Match[str]) -> str:
 
 
 def _class_regex(characters: str) -> str:
-    """A class; a slash is not of it, whether the class lists characters or excludes them."""
+    """A class of characters, which never matches a slash."""
     negated = len(characters) > 1 and characters[0] in "!^"
     listed = (characters[1:] if negated else characters).replace("/", "")
     inner = re.escape(listed[1:-1]).replace(r"\-", "-")  # within, a hyphen makes a range

@@ -1,4 +1,4 @@
-"""What `--input` names, as Arrow batches: a folder, a glob, a bucket prefix, tars, a list of URIs, or one image."""
+"""Reads `--input` into Arrow batches: a folder, a glob, a bucket prefix, tars, a list of URIs, or one image."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from beam_job.storage import (
     without_secrets,
 )
 
-# A folder is searched for these; a glob or a list is taken at its word.
+# Only these are taken from a folder; globs and lists may name any file.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
 _BATCH = 10_000
 _TARS_AHEAD = 8
 
 
 class InputError(ValueError):
-    """There is nothing to caption where the user pointed; the message says what was looked for."""
+    """An input is missing, unreadable or empty; the message says what was looked for."""
 
 
 def allowed_places(
@@ -46,9 +46,9 @@ def allowed_places(
     allow_buckets: Sequence[str] = (),
     allow_private_addresses: bool = False,
 ) -> Allowed:
-    """The places that a job may read: those that its inputs name, and those of its `--allow_...` options.
+    """The places that a job may read: those of its inputs, and those of its `--allow_...` options.
 
-    A list opens its own folder or bucket. The arguments are fields of `JobConfig`.
+    A list allows its own folder or bucket. The arguments are fields of `JobConfig`.
     """
     buckets = allow_buckets
     schemes = [*map(scheme_of, inputs), *allow_schemes, *(scheme_of(name) for name in buckets if "://" in name)]
@@ -63,7 +63,7 @@ def allowed_places(
 
 
 def _own_root(given: str) -> str:
-    """A list's folder, a glob's folder as far as it has no wildcard; the folder or file itself."""
+    """The folder of a list, the part of a glob before its wildcards, or the folder or file itself."""
     path = os.path.abspath(local_path(given))
     if is_list(given) and not is_glob(given):
         return os.path.dirname(path)
@@ -77,12 +77,12 @@ def list_images(
     """The images of all inputs, in the order found: `LISTING_FIELDS` and the carried columns.
 
     Args:
-      inputs: as `--input` gives them.
-      uri_column: of lists that have columns.
-      carry_columns: columns of the lists, or fields of the json files in tars, to keep.
+      inputs: values of `--input`.
+      uri_column: the column of lists that holds the URIs.
+      carry_columns: columns of lists, or fields of the JSON files in tars, to keep.
 
     Raises:
-      InputError: one of `inputs` yields nothing, is not there, or has no columns although some are to be carried.
+      InputError: an input is missing, unreadable or empty, or has no columns although some are to be carried.
     """
     for given in inputs:
         found = False
@@ -102,7 +102,7 @@ def _batches_of(given: str, uri_column: str, carry_columns: Sequence[str]) -> It
         return
     if is_packed_tar(given):
         raise InputError(
-            f"--input: {public_name(given)} is compressed, and images cannot be read out of its middle; unpack it"
+            f"--input: {public_name(given)} is compressed, so single images cannot be read from it; unpack it"
         )
     check_carried(carry_columns)
     storage = storage_for(given)
@@ -113,8 +113,8 @@ def _batches_of(given: str, uri_column: str, carry_columns: Sequence[str]) -> It
         if of_tars:
             yield from _members_of(group, carry_columns)
         elif carry_columns:
-            what = f"--carry_columns={','.join(carry_columns)} needs lists with columns, or tars with json"
-            raise InputError(f"{what}; {public_name(given)} has images")
+            what = f"--carry_columns={','.join(carry_columns)} needs lists with columns, or tars with JSON files"
+            raise InputError(f"{what}; {public_name(given)} has only images")
         else:
             yield from _batches_of_files(group)
 
@@ -127,7 +127,7 @@ def _batches_of_files(found: Iterator[StoredObject]) -> Iterator[pa.RecordBatch]
 
 
 def _members_of(tars: Iterator[StoredObject], carry_columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The images of tars, in order; some tars are read ahead, for one thread would wait for the network."""
+    """The images of tars, in order; several tars are read at once, since each waits for the network."""
     with ThreadPoolExecutor(_TARS_AHEAD) as threads:
         ahead: collections.deque[Future[pa.RecordBatch]] = collections.deque()
         try:
@@ -148,9 +148,11 @@ def _suffix(uri: str) -> str:
 def _nothing_at(given: str) -> str:
     name = public_name(given)
     if is_glob(given):
-        return f"--input: nothing matches {name}; check its spelling (** reaches into folders, * does not)"
+        return f"--input: nothing matches {name}; check the spelling (** matches across folders, * does not)"
     if is_list(given):
         return f"--input: the list {name} is empty"
     if storage_for(given).is_folder(given):
-        return f"--input: the folder {name} holds no images ({', '.join(IMAGE_SUFFIXES)}); a glob takes other names"
-    return f"--input: {name} is not there; check its spelling, and where it starts if it is relative"
+        suffixes = ", ".join(IMAGE_SUFFIXES)
+        return f"--input: the folder {name} holds no images ({suffixes}); for other file types give a glob"
+    start = f"; relative paths start at {os.getcwd()}" if scheme_of(given) == "file" else ""
+    return f"--input: {name} does not exist; check the spelling{start}"

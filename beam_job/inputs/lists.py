@@ -24,7 +24,7 @@ LISTING_FIELDS = (
     pa.field("crc32c", pa.string()),
     pa.field("tar_offset", pa.int64()),
 )
-# The columns that the output has of its own; a carried column may not take their place.
+# Columns of the output; carried columns must have other names.
 _CAPTIONS = (
     *("caption", "score", "low_confidence", "captions", "scores"),
     *("width", "height", "model_version", "captioned_at"),
@@ -41,46 +41,47 @@ _UNREADABLE = (pa.ArrowException, ValueError, OSError, EOFError, OverflowError, 
 
 
 class ListError(ValueError):
-    """A list, or what was asked of it, cannot be used; the message names the list, the value and what to do."""
+    """A list, or an option about it, cannot be used; the message names the list, the value and what to do."""
 
 
 def is_list(given: str) -> bool:
-    """Whether the name is a list's: its suffix says so, or it is the manifest of an inventory report."""
+    """Whether the name has a list's extension, or is the manifest of an inventory report."""
     return given.lower().endswith(_LIST_SUFFIXES)
 
 
 def read_list(given: str, uri_column: str = "uri", carry_columns: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
-    """The rows of the list `given` in its order, `BATCH_ROWS` a batch at most.
+    """The rows of the list `given` in its order, in batches of at most `BATCH_ROWS`.
 
-    The schema is `LISTING_FIELDS` and then the carried columns as they are asked for. A carried column keeps the type
-    that the list gives it; in CSV that is text, for a guess would turn `007` into 7. JSON lines are read twice where
-    columns are carried, since a column's type is known only at the end of the file. Only inventory reports fill
-    `object_version`, `size` and `crc32c`; folder placeholders and noncurrent versions in them are left out.
+    The schema is `LISTING_FIELDS` followed by the carried columns. A carried column keeps its type in the list; in CSV
+    that is text, since a guess would turn `007` into 7. JSON lines are read twice if columns are carried, since a
+    column's type is known only at the end of the file. Only inventory reports fill `object_version`, `size` and
+    `crc32c`; their folder placeholders and noncurrent versions are skipped.
 
     Args:
       given: a path or URI for which `is_list` holds.
-      uri_column: the column that holds the URIs. Without it, `bucket` and `name` tell an inventory report.
+      uri_column: the column that holds the URIs. A list without it that has `bucket` and `name` is an inventory
+        report.
       carry_columns: columns to carry along.
 
     Raises:
-      ListError: at once for a carried column's name, while reading for what is wrong with the list.
-      StorageError: while reading; the list, or a shard of a report, is not there or may not be read.
+      ListError: at once for the name of a carried column; while reading, for faults of the list.
+      StorageError: while reading, if the list or a shard of a report is missing or unreadable.
     """
     check_carried(carry_columns)
     return _bounded(_batches(given, uri_column, tuple(carry_columns)))
 
 
 def check_carried(names: Sequence[str]) -> None:
-    """Returns where columns of these names may be carried.
+    """Checks that columns of these names may be carried.
 
     Raises:
-      ListError: a name is one of the output's own, or stands twice.
+      ListError: a name is a column of the output, or is given twice.
     """
     for name in names:
-        if name.lower() in RESERVED_COLUMNS:  # BigQuery and DuckDB take Size for size
+        if name.lower() in RESERVED_COLUMNS:  # BigQuery and DuckDB ignore case
             raise ListError(f"--carry_columns: {name} is a column of the output; carry it under another name")
         if names.count(name) > 1:
-            raise ListError(f"--carry_columns: {name} is named twice; name it once")
+            raise ListError(f"--carry_columns: {name} is given twice; give it once")
 
 
 def _bounded(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -99,7 +100,7 @@ def _batches(given: str, uri_column: str, carried: tuple[str, ...]) -> Iterator[
     elif suffix in _FORMATS:
         yield from _table_batches(given, suffix, uri_column, carried)
     else:
-        raise ListError(f"{given} is no list; a list's name ends in one of {', '.join(_LIST_SUFFIXES)}")
+        raise ListError(f"{given} is not a list; the name of a list ends in one of {', '.join(_LIST_SUFFIXES)}")
 
 
 @contextlib.contextmanager
@@ -110,13 +111,13 @@ def _unreadable(given: str, label: str) -> Iterator[None]:
         raise
     except _UNREADABLE as error:
         reason = " ".join(str(error).split())
-        raise ListError(f"{given} cannot be read as {label}: {reason}; mend the file or its suffix") from error
+        raise ListError(f"{given} cannot be read as {label}: {reason}; fix the file or its extension") from error
 
 
 @contextlib.contextmanager
 def _opened(given: str, label: str) -> Iterator[BinaryIO]:
     storage = storage_for(given)
-    storage.stat(given)  # opening an object asks nothing of the bucket yet: a missing one shows here
+    storage.stat(given)  # a missing list is an error of the storage, not of the list's format
     with _unreadable(given, label), storage.open(given) as file:
         if given.lower().endswith(".gz"):
             with gzip.GzipFile(fileobj=file) as plain:
@@ -126,7 +127,7 @@ def _opened(given: str, label: str) -> Iterator[BinaryIO]:
 
 
 def _line_blocks(given: str, label: str) -> Iterator[list[str]]:
-    """The lines that are not blank, without blanks around them, some 1 MiB at a time."""
+    """The lines that are not blank, stripped, about 1 MiB at a time."""
     offset = 0
     with _opened(given, label) as file:
         while block := file.read(_BLOCK_BYTES) + file.readline():
@@ -137,7 +138,7 @@ def _line_blocks(given: str, label: str) -> Iterator[list[str]]:
                 raise ListError(f"{given} is not a text file in UTF-8 ({place}); save it as UTF-8") from error
             text = text if offset else text.removeprefix("\ufeff")
             offset += len(block)
-            # Not splitlines, which also splits at characters that a name may have.
+            # Not splitlines, which also splits at characters that may occur in names.
             if lines := [line for raw in re.split(r"[\r\n]+", text) if (line := raw.strip())]:
                 yield lines
 
@@ -152,7 +153,7 @@ def _text_batches(given: str, carried: tuple[str, ...]) -> Iterator[pa.RecordBat
 def _csv_reader(file: BinaryIO, columns: Sequence[str] = ()) -> Any:
     return pyarrow.csv.open_csv(
         file,
-        # One thread: a reader that is dropped early leaves none behind, and errors name their row.
+        # One thread: a reader that is dropped early leaves no thread behind, and errors name their row.
         pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False),
         pyarrow.csv.ParseOptions(newlines_in_values=True),
         pyarrow.csv.ConvertOptions(
@@ -183,7 +184,7 @@ def _parquet_names(given: str, wanted: Sequence[str]) -> list[str]:
 def _parquet_batches(given: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
     with _opened(given, "Parquet") as file, pq.ParquetFile(file) as parquet:
         for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
-            batch.validate(full=True)  # the format promises UTF-8, the reader does not look
+            batch.validate(full=True)  # the format promises UTF-8, but the reader does not check it
             yield batch
 
 
@@ -191,7 +192,7 @@ def _json_rows(given: str) -> Iterator[list[dict[str, Any]]]:
     row = 0
     for lines in _line_blocks(given, "JSON lines"):
         values = []
-        for row, line in enumerate(lines, row + 1):  # noqa: B020  # goes on where the last block ended
+        for row, line in enumerate(lines, row + 1):  # noqa: B020  # continues where the last block ended
             try:
                 values.append(json.loads(line))
             except (ValueError, RecursionError) as error:
@@ -211,7 +212,7 @@ def _json_names(given: str, wanted: Sequence[str]) -> list[str]:
 
 
 def _json_schema(given: str, columns: list[str]) -> pa.Schema:
-    """The narrowest types that hold all rows: int64 and float64 make float64, null goes with anything."""
+    """The narrowest types that hold all rows: int64 and float64 become float64, null fits every type."""
     schema = pa.schema([])
     for rows in _json_rows(given):
         with _unreadable(given, "JSON lines with a type for each column"):
@@ -228,7 +229,7 @@ def _json_batches(given: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
         yield pa.record_batch(arrays, schema=schema)
 
 
-# The columns there are, looked for until those wanted are seen; and the batches of some columns.
+# The names of a list's columns, searched until the wanted ones are found; and the batches of some columns.
 _Format = tuple[Callable[[str, Sequence[str]], list[str]], Callable[[str, list[str]], Iterator[pa.RecordBatch]]]
 _FORMATS: dict[str, _Format] = {
     ".csv": (_csv_names, _csv_batches),
@@ -241,7 +242,7 @@ _FORMATS: dict[str, _Format] = {
 def _table_batches(given: str, suffix: str, uri_column: str, carried: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
     names_of, batches_of = _FORMATS[suffix]
     if not (names := names_of(given, (uri_column, *carried))):
-        return  # JSON lines without a line
+        return  # an empty file of JSON lines
     is_report = uri_column not in names and {"bucket", "name"} <= set(names)
     keys = [name for name in _REPORT_COLUMNS if name in names] if is_report else [uri_column]
     columns = list(dict.fromkeys([*keys, *carried]))
@@ -265,7 +266,7 @@ def _of_uris(uris: pa.Array) -> list[pa.Array]:
 
 
 def _texts(given: str, batch: pa.RecordBatch, column: str, row: int) -> pa.Array:
-    """The column, which must have a text in each row; the batch's first row is number `row` of the list."""
+    """The column, which must have text in every row; the batch's first row is number `row` of the list."""
     array = batch.column(column)
     array = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
     if array.type not in _TEXT_TYPES:
@@ -274,7 +275,7 @@ def _texts(given: str, batch: pa.RecordBatch, column: str, row: int) -> pa.Array
         array = array.cast(pa.string())
     empty = pc.index(pc.fill_null(pc.equal(array, ""), True), True).as_py()
     if empty >= 0:
-        raise ListError(f"{given}: row {row + empty} has no {column}; fill in column {column}, or drop the row")
+        raise ListError(f"{given}: row {row + empty} has no {column}; fill in column {column}, or remove the row")
     return array
 
 
@@ -295,7 +296,7 @@ def _optional(batch: pa.RecordBatch, column: str) -> pa.Array:
 
 
 def _is_live_object(batch: pa.RecordBatch) -> pa.Array:
-    """False for the placeholder of a folder, and for a version that is no longer the object's."""
+    """False for placeholders of folders and for noncurrent versions."""
     is_folder = pc.ends_with(batch.column("name").cast(pa.string()), "/")
     return pc.and_not(pc.is_null(_optional(batch, "timeDeleted")), is_folder)
 
@@ -307,6 +308,7 @@ def _shards(given: str) -> Iterator[str]:
     names = manifest.get("report_shards_file_names") if isinstance(manifest, dict) else None
     if not isinstance(names, list) or not all(str(name).lower().endswith((".csv", ".parquet")) for name in names):
         raise ListError(f"{given}: report_shards_file_names must list CSV or Parquet files, not {names!r}")
-    folder, slash, _ = local_path(given).rpartition("/")  # an escaped slash in a shard's name would lead out of file://
+    # As a path, since in file:// an escaped slash in a shard's name would lead to another folder.
+    folder, slash, _ = local_path(given).rpartition("/")
     for name in names:
         yield folder + slash + str(name).rpartition("/")[2]

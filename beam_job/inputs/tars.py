@@ -1,7 +1,7 @@
 """WebDataset tars, as img2dataset writes them: `00000.tar` with images and, under the same key, their `json`.
 
-An image's URI is the tar's, `#`, and the member's name: `gs://bucket/00000.tar#000000123.jpg`. A tar is read through
-once when it is listed; the plan keeps where each image lies in it, so that an image is fetched with one read of a part.
+An image's URI is the tar's, `#`, and the member's name: `gs://bucket/00000.tar#000000123.jpg`. A tar is read from start
+to end when it is listed; the plan keeps each image's offset, so that one read of a part fetches it.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ import pyarrow as pa
 
 from beam_job.inputs.lists import LISTING_FIELDS, ListError
 from beam_job.records import ImageInput
-from beam_job.storage import Storage, StorageError, StoredObject, storage_for
+from beam_job.storage import CONTENT, Storage, StorageError, StoredObject, storage_for
 
 TAR_SUFFIX = ".tar"
 MEMBER_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _DAMAGED = (tarfile.TarError, ValueError, EOFError, OverflowError)
-_JSON_BYTES = 1 << 20  # what img2dataset writes of an image has a thousandth of that
+_JSON_BYTES = 1 << 20  # img2dataset writes about 1 kB per image
 _PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 @dataclass(frozen=True)
 class Member:
-    """An image in a tar: its name, and where its bytes lie.
+    """An image in a tar.
 
     Attributes:
-      name: as the tar has it.
+      name: in the tar.
       offset: of its first byte.
       size: bytes.
-      fields: of the `json` of the same key, where they were asked for.
+      fields: of the JSON file with the same key, if they were asked for.
     """
 
     name: str
@@ -45,25 +45,25 @@ class Member:
 
 
 def is_tar(uri: str) -> bool:
-    """Whether the name is a tar's."""
+    """Whether the name is that of a tar."""
     return uri.lower().endswith(TAR_SUFFIX)
 
 
 def is_packed_tar(uri: str) -> bool:
-    """Whether the name is that of a compressed tar, which cannot be read in parts."""
+    """Whether the name is that of a compressed tar, of which parts cannot be read."""
     return uri.lower().endswith(_PACKED)
 
 
 def container_of(uri: str) -> str:
-    """The file that an image lies in: the tar of a member, else `uri` itself."""
+    """The file that contains an image: the tar of a member, otherwise `uri` itself."""
     return _split(uri)[0]
 
 
 def list_members(stored: StoredObject, carry_columns: Sequence[str] = ()) -> pa.RecordBatch:
-    """The images of a tar in their order: `LISTING_FIELDS`, and `carry_columns` out of the `json` beside them.
+    """The images of a tar in their order: `LISTING_FIELDS`, and `carry_columns` from the JSON files beside them.
 
-    Where the tar is damaged, the images before the damage are followed by a row for the tar itself, which will fail
-    with the reason: what lay behind cannot be known.
+    If the tar is damaged, the images before the damage are followed by a row for the tar itself, which will fail with
+    the reason: what came after the damage is unknown.
 
     Raises:
       StorageError: the tar cannot be opened.
@@ -83,14 +83,15 @@ def list_members(stored: StoredObject, carry_columns: Sequence[str] = ()) -> pa.
     return pa.record_batch([*arrays, *carried], names=names)
 
 
-def read_member(storage: Storage, image: ImageInput, timeout: float) -> tuple[bytes, str]:
+def read_member(storage: Storage, image: ImageInput, timeout: float, max_bytes: int | None = None) -> tuple[bytes, str]:
     """The bytes of an image in a tar, and the tar's version.
 
     Args:
       storage: of the tar.
-      image: with the offset of its listing; without one (its URI comes from a list) the tar is read through once more,
-        and its table of contents is kept for the images that follow.
+      image: with the offset from the listing. Without one (its URI comes from a list) the tar is read from start to
+        end, and its table of contents is kept for the images that follow.
       timeout: seconds, retries included.
+      max_bytes: limit of the image's size.
 
     Raises:
       StorageError: it cannot be read, or the tar has changed since it was listed.
@@ -103,7 +104,7 @@ def read_member(storage: Storage, image: ImageInput, timeout: float) -> tuple[by
         offset, size = member.offset, member.size
     if size == 0:
         return b"", version or ""
-    data, came = storage.read(tar, version, timeout, size, None, offset)
+    data, came = storage.read(tar, version, timeout, size, offset=offset, max_bytes=max_bytes)
     if version and came and came != version:
         raise StorageError(
             f"{tar} has changed since it was listed: version {came} came instead of {version}", "TarChanged"
@@ -112,18 +113,20 @@ def read_member(storage: Storage, image: ImageInput, timeout: float) -> tuple[by
 
 
 def check_is_no_tar(storage: Storage, uri: str) -> None:
-    """Returns unless `uri` is a tar, which is no image.
+    """Checks that `uri` is not a tar.
 
     Raises:
-      StorageError: why the tar was listed as if it were one.
+      StorageError: it is one; the message says what is wrong with it, or how to give it.
     """
     if not is_tar(uri):
         return
     members, reason = _read_members(storage, uri)
     if reason is not None:
-        raise StorageError(reason, "DamagedTar")
+        raise StorageError(reason, "DamagedTar", retry_when=CONTENT)
     hint = f"give it as --input, or name its images as {uri}#NAME"
-    raise StorageError(f"{uri} is a tar of {len(members)} images, not an image; {hint}", "NotAnImage")
+    raise StorageError(
+        f"{uri} is a tar of {len(members)} images, not an image; {hint}", "NotAnImage", retry_when=CONTENT
+    )
 
 
 def _split(uri: str) -> tuple[str, str]:
@@ -133,7 +136,7 @@ def _split(uri: str) -> tuple[str, str]:
 
 
 def _read_members(storage: Storage, tar: str, with_fields: bool = False) -> tuple[list[Member], str | None]:
-    """The images of a tar; and what is wrong with it after the last of them, or None."""
+    """The images of a tar, and the damage that follows the last of them, or None."""
     members: list[Member] = []
     texts: dict[str, bytes] = {}
     reason = None
@@ -158,15 +161,15 @@ def _entries(file: BinaryIO) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]
         for entry in archive:
             if entry.isreg() and not entry.issparse():
                 yield entry, archive
-            archive.members = []  # type: ignore[attr-defined]  # it would keep every header
-        # The module takes a damaged header for the tar's end; at a true end there are zeros, or nothing.
+            archive.members = []  # type: ignore[attr-defined]  # otherwise it keeps every header in memory
+        # The module takes a damaged header for the end of the tar; a true end has zeros or nothing.
         file.seek(archive.offset)
         if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-            raise tarfile.ReadError("what follows is no header")
+            raise tarfile.ReadError("invalid header")
 
 
 def _key(name: str) -> str:
-    """What files of one sample have in common: the name up to the first dot of its last part."""
+    """The key of a sample, shared by its files: the name up to the first dot of its last part."""
     folder, _, base = name.rpartition("/")
     return f"{folder}/{base.partition('.')[0]}"
 
@@ -177,7 +180,7 @@ def _fields(tar: str, name: str, text: bytes | None) -> Mapping[str, Any]:
     try:
         fields = json.loads(text)
     except ValueError as error:
-        raise ListError(f"{tar}: the json beside {name} is not JSON: {error}") from error
+        raise ListError(f"{tar}: the .json file beside {name} is not JSON: {error}") from error
     return fields if isinstance(fields, dict) else {}
 
 
@@ -185,16 +188,18 @@ def _carried(tar: str, column: str, rows: Sequence[Mapping[str, Any]]) -> pa.Arr
     try:
         return pa.array([row.get(column) for row in rows])
     except pa.ArrowException as error:
-        raise ListError(f"{tar}: {column} has values of several types in its json files: {error}") from error
+        raise ListError(f"{tar}: {column} has values of several types in its JSON files: {error}") from error
 
 
 _TARS_KEPT = 8
-_contents: dict[tuple[str, str], Mapping[str, Member]] = {}  # of the tars used last, by name and version
+_contents: dict[
+    tuple[str, str], Mapping[str, Member]
+] = {}  # of the tars used last, by URI and version; guarded by _lock
 _lock = threading.Lock()
 
 
 def _member(storage: Storage, tar: StoredObject, name: str) -> Member:
-    with _lock:  # one thread reads a tar through, the others wait for it
+    with _lock:  # one thread reads the tar, the others wait
         key = (tar.uri, tar.version)
         if key not in _contents:
             if len(_contents) == _TARS_KEPT:
@@ -202,5 +207,5 @@ def _member(storage: Storage, tar: StoredObject, name: str) -> Member:
             _contents[key] = {member.name: member for member in _read_members(storage, tar.uri)[0]}
         members = _contents[key]
     if name not in members:
-        raise StorageError(f"{tar.uri} holds no image {name}", "MemberNotFound")
+        raise StorageError(f"{tar.uri} holds no image {name}", "MemberNotFound", retry_when=CONTENT)
     return members[name]

@@ -1,1 +1,1 @@
-"""From a URI to pixels: fetching, decoding, and the processes that keep a bad image from harming the rest."""
+"""From a URI to pixels: fetching, decoding, and the child processes that keep a bad image from harming the rest."""

@@ -10,38 +10,50 @@ from __future__ import annotations
 import queue
 
 from beam_job.loading import decode_worker as worker
-from beam_job.loading.child_process import ChildStartError, exit_told, start_child
+from beam_job.loading.child_process import ChildStartError, format_exit_code, start_child, was_killed
 from model.jpeg import is_plain_jpeg
 from model.preprocessing import MAX_PIXELS, ImageError, LoadedImage, load_image
 
 # Measured with 100 million pixels: WebP holds 17 bytes a pixel, RGBA in PNG 9, AVIF 13, TIFF 12 and the file.
-_BYTES_A_PIXEL = 24
-_BYTES_ASIDE = 512 * 2**20
+_BYTES_PER_PIXEL = 24
+_OTHER_BYTES = 512 * 2**20
 _PROGRAM = "from beam_job.loading.decode_worker import main; main()"
 
 
 class DecoderError(ImageError):
-    """The image broke its decoder: its process died, hung or asked for too much memory."""
+    """The image broke its decoder: its process crashed, and crashed again with the image alone."""
 
 
-class DecoderDiedError(DecoderError):
-    """The process died while it had the image."""
+class DecoderLimitError(DecoderError):
+    """Decoding took too long, needed too much memory, or was killed: on a host that is less busy it may succeed."""
 
 
 class DecoderStartError(RuntimeError):
     """No process for decoding can be started here; not the image's fault."""
 
 
+class _DiedError(Exception):
+    """The process ended while it had the image.
+
+    Attributes:
+      code: its exit code.
+    """
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
 class DecodePool:
-    """Decodes images; `load` may be called from any thread, and waits where all processes are taken.
+    """Decodes images; `load` may be called from any thread, and waits while all processes are busy.
 
     Args:
-      workers: processes at most.
+      workers: the most processes at a time.
       size: side of the captioner's images, in pixels.
-      max_pixels: as of `model.load_image`.
+      max_pixels: see `model.load_image`.
       seconds: whole ones; a process that has not answered after these is killed.
       memory: bytes that a process may take; None for what `max_pixels` need in the greediest format.
-      program: what a process runs, in Python.
+      program: Python code that a process runs.
     """
 
     def __init__(
@@ -56,94 +68,99 @@ class DecodePool:
         self._size = size
         self._max_pixels = max_pixels
         self._seconds = seconds
-        self._memory = memory or _BYTES_ASIDE + _BYTES_A_PIXEL * max_pixels
+        self._memory = memory or _OTHER_BYTES + _BYTES_PER_PIXEL * max_pixels
         self._program = program
         self._workers = workers
-        # A place for each process, with None where none runs; the last one that worked is taken first.
-        self._places: queue.LifoQueue[_Process | None] = queue.LifoQueue()
+        # A slot for each process, None where none runs; the process that worked last is taken first.
+        self._slots: queue.LifoQueue[_Process | None] = queue.LifoQueue()
         for _ in range(workers):
-            self._places.put(None)
+            self._slots.put(None)
 
     def load(self, data: bytes) -> LoadedImage:
         """Decodes and scales a whole image file.
 
         Raises:
-          ImageError: as `model.load_image` does, or a DecoderError where it broke its process.
+          ImageError: as `model.load_image` does; a DecoderError if the image broke its process twice.
           DecoderStartError: no process could be started.
         """
         if not data or is_plain_jpeg(data):
             return load_image(data, self._size, self._max_pixels)
         try:
-            return self._load_apart(data)
-        except DecoderDiedError:
-            # Perhaps not by this image: the system kills idle processes too where memory is short.
-            return self._load_apart(data)
-
-    def _load_apart(self, data: bytes) -> LoadedImage:
-        process = self._places.get()
+            return self._load_in_process(data)
+        except _DiedError:
+            pass  # perhaps not because of this image: the system kills idle processes too when memory is short
         try:
-            if process and process.has_died():  # as the system kills idle ones where memory is short
+            return self._load_in_process(data)
+        except _DiedError as error:
+            kind = DecoderLimitError if was_killed(error.code) else DecoderError
+            raise kind(f"the decoder died twice ({format_exit_code(error.code)})") from error
+
+    def _load_in_process(self, data: bytes) -> LoadedImage:
+        process = self._slots.get()
+        try:
+            if process and process.has_died():
                 process = None
             process = process or _Process(self._program, self._size, self._max_pixels, self._memory, self._seconds)
             return process.load(data)
         finally:
-            self._places.put(process if process and process.is_idle else None)
+            self._slots.put(process if process and process.is_idle else None)
 
     def close(self) -> None:
         """Ends the processes, when their last images are done."""
-        for process in [self._places.get() for _ in range(self._workers)]:
+        for process in [self._slots.get() for _ in range(self._workers)]:
             if process:
                 process.end()
 
 
 class _Process:
-    """A running worker, the socket to it, and memory that both share, for the pixels.
+    """A running `decode_worker`.
 
     Attributes:
-      is_idle: whether it can take an image; never again once it has died, was killed, or is out of step.
+      is_idle: whether it can take an image; never again once it has died or was ended.
     """
 
     def __init__(self, program: str, size: int, max_pixels: int, memory: int, seconds: int) -> None:
         self._memory = memory
         self._seconds = seconds
         try:
-            self._child = start_child(program, 3 * size**2, (size, max_pixels, memory, seconds))
+            self._child = start_child(program, 3 * size**2, seconds, (size, max_pixels, memory, seconds))
         except ChildStartError as error:
             raise DecoderStartError(f"no process for decoding could be started: {error}") from error
-        self._child.socket.settimeout(seconds)
         self._pixels = self._child.memory.reshape(size, size, 3)
         self.is_idle = True
 
     def has_died(self) -> bool:
-        """Whether there is no process any more; what is left of it is cleared away then."""
+        """Whether the process has ended by itself; then its resources are released."""
         died = self._child.process.poll() is not None
         if died:
             self.end()
         return died
 
     def load(self, data: bytes) -> LoadedImage:
-        """Has one image decoded. Raises as `DecodePool.load`."""
+        """Has one image decoded.
+
+        Raises:
+          ImageError: as `DecodePool.load`.
+          _DiedError: the process died.
+        """
         self.is_idle = False
         try:
-            connection = self._child.socket
-            connection.sendall(worker.REQUEST.pack(len(data)))
-            connection.sendall(data)
-            kind, width, height, length = worker.REPLY.unpack(worker.receive(connection, worker.REPLY.size))
-            text = worker.receive(connection, length)
-            self.is_idle = True
+            kind, *details = self._child.ask(data)
         except TimeoutError as error:
             self.end()
-            raise DecoderError(f"decoding took longer than {self._seconds} s") from error
+            raise DecoderLimitError(f"decoding took longer than {self._seconds} s") from error
         except (OSError, EOFError) as error:
-            raise DecoderDiedError(f"the decoder died ({exit_told(self.end())})") from error
-        if kind == worker.REFUSED:
-            raise ImageError(text.decode())
+            raise _DiedError(self.end()) from error
         if kind == worker.NO_MEMORY:
-            self.end()  # what the failed attempt left behind goes with it
-            raise DecoderError(f"decoding needs more than {self._memory // 2**20:,} MB of memory")
+            self.end()  # and with it what the failed attempt has left in memory
+            raise DecoderLimitError(f"decoding needs more than {self._memory // 2**20:,} MB of memory")
+        self.is_idle = True
+        if kind == worker.REFUSED:
+            raise details.pop()  # a frame that refers to its own error lives until the next garbage collection
+        width, height = details
         return LoadedImage(self._pixels.copy(), width, height)
 
     def end(self) -> int:
-        """Ends the process, at once where it is busy; its exit code."""
+        """Ends the process, killing it if it is busy; returns its exit code."""
         self.is_idle = False
         return self._child.end()

@@ -1,96 +1,77 @@
 """A process that decodes images and nothing else, so that a decoder's crash, hang or greed costs one image.
 
-It speaks over one socket: a request is the file's length (8 bytes) and the file; a reply is `REPLY`, then its text
-(UTF-8). The pixels lie in memory that it shares with the other end. Imports Pillow and NumPy only, so it starts in some
-tenths of a second.
+A request is the file's bytes, an answer is a tuple: `(PIXELS, width, height)`, with the pixels in the shared memory,
+`(REFUSED, error)` or `(NO_MEMORY,)`. Imports Pillow and NumPy only, so it starts in some tenths of a second.
 """
 
 from __future__ import annotations
 
 import signal
-import socket
-import struct
+from multiprocessing.connection import Connection
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import AvifImagePlugin, Image
 
-from beam_job.loading.child_process import join_parent, tell_ready
+from beam_job.loading.child_process import join_parent, report_ready
 from model.preprocessing import ImageError, load_image
 
-REQUEST = struct.Struct(">Q")  # bytes that follow
-REPLY = struct.Struct(">cIIQ")  # one of the three below, width, height, bytes that follow
-PIXELS, REFUSED, NO_MEMORY = b"p", b"r", b"m"
+PIXELS, REFUSED, NO_MEMORY = "pixels", "refused", "no memory"
 
 
 def main() -> None:
-    """Serves requests until the other end of the socket is closed; the arguments are those of `_serve`."""
+    """Answers requests until the parent closes the connection; the arguments are those of `_serve`."""
     connection, pixels, arguments = join_parent()
     size, max_pixels, memory, seconds = map(int, arguments)
     with connection:
         # Beyond load_image's own check: Pillow refuses tiles and frames of twice this.
         Image.MAX_IMAGE_PIXELS = max_pixels
-        _one_thread_an_image()
-        tell_ready(connection)
-        _serve(connection, pixels.reshape(size, size, 3), size, max_pixels, memory, seconds)
+        _use_one_thread_per_image()
+        report_ready(connection)
+        _serve(connection, pixels.reshape(size, size, 3), max_pixels, memory, seconds)
 
 
-def receive(connection: socket.socket, length: int) -> bytearray:
-    """Exactly `length` bytes. Raises EOFError where the other end is closed before."""
-    data = bytearray(length)
-    view, at = memoryview(data), 0
-    while at < length:
-        count = connection.recv_into(view[at:])
-        if count == 0:
-            raise EOFError("the other end is closed")
-        at += count
-    return data
-
-
-def _serve(
-    connection: socket.socket,
-    pixels: npt.NDArray[np.uint8],
-    size: int,
-    max_pixels: int,
-    memory: int,
-    seconds: int,
-) -> None:
+def _serve(connection: Connection, pixels: npt.NDArray[np.uint8], max_pixels: int, memory: int, seconds: int) -> None:
     while True:
+        _limit_memory(None)
         try:
-            [length] = REQUEST.unpack(receive(connection, REQUEST.size))
-            _limit_memory(memory + 2 * length)
-            data = bytes(receive(connection, length))
+            data = connection.recv_bytes()
         except EOFError:
             return
-        # The other end watches the time too, unless it is dead: then nobody else ends a decoder that hangs.
+        _limit_memory(memory + 2 * len(data))
+        # The parent watches the time too, unless it is dead: then nobody else ends a decoder that hangs.
         signal.alarm(seconds + 5)
-        try:
-            image = load_image(data, size, max_pixels)
-            pixels[:] = image.pixels
-            reply = _reply(PIXELS, width=image.width, height=image.height)
-        except ImageError as error:
-            reply = _reply(REFUSED, str(error).encode())
-        except MemoryError:
-            reply = _reply(NO_MEMORY)
+        answer = _decode(data, pixels, max_pixels)
+        del data  # not to be held until the next file is here
         signal.alarm(0)
-        connection.sendall(reply)
+        connection.send(answer)
 
 
-def _reply(kind: bytes, payload: bytes = b"", width: int = 0, height: int = 0) -> bytes:
-    return REPLY.pack(kind, width, height, len(payload)) + payload
+def _decode(data: bytes, pixels: npt.NDArray[np.uint8], max_pixels: int) -> tuple[Any, ...]:
+    try:
+        image = load_image(data, len(pixels), max_pixels)
+    except ImageError as error:
+        return REFUSED, error
+    except MemoryError:
+        return (NO_MEMORY,)
+    pixels[:] = image.pixels
+    return PIXELS, image.width, image.height
 
 
-def _limit_memory(limit: int) -> None:
+def _limit_memory(limit: int | None) -> None:
+    """Limits what this process may allocate, in bytes; None for no limit."""
     try:
         import resource
     except ImportError:  # not a POSIX system
         return
     _, highest = resource.getrlimit(resource.RLIMIT_DATA)
-    if highest == resource.RLIM_INFINITY or limit <= highest:
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, highest))
+    if limit is None or (highest != resource.RLIM_INFINITY and limit > highest):
+        limit = highest
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, highest))
 
 
-def _one_thread_an_image() -> None:
+def _use_one_thread_per_image() -> None:
     """The processes run side by side already, and each thread of dav1d holds frames of its own."""
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     try:

@@ -1,9 +1,8 @@
 """Beam's counters and distributions: what a runner's page shows of a run, and the summary's times and sizes.
 
-The summary's rows come from the files, not from here. A runner may know attempted values alone, in which an attempt
-that was repeated counts twice, and counters of a run that was killed are gone; the files hold each image once,
-whichever attempt wrote it. Seconds, bytes and the batches' fill stand in no file: they come from here on every runner,
-and are those of the last attempt at a run that was continued.
+The summary's row counts come from the files, not from here: a runner may know attempted values only, in which a
+repeated attempt counts twice, and the counters of a killed run are gone. Times, bytes and batch fill are in no file:
+they come from here on every runner, and describe the last attempt of a resumed run.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from apache_beam.runners.runner import PipelineResult
 from beam_job.output.sink import ShardReport
 from beam_job.records import METRIC_NAMESPACE
 
-_BYTES, _FILL = "image_bytes", "batch_fill_percent"
+_BYTES, _FILL, _SHARD_IMAGES = "image_bytes", "batch_fill_percent", "shard_images"
 _MILLISECONDS = "_milliseconds"
-_RAN_WITH = "shards with"  # begins the counters that tell what they were captioned with
+_RAN_WITH = "shards with"  # prefix of the counters of engine, precision and batch size
 
 
 @dataclass(frozen=True)
@@ -29,9 +28,9 @@ class ShardResult:
     """A committed shard, and what it took.
 
     Attributes:
-      report: what it came to.
+      report: its row counts and failures.
       seconds: spent on it by stage ("fetch", "decode", "caption" and "write"), summed over threads.
-      model_seconds: of the model's thread since an earlier shard's result, as `ModelTime.take` gives them.
+      model_seconds: of the model's thread since an earlier shard's result, as `StageClock.take` returns them.
       image_bytes: of each image that was fetched, as stored.
       batch_fill: of each batch that began with an image of this shard, in percent of its size.
     """
@@ -61,25 +60,27 @@ class RanWith:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What a run's metrics came to.
+class RunMetrics:
+    """The metrics of a run, or of the last attempt of a resumed run.
 
     Attributes:
       seconds_by_stage: "fetch", "decode", "caption" and "write", summed over threads and workers; "model_fetch" and so
         on is the model's waiting, "model_model" its work.
       bytes_fetched: of all images, as stored.
-      batch_fill: images in a batch by those that it has room for, on average; None where the model was not asked.
+      batch_fill: images in a batch by its capacity, on average; None where the model was not called.
       ran_with: what the shards were captioned with.
+      images: captions and failures of this attempt; None where the runner did not report them.
     """
 
     seconds_by_stage: Mapping[str, float] = field(default_factory=dict)
     bytes_fetched: int = 0
     batch_fill: float | None = None
     ran_with: Sequence[RanWith] = ()
+    images: int | None = None
 
 
 def count_report(report: ShardReport) -> None:
-    """The rows of a shard that stands, whichever attempt wrote it: at the end they are all of the run's."""
+    """Counts the rows of a committed shard, whichever attempt wrote it: at the end they are all of the run's."""
     _add("images", report.captions + len(report.failures))
     _add("captions", report.captions)
     _add("failures", len(report.failures))
@@ -88,12 +89,13 @@ def count_report(report: ShardReport) -> None:
 
 
 def count_work(result: ShardResult, engine: str, precision: str, batch_size: int) -> None:
-    """What this attempt at a shard took, and what it was captioned with."""
+    """Counts the time and bytes of this attempt at a shard, and what it was captioned with."""
     _add(f"{_RAN_WITH} {engine} {precision} {batch_size}", 1)
+    images = result.report.captions + len(result.report.failures)
     of_the_model = {f"model_{stage}": seconds for stage, seconds in result.model_seconds.items()}
     for stage, seconds in {**result.seconds, **of_the_model}.items():
         _add(f"{stage}{_MILLISECONDS}", round(1000 * seconds))
-    for name, values in ((_BYTES, result.image_bytes), (_FILL, result.batch_fill)):
+    for name, values in ((_BYTES, result.image_bytes), (_FILL, result.batch_fill), (_SHARD_IMAGES, [images])):
         for value in values:
             Metrics.distribution(METRIC_NAMESPACE, name).update(value)
 
@@ -103,18 +105,22 @@ def counters(result: PipelineResult) -> dict[str, int]:
     return _by_name(result, MetricResults.COUNTERS)
 
 
-def measured(result: PipelineResult) -> Measured:
-    """What `count_work` counted, over all workers."""
+def read_metrics(result: PipelineResult) -> RunMetrics:
+    """Reads what `count_work` counted, over all workers."""
     counted = counters(result)
     seconds = {
         name.removesuffix(_MILLISECONDS): value / 1000
         for name, value in counted.items()
         if name.endswith(_MILLISECONDS)
     }
-    found = _by_name(result, MetricResults.DISTRIBUTIONS)
-    sizes, fill = found.get(_BYTES), found.get(_FILL)
-    return Measured(
-        seconds, sizes.sum if sizes else 0, fill.mean / 100 if fill and fill.count else None, _ran_with(counted)
+    distributions = _by_name(result, MetricResults.DISTRIBUTIONS)
+    sizes, fill, images = (distributions.get(name) for name in (_BYTES, _FILL, _SHARD_IMAGES))
+    return RunMetrics(
+        seconds_by_stage=seconds,
+        bytes_fetched=sizes.sum if sizes else 0,
+        batch_fill=fill.mean / 100 if fill and fill.count else None,
+        ran_with=_ran_with(counted),
+        images=images.sum if images else None,
     )
 
 

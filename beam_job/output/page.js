@@ -4,31 +4,31 @@
   const summary = data.summary;
   const byId = new Map(data.cards.map((card) => [card.id, card]));
   const key = `caption-images ${data.run}`;
-  let edits = load(); // by card: {caption} or {bad}
+  let edits = load(); // {caption} or {bad} by the card's id
   const $ = (id) => document.getElementById(id);
 
-  // In both: a page loaded again from a file now and then gets an older localStorage (Chromium, a busy
-  // machine), and sessionStorage ends with the tab.
-  function keptIn(storage) {
+  // Edits are stored in both: on a busy machine Chromium sometimes reloads a local file with an older localStorage, and
+  // sessionStorage ends with the tab.
+  function readFrom(storage) {
     try {
       return JSON.parse(window[storage].getItem(key)) || { at: 0, edits: {} };
     } catch {
-      return { at: 0, edits: {} }; // a browser that keeps nothing for files
+      return { at: 0, edits: {} }; // the browser stores nothing for local files
     }
   }
 
   function load() {
-    const [one, other] = ["localStorage", "sessionStorage"].map(keptIn);
+    const [one, other] = ["localStorage", "sessionStorage"].map(readFrom);
     return (one.at >= other.at ? one : other).edits;
   }
 
-  function keep() {
+  function save() {
     try {
       for (const storage of [localStorage, sessionStorage]) {
         storage.setItem(key, JSON.stringify({ at: Date.now(), edits: edits }));
       }
     } catch {
-      $("found").textContent = "This browser keeps no corrections: download them before you leave.";
+      $("found").textContent = "This browser does not store corrections: download them before you close the page.";
     }
     showEdits();
   }
@@ -45,7 +45,7 @@
     return made;
   }
 
-  // A name from right to left must not turn the words around it.
+  // Text from right to left must not reverse the words around it.
   const isolated = (text, className) => element("bdi", { textContent: text, className: className || "" });
   const number = (value, digits) => value.toLocaleString("en", { maximumFractionDigits: digits || 0 });
 
@@ -55,8 +55,8 @@
       ["images", number(summary.inputs)],
       ["captions", number(summary.captions)],
       ["failures", number(summary.failures)],
-      ["done before", number(summary.skipped)],
-      ["images a second", number(summary.images_per_second, 1)],
+      ["already done", number(summary.skipped)],
+      ["images per second", summary.images_per_second === null ? "unknown" : number(summary.images_per_second, 1)],
       ["time", duration(summary.seconds)],
     ];
     if (summary.low_confidence !== null) counts.push(["low confidence", number(summary.low_confidence)]);
@@ -73,15 +73,15 @@
   }
 
   function showCharts() {
-    histogram("Scores", summary.scores, 0.1, (step) => step.toFixed(1), "nearer 0 is surer");
-    histogram("Words a caption", summary.words, 1, (step) => String(step), "");
+    histogram("Scores", summary.scores, 0.1, (step) => step.toFixed(1), "closer to 0: more confident");
+    histogram("Words per caption", summary.words, 1, (step) => String(step), "");
     const stages = [["model", (summary.model_share || 0) * 100]];
     const waited = Object.values(summary.wait_seconds).reduce((sum, spent) => sum + spent, 0);
     for (const [stage, spent] of Object.entries(summary.wait_seconds)) {
       stages.push([`waiting for ${stage}`, waited ? (spent / waited) * (100 - stages[0][1]) : 0]);
     }
     if (summary.model_share === null) return;
-    const figure = element("figure", {}, element("h3", { textContent: "Where the model's time went" }));
+    const figure = element("figure", {}, element("h3", { textContent: "How the model's time was spent" }));
     for (const [stage, share] of stages) {
       const text = `${stage}: ${number(share)} %`;
       const meter = element("meter", { min: 0, max: 100, value: share });
@@ -91,7 +91,7 @@
     $("charts").append(figure);
   }
 
-  function histogram(title, counts, width, told, note) {
+  function histogram(title, counts, width, format, note) {
     const known = Object.entries(counts).map(([step, count]) => [Number(step), count]);
     if (!known.length) return;
     const low = Math.min(...known.map(([step]) => step));
@@ -102,7 +102,7 @@
     svg.setAttribute("preserveAspectRatio", "none");
     svg.setAttribute("role", "img");
     const [mode] = known.reduce((best, bin) => (bin[1] > best[1] ? bin : best));
-    svg.setAttribute("aria-label", `${title}: from ${told(low)} to ${told(low + (bins - 1) * width)}, most at ${told(mode)}`);
+    svg.setAttribute("aria-label", `${title}: from ${format(low)} to ${format(low + (bins - 1) * width)}, most often ${format(mode)}`);
     for (const [step, count] of known) {
       const bar = document.createElementNS(svg.namespaceURI, "rect");
       const height = (100 * count) / most;
@@ -111,12 +111,12 @@
         bar.setAttribute(name, value);
       }
       const label = document.createElementNS(svg.namespaceURI, "title");
-      label.textContent = `${told(step)}: ${number(count)}`;
+      label.textContent = `${format(step)}: ${number(count)}`;
       bar.append(label);
       svg.append(bar);
     }
     const axis = element("div", { className: "axis small" });
-    for (const text of [told(low), note, told(low + (bins - 1) * width)]) axis.append(element("span", { textContent: text }));
+    for (const text of [format(low), note, format(low + (bins - 1) * width)]) axis.append(element("span", { textContent: text }));
     $("charts").append(element("figure", {}, element("h3", { textContent: title }), svg, axis));
   }
 
@@ -128,33 +128,33 @@
       body.append(element("tr", {}, element("td", {}, isolated(reason)),
         element("td", { textContent: number(count), className: "number" })));
     }
-    const head = element("tr", {}, element("th", { textContent: "Failures: stage and reason", scope: "col" }),
+    const head = element("tr", {}, element("th", { textContent: "Failures by stage and reason", scope: "col" }),
       element("th", { textContent: "images", scope: "col", className: "number" }));
     $("reasons").append(element("table", {}, element("thead", {}, head), body));
   }
 
   function cardOf(card) {
     const edit = edits[card.id] || {};
-    const said = edit.caption === undefined ? card.caption : edit.caption;
+    const caption = edit.caption === undefined ? card.caption : edit.caption;
     const item = element("li", { id: `card-${card.id}` });
     item.append(element("img", { src: `data:image/jpeg;base64,${card.picture}`, alt: card.caption, loading: "lazy" }));
-    const text = element("p", { className: "caption" }, isolated(said, edit.bad ? "is-bad" : ""));
+    const text = element("p", { className: "caption" }, isolated(caption, edit.bad ? "is-bad" : ""));
     if (edit.caption !== undefined) text.classList.add("changed");
     item.append(text);
     const name = isolated(card.uri.split("/").pop());
     name.title = card.uri;
-    item.append(element("span", { className: "small" }, name, ` · score ${card.score.toFixed(2)}`));
-    if (card.version !== null) item.append(buttons(card, item, said, edit));
+    item.append(element("span", { className: "small" }, name, card.score === null ? " · no score" : ` · score ${card.score.toFixed(2)}`));
+    if (card.version !== null) item.append(buttons(card, item, caption, edit));
     return item;
   }
 
-  function buttons(card, item, said, edit) {
+  function buttons(card, item, caption, edit) {
     const name = card.uri.split("/").pop();
     const change = element("button", { type: "button", textContent: "Edit", className: "edit" });
     change.setAttribute("aria-label", `Edit the caption of ${name}`);
-    change.addEventListener("click", () => editor(card, item, said));
+    change.addEventListener("click", () => editor(card, item, caption));
     const bad = element("button", { type: "button", textContent: "Bad", className: "bad" });
-    bad.setAttribute("aria-label", `Mark the caption of ${name} bad`);
+    bad.setAttribute("aria-label", `Mark the caption of ${name} as bad`);
     bad.setAttribute("aria-pressed", String(Boolean(edit.bad)));
     bad.addEventListener("click", () => {
       if (edit.bad) delete edits[card.id];
@@ -174,12 +174,12 @@
     return row;
   }
 
-  function editor(card, item, said) {
-    const area = element("textarea", { value: said });
+  function editor(card, item, caption) {
+    const area = element("textarea", { value: caption });
     area.setAttribute("aria-label", `Caption of ${card.uri.split("/").pop()}`);
-    const save = element("button", { type: "button", textContent: "Keep", className: "keep" });
+    const keep = element("button", { type: "button", textContent: "Save", className: "save" });
     const cancel = element("button", { type: "button", textContent: "Cancel" });
-    save.addEventListener("click", () => {
+    keep.addEventListener("click", () => {
       const words = area.value.trim().replace(/\s+/g, " ");
       if (words && words !== card.caption) edits[card.id] = { caption: words };
       else delete edits[card.id];
@@ -190,16 +190,16 @@
       if (event.key === "Escape") cancel.click();
       if (event.key === "Enter" && !event.shiftKey) {
         event.preventDefault();
-        save.click();
+        keep.click();
       }
     });
     item.querySelector(".caption").replaceWith(area);
-    item.querySelector(".buttons").replaceChildren(save, cancel);
+    item.querySelector(".buttons").replaceChildren(keep, cancel);
     area.focus();
   }
 
   function refresh(card, focused) {
-    keep();
+    save();
     const made = cardOf(card);
     $(`card-${card.id}`).replaceWith(made);
     made.querySelector(focused).focus();
@@ -216,13 +216,13 @@
     const shown = $("show").value;
     const only = $("only").value;
     let items;
-    let of;
+    let total;
     if (shown === "failures") {
-      of = data.failures.length;
+      total = data.failures.length;
       items = data.failures.filter((f) => has(f.uri, f.stage, f.error_type, f.error_message)).map(failureOf);
     } else {
       const cards = data[shown].map((id) => byId.get(id));
-      of = cards.length;
+      total = cards.length;
       items = cards.filter((card) => {
         const edit = edits[card.id] || {};
         const fits = only === "all" || (only === "edited" ? edit.caption !== undefined : Boolean(edit.bad));
@@ -231,10 +231,10 @@
     }
     $("only").disabled = shown === "failures";
     $("grid").replaceChildren(...items);
-    const rest = shown === "failures" && summary.failures > of ? ` (${number(summary.failures)} in all)` : "";
+    const rest = shown === "failures" && summary.failures > total ? ` (${number(summary.failures)} in total)` : "";
     const some = shown === "lowest" && data.shards_with_lowest < data.shards
-      ? `, the lowest of the first ${number(data.shards_with_lowest)} of ${number(data.shards)} shards` : "";
-    $("found").textContent = `${number(items.length)} of ${number(of)} shown${rest}${some}`;
+      ? `; lowest scores of the first ${number(data.shards_with_lowest)} of ${number(data.shards)} shards` : "";
+    $("found").textContent = `${number(items.length)} of ${number(total)} shown${rest}${some}`;
   }
 
   function download() {
@@ -259,11 +259,11 @@
   $("show").addEventListener("change", showImages);
   $("only").addEventListener("change", showImages);
   $("download").addEventListener("click", download);
-  // What another tab changed, so that this one does not write over it.
+  // Takes over the edits of another tab, so that this one does not overwrite them.
   addEventListener("storage", (event) => {
     if (event.key !== key) return;
     edits = load();
     showEdits();
-    if (!document.querySelector("#grid textarea")) showImages(); // never over words being typed
+    if (!document.querySelector("#grid textarea")) showImages(); // not while a caption is being typed
   });
 })();

@@ -1,8 +1,7 @@
-"""`index.html` of a run: one file that asks nothing of any other host.
+"""The review page of a run, `index.html`: one file that requests nothing from any host.
 
-What is shown travels as JSON in a script element that is not executed; the page's own script puts it into the document
-as text. Its Content-Security-Policy allows this one script and pictures inside the page, so that no caption and no
-file's name can do more than be read.
+The data is JSON in a script element that is not executed; the page's own script adds it to the document as text. The
+Content-Security-Policy allows this one script and embedded pictures, so no caption or file name can run code.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import resources
@@ -17,23 +17,25 @@ from typing import Any
 
 import pyarrow as pa
 
+from beam_job.output.formats import open_part
 from beam_job.output.summary import Summary
-from beam_job.output.thumbnails import LOWEST, SCHEMA, SHARDS_WITH_LOWEST, read_pictures
+from beam_job.output.thumbnails import LOWEST, SCHEMA, SHARDS_WITH_LOWEST, read_thumbnails
 from beam_job.planning.run import Run
 from beam_job.storage import StorageError, join, public_name
-from beam_job.storage.parquet import read_parquet
 from beam_job.text import printable
 
-_FAILURES = 200  # rows shown; the counts are of all
+_FAILURES = 200  # rows shown; the counts include all
 _FAILURE_COLUMNS = ["uri", "stage", "error_type", "error_message"]
 
 
-def write_page(run: Run, shards: int, summary: Summary, samples: int) -> None:
-    """Writes the page; where that fails it is told, for the run is done all the same."""
+def write_page(run: Run, shards: int, summary: Summary, samples: int) -> str | None:
+    """Writes the page; returns where, or None and a line on stderr if it failed, since the run is done all the same."""
     try:
         run.storage.write(run.page, page(run, shards, summary, samples).encode("utf-8", "replace"))
+        return run.page
     except (StorageError, pa.ArrowException, OSError, ValueError) as error:
         print(f"the review page could not be written: {printable(str(error))}", file=sys.stderr)
+        return None
 
 
 def page(run: Run, shards: int, summary: Summary, samples: int) -> str:
@@ -41,18 +43,18 @@ def page(run: Run, shards: int, summary: Summary, samples: int) -> str:
 
     Args:
       run: that has ended.
-      shards: of it.
-      summary: of it.
+      shards: number of the run's shards.
+      summary: the run's.
       samples: captions to show with their pictures, beside the lowest scores and the failures.
     """
-    pictures = pa.concat_tables([SCHEMA.empty_table(), *read_pictures(run)])
-    sampled = pictures.sort_by("place")[:samples]
-    lowest = pictures.sort_by("score")[:LOWEST]
+    thumbnails = pa.concat_tables([SCHEMA.empty_table(), *read_thumbnails(run)])
+    sampled = thumbnails.sort_by("place")[:samples]
+    lowest = thumbnails.sort_by("score")[:LOWEST]
     both = pa.concat_tables([sampled, lowest]).to_pylist()
     cards = {row["id"]: _card(row) for row in both}
     shown = {
         "run": run.run_id,
-        "summary": {name: value for name, value in vars(summary).items() if name != "options"}
+        "summary": {name: value for name, value in vars(summary).items() if name not in ("options", "page")}
         | {"ran_with": [vars(found) for found in summary.ran_with]},
         "cards": list(cards.values()),
         "sample": [row["id"] for row in both[: len(sampled)]],
@@ -67,7 +69,7 @@ def page(run: Run, shards: int, summary: Summary, samples: int) -> str:
         f"style-src '{_checksum(style)}'; base-uri 'none'; form-action 'none'",
         "@STYLE@": style,
         "@SCRIPT@": script,
-        "@DATA@": _harmless(json.dumps(shown, default=float)),
+        "@DATA@": _escaped(json.dumps(shown, default=float, allow_nan=False)),
     }
     text = _file("page.html")
     for name, part in parts.items():
@@ -77,23 +79,23 @@ def page(run: Run, shards: int, summary: Summary, samples: int) -> str:
 
 
 def _card(row: dict[str, Any]) -> dict[str, Any]:
-    """What the page knows of a caption; without a version it cannot be corrected there."""
+    """A caption as the page's script reads it; one without a version cannot be corrected on the page."""
     return {
         "id": row["id"],
         "uri": row["name"],
         "caption": row["caption"],
-        "score": round(row["score"], 2),
+        "score": round(row["score"], 2) if math.isfinite(row["score"]) else None,
         "version": row["object_version"],
         "picture": base64.b64encode(row["jpeg"]).decode(),
     }
 
 
 def _failures(run: Run, count: int) -> Iterator[dict[str, str]]:
-    """The first of them, as the shards come."""
+    """The first failures, in the order of the shards."""
     left = min(count, _FAILURES)
     folder = join(run.output, "failures", f"run={run.run_id}")
     for stored in run.storage.list(folder) if left else ():
-        rows: Sequence[dict[str, str]] = read_parquet(stored.uri).read(columns=_FAILURE_COLUMNS)[:left].to_pylist()
+        rows: Sequence[dict[str, str]] = open_part(stored.uri).read(columns=_FAILURE_COLUMNS)[:left].to_pylist()
         yield from (row | {"uri": public_name(row["uri"])} for row in rows)
         left -= len(rows)
         if not left:
@@ -108,6 +110,6 @@ def _checksum(content: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}"
 
 
-def _harmless(text: str) -> str:
-    """JSON that can end no script element."""
+def _escaped(text: str) -> str:
+    """JSON that cannot end its script element."""
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

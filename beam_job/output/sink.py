@@ -1,8 +1,8 @@
 """The output: Arrow schemas, and the commit of a shard as one atomic file.
 
-A shard is done when its captions file stands. That file is created once and never replaced, and its metadata carries
-the shard's failures, so that one atomic step decides what the shard came to: of two attempts at a shard, the
-first to create the file wins, whatever the other saw. The failures file is derived from it.
+A shard is done when its captions file exists. That file is created once and never replaced, and its metadata holds the
+shard's failures, so that one atomic step decides the shard's result: of two attempts at a shard, the first to create
+the file wins, whatever the other saw. The failures file is derived from it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from beam_job.output.formats import PARQUET_FORMAT, damaged_part, open_part
 from beam_job.planning.plan import Shard
 from beam_job.planning.run import Run
 from beam_job.records import CaptionedImage, Failure
-from beam_job.storage.parquet import parquet_bytes, read_parquet
+from beam_job.storage.parquet import parquet_bytes
 
 LOW_CONFIDENCE = "low_confidence"
 _TIME = pa.timestamp("ms", tz="UTC")
@@ -47,7 +48,7 @@ FAILURE_SCHEMA = pa.schema(
 
 
 def caption_schema(several: bool) -> pa.Schema:
-    """The columns of `captions/`; with `several` captions an image, `captions` and `scores` too."""
+    """The columns of `captions/`; with `several` captions of an image, `captions` and `scores` too."""
     lists = [("captions", pa.list_(pa.string())), ("scores", pa.list_(pa.float32()))] if several else []
     return pa.schema(
         [
@@ -66,13 +67,13 @@ def caption_schema(several: bool) -> pa.Schema:
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What a shard came to.
+    """The row counts and failures of a shard.
 
     Attributes:
       captions: rows of its captions file.
       failures: rows of its failures file.
-      low_confidence: of its captions those that are marked so.
-      scores: captions by score, in steps of 0.1: the step's lower end, in tenths.
+      low_confidence: captions below --min_score.
+      scores: captions by score, in steps of 0.1, each named by its lower end in tenths.
       words: captions by number of words.
     """
 
@@ -87,20 +88,23 @@ def commit_shard(run: Run, number: int, captions: pa.Table, failures: Sequence[F
     """Makes this attempt the shard's result, unless another was first.
 
     Args:
-      run: of the shard.
-      number: of the shard.
+      run: that the shard belongs to.
+      number: the shard's.
       captions: as `caption_table` makes it.
       failures: of the shard's other images.
       shard: as planned.
 
     Returns:
-      the report of the attempt that stands.
+      the report of the attempt that was first.
+
+    Raises:
+      StorageError: the files cannot be written, or the other attempt's file is damaged.
     """
     marked = pc.sum(captions[LOW_CONFIDENCE]).as_py() if LOW_CONFIDENCE in captions.column_names else 0
-    scores = Counter(math.floor(10 * score) for score in captions["score"].to_pylist())
+    scores = _score_counts(captions["score"])
     words = Counter(len(caption.split()) for caption in captions["caption"].to_pylist())
     report = ShardReport(captions.num_rows, tuple(failures), marked or 0, scores, words)
-    content = parquet_bytes(captions.replace_schema_metadata({_REPORT: _to_json(report)}))
+    content = parquet_bytes(captions.replace_schema_metadata({_REPORT: _to_json(report), **PARQUET_FORMAT}))
     if not run.storage.create(run.captions(number), content):
         report = read_report(run, number)
     publish_failures(run, number, report, shard)
@@ -108,22 +112,30 @@ def commit_shard(run: Run, number: int, captions: pa.Table, failures: Sequence[F
 
 
 def publish_failures(run: Run, number: int, report: ShardReport, shard: Shard) -> None:
-    """Writes the failures file that a committed shard's report calls for; again if need be, always the same."""
+    """Writes the failures file that belongs to a committed shard; a repeated call writes the same file."""
     if report.failures:
         rows = [dataclasses.asdict(failure) for failure in report.failures]
         carried = shard.carried_by(failure.uri for failure in report.failures)
         table = _with_columns(pa.Table.from_pylist(rows, FAILURE_SCHEMA), carried)
-        run.storage.write(run.failures(number), parquet_bytes(table))
+        run.storage.write(run.failures(number), parquet_bytes(table.replace_schema_metadata(PARQUET_FORMAT)))
 
 
 def read_report(run: Run, shard: int) -> ShardReport:
-    """The report of a committed shard, from the footer of its captions file."""
-    footer = read_parquet(run.captions(shard)).metadata
-    return _from_json(footer.num_rows, (footer.metadata or {})[_REPORT])
+    """The report of a committed shard, from the footer of its captions file.
+
+    Raises:
+      StorageError: the file cannot be read, is damaged, or was written by a newer version.
+    """
+    uri = run.captions(shard)
+    footer = open_part(uri).metadata
+    try:
+        return _from_json(footer.num_rows, (footer.metadata or {})[_REPORT])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise damaged_part(uri, f"its report: {error!r}") from error
 
 
 def committed_shards(run: Run) -> list[int]:
-    """The numbers of the shards that stand."""
+    """The numbers of the shards that are done."""
     files = run.storage.list(run.captions_folder)
     names = (posixpath.basename(stored.uri) for stored in files)
     return sorted(int(match.group(1)) for match in map(_PART.fullmatch, names) if match)
@@ -131,7 +143,7 @@ def committed_shards(run: Run) -> list[int]:
 
 @dataclass(frozen=True)
 class ShardCounts:
-    """A shard's report without its rows: `failures` are counts by "stage: error type"."""
+    """A shard's report with its failures counted by "stage: error type"."""
 
     captions: int
     failures: Counter[str]
@@ -141,7 +153,7 @@ class ShardCounts:
 
 
 def read_counts(run: Run, shards: Iterable[int]) -> Iterator[ShardCounts]:
-    """What each of these committed shards came to."""
+    """The counts of these committed shards, in their order."""
 
     def counts(shard: int) -> ShardCounts:
         report = read_report(run, shard)
@@ -165,10 +177,10 @@ def caption_table(
 
     Args:
       captioned: the images.
-      model_version: of the captioner.
+      model_version: the captioner's.
       several: whether to write the columns `captions` and `scores`.
       carried: columns of the user's list, a row for each of `captioned`; they come last.
-      min_score: where given, the column `low_confidence` tells whether `score`, as it is stored, is lower.
+      min_score: where given, the column `low_confidence` says whether `score`, as stored, is lower.
     """
     columns = {
         "uri": [image.uri for image in captioned],
@@ -200,20 +212,25 @@ def _to_json(report: ShardReport) -> bytes:
     failures = [
         dataclasses.asdict(failure) | {"failed_at": failure.failed_at.isoformat()} for failure in report.failures
     ]
-    told = {
+    content = {
         "failures": failures,
         "low_confidence": report.low_confidence,
         "scores": report.scores,
         "words": report.words,
     }
-    return json.dumps(told).encode()
+    return json.dumps(content).encode()
 
 
 def _from_json(captions: int, content: bytes) -> ShardReport:
     report = json.loads(content)
-    failures = tuple(
-        Failure(**row | {"failed_at": datetime.datetime.fromisoformat(row["failed_at"])}) for row in report["failures"]
-    )
-    # Shards of earlier versions do not tell these.
+    names = {field.name for field in dataclasses.fields(Failure)}
+    rows = [{name: value for name, value in row.items() if name in names} for row in report["failures"]]
+    failures = tuple(Failure(**row | {"failed_at": datetime.datetime.fromisoformat(row["failed_at"])}) for row in rows)
+    # Reports of the first versions lack these.
     scores, words = ({int(step): count for step, count in report.get(name, {}).items()} for name in ("scores", "words"))
     return ShardReport(captions, failures, report.get("low_confidence", 0), scores, words)
+
+
+def _score_counts(scores: pa.ChunkedArray) -> Counter[int]:
+    """The finite scores by step; a captioner's own score may be anything."""
+    return Counter(math.floor(10 * score) for score in scores.to_pylist() if score is not None and math.isfinite(score))

@@ -1,4 +1,4 @@
-"""Where the time of the model's thread goes: to its work, or to waiting, and for which stage."""
+"""How the time of the model's thread is spent: on work, or waiting for one of the other stages."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 WAITED_FOR = ("fetch", "decode", "write")
 
 
-class ModelTime:
-    """Books each moment in which something is under way on one stage.
+class StageClock:
+    """Assigns each moment to one stage while anything is in progress.
 
     That is "model" while a batch runs. Otherwise the model waits, for
-      - "decode", where each of its threads has an image, or where it has all the images that are still to come,
-      - or else "fetch", where it has images,
-      - or else "write", where nothing is to come before a shard's files are written.
+      - "decode" if each decoding thread has an image, or if decoding has all the images that are still to come,
+      - else "fetch" if fetching has images,
+      - else "write" if nothing is to come before a shard's files are written.
 
     Any thread may call it.
 
@@ -34,30 +34,30 @@ class ModelTime:
         self._since = clock()
         self._lock = threading.Lock()
 
-    def move(self, leaves: str | None = None, enters: str | None = None, count: int = 1) -> None:
-        """Images, batches or shards go from one stage to another."""
+    def transition(self, from_: str | None = None, to: str | None = None, count: int = 1) -> None:
+        """Moves `count` images, batches or shards from one stage to another; None is outside of all stages."""
         with self._lock:
-            self._book()
-            if leaves:
-                self._held[leaves] -= count
-            if enters:
-                self._held[enters] += count
+            self._add_elapsed()
+            if from_:
+                self._held[from_] -= count
+            if to:
+                self._held[to] += count
 
     def seconds(self) -> Mapping[str, float]:
-        """By stage, until now."""
+        """Seconds by stage until now."""
         with self._lock:
-            self._book()
+            self._add_elapsed()
             return dict(self._seconds)
 
     def take(self) -> Mapping[str, float]:
-        """By stage, since the last call."""
+        """Seconds by stage since the last call."""
         with self._lock:
-            self._book()
+            self._add_elapsed()
             since = {stage: spent - self._taken[stage] for stage, spent in self._seconds.items()}
             self._taken = dict(self._seconds)
             return since
 
-    def _book(self) -> None:
+    def _add_elapsed(self) -> None:
         now = self._clock()
         stage = self._stage()
         if stage:
@@ -75,11 +75,14 @@ class ModelTime:
         return "write" if held["write"] else None
 
 
-def told_model_time(seconds: Mapping[str, float]) -> str:
-    """`model busy 57 %, waiting for fetch 40 %`: the stage waited for most, if it is worth a word; "" before the first.
+def format_model_time(seconds: Mapping[str, float]) -> str:
+    """Formats `model busy 57 %, waiting for fetch 40 %`, with the stage waited for most if it is 5 % or more.
 
     Args:
-      seconds: as `ModelTime.seconds` gives them, over any number of workers.
+      seconds: as `StageClock.seconds` returns them, summed over any number of workers.
+
+    Returns:
+      the text; "" before the first image.
     """
     total = sum(seconds.values())
     if not total:

@@ -1,4 +1,4 @@
-"""What a run came to: read back from what it wrote, so that it cannot claim more."""
+"""The summary of a run, read back from the files that it wrote, so that it cannot claim more."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from beam_job.config import JobConfig
-from beam_job.output.metrics import Measured, RanWith
+from beam_job.output.formats import FORMAT
+from beam_job.output.metrics import RanWith, RunMetrics
 from beam_job.output.sink import ShardCounts, read_counts
 from beam_job.output.stage_clock import WAITED_FOR
 from beam_job.planning.prepare import PlannedRun
@@ -21,27 +22,29 @@ class Summary:
     """`summary.json`.
 
     Attributes:
-      run_id: of the run.
-      inputs: distinct URIs that the run had to do.
-      skipped: distinct URIs that were listed and had been done before.
+      run_id: the run's name.
+      inputs: distinct URIs that the run had to caption.
+      skipped: distinct URIs that were listed and already done.
       captions: rows of `captions/`.
-      low_confidence: of these, those with a score below --min_score; None without that option.
+      low_confidence: captions with a score below --min_score; None without that option.
       failures: rows of `failures/`.
       failures_by_reason: rows by "stage: error type".
-      seconds: wall time, from the listing to the last shard; of a continued run, of its last attempt.
-      images_per_second: captions and failures, by `seconds`.
+      seconds: wall time from the listing to the last shard; of a resumed run, of its last attempt.
+      images_per_second: captions and failures of the last attempt, divided by `seconds`; None where not known.
       seconds_by_stage: "fetch", "decode", "caption", "write", summed over threads and workers.
-      wait_seconds: of the model's threads by what they waited for, "fetch", "decode" or "write", as `ModelTime` tells
-        them apart; summed over workers.
-      model_share: of the time from the first image to the last file, which waiting and captioning fill together, the
-        share that was captioning; None where no image came to the model. Start-up is no part of it.
-      bytes_fetched: of the images, as stored.
-      batch_fill: images in a batch by those that it has room for, on average; None where no image came to the model.
-      scores: captions by score, in steps of 0.1 that are named by their lower end.
+      wait_seconds: time that the model's threads waited, by what they waited for ("fetch", "decode" or "write", see
+        `StageClock`), summed over workers.
+      model_share: captioning by captioning and waiting, from the first image to the last file; None where no image came
+        to the model. Start-up is not included.
+      bytes_fetched: bytes of the images, as stored.
+      batch_fill: images in a batch by its capacity, on average; None where no image came to the model.
+      scores: captions by score, in steps of 0.1 named by their lower end.
       words: captions by number of words.
       model: version of the model.
-      ran_with: what its shards were captioned with; of a continued run, those of its last attempt.
-      options: of the job.
+      ran_with: what its shards were captioned with; of a resumed run, those of its last attempt.
+      options: the job's.
+      page: the review page; None where it was not requested or could not be written.
+      format: `beam_job.output.formats.FORMAT` of the version that wrote it.
     """
 
     run_id: str
@@ -52,7 +55,7 @@ class Summary:
     failures: int
     failures_by_reason: Mapping[str, int]
     seconds: float
-    images_per_second: float
+    images_per_second: float | None
     seconds_by_stage: Mapping[str, float]
     wait_seconds: Mapping[str, float]
     model_share: float | None
@@ -63,6 +66,8 @@ class Summary:
     model: str
     ran_with: Sequence[RanWith]
     options: Mapping[str, Any]
+    page: str | None = None
+    format: int = FORMAT
 
     def __post_init__(self) -> None:
         if self.captions + self.failures != self.inputs:
@@ -73,7 +78,7 @@ class Summary:
 
     @property
     def failure_ratio(self) -> float:
-        """Failures by inputs."""
+        """Failures divided by inputs."""
         return self.failures / self.inputs if self.inputs else 0.0
 
     def to_json(self) -> bytes:
@@ -82,33 +87,34 @@ class Summary:
 
 
 class RowCountError(RuntimeError):
-    """The rows written are not the rows planned."""
+    """The number of rows written is not the number planned."""
 
 
 def summarize(
     config: JobConfig,
     prepared: PlannedRun,
     seconds: float,
-    measured: Measured,
+    metrics: RunMetrics,
     model_version: str,
 ) -> Summary:
     """Counts the rows of all committed shards.
 
     Args:
-      config: the job.
-      prepared: its run.
-      seconds: wall time.
-      measured: from the pipeline's metrics.
-      model_version: of the captioner.
+      config: the job's.
+      prepared: the job's run.
+      seconds: wall time of this attempt.
+      metrics: of the pipeline.
+      model_version: the captioner's.
 
     Raises:
       RowCountError: captions and failures do not add up to the inputs.
+      StorageError: a shard's file cannot be read or is damaged.
     """
     run, plan = prepared.run, prepared.plan
     counted = _sum(read_counts(run, range(plan.shards)))
-    seconds_by_stage = measured.seconds_by_stage
+    seconds_by_stage = metrics.seconds_by_stage
     waited = {stage: seconds_by_stage.get(f"model_{stage}", 0.0) for stage in WAITED_FOR}
-    captioning = seconds_by_stage.get("model_model", 0.0)  # two batches at the same time count once, unlike "caption"
+    captioning = seconds_by_stage.get("model_model", 0.0)  # simultaneous batches count once, unlike in "caption"
     total = captioning + sum(waited.values())
     return Summary(
         run_id=run.run_id,
@@ -119,7 +125,7 @@ def summarize(
         failures=counted.failures.total(),
         failures_by_reason=dict(counted.failures),
         seconds=round(seconds, 3),
-        images_per_second=round(plan.inputs / seconds, 2) if seconds else 0.0,
+        images_per_second=_rate(prepared, metrics, seconds),
         seconds_by_stage={
             stage: round(spent, 3)
             for stage, spent in sorted(seconds_by_stage.items())
@@ -127,14 +133,20 @@ def summarize(
         },
         wait_seconds={stage: round(spent, 3) for stage, spent in waited.items()},
         model_share=round(captioning / total, 3) if total else None,
-        bytes_fetched=measured.bytes_fetched,
-        batch_fill=None if measured.batch_fill is None else round(measured.batch_fill, 3),
+        bytes_fetched=metrics.bytes_fetched,
+        batch_fill=None if metrics.batch_fill is None else round(metrics.batch_fill, 3),
         scores={f"{step / 10:.1f}": count for step, count in sorted(counted.scores.items())},
         words={str(number): count for number, count in sorted(counted.words.items())},
         model=model_version,
-        ran_with=measured.ran_with,
+        ran_with=metrics.ran_with,
         options=config.options,
     )
+
+
+def _rate(prepared: PlannedRun, metrics: RunMetrics, seconds: float) -> float | None:
+    """Images a second of this attempt: of a resumed run, earlier attempts did the others."""
+    images = metrics.images if prepared.resumed else prepared.plan.inputs
+    return round(images / seconds, 2) if images and seconds > 0 else None
 
 
 def _sum(shards: Iterable[ShardCounts]) -> ShardCounts:

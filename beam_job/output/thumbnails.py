@@ -1,7 +1,7 @@
-"""Small pictures for the review page, made while the images are in hand.
+"""Thumbnails for the review page, made while the pixels are in memory.
 
-A worker keeps them of a sample that depends on nothing but the URIs, and of the lowest scores of each shard. They lie
-beside the run, a Parquet file a shard; the page is poorer without one of them, and a run no worse.
+A worker keeps those of a sample that depends on the URIs alone, and those of the lowest scores of each shard. They are
+stored with the run, one Parquet file a shard. A missing file makes the page smaller and does not affect the run.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from beam_job.output.formats import PARQUET_FORMAT, open_part
 from beam_job.planning.run import Run
 from beam_job.records import CaptionedImage, DecodedImage
 from beam_job.storage import StorageError, join, public_name
-from beam_job.storage.parquet import parquet_bytes, read_parquet
+from beam_job.storage.parquet import parquet_bytes
 from model.preprocessing import LoadedImage
 
 LOWEST = 50  # of a run's captions, shown with their pictures
 _SIDE = 160  # pixels of the longer side
 _LOWEST_OF_SHARD = 4
-SHARDS_WITH_LOWEST = 2_000  # of larger runs the other shards have sampled pictures alone: each file is read again
+SHARDS_WITH_LOWEST = 2_000  # later shards keep sampled thumbnails only, since every file is read again for the page
 _QUALITY = 70
 _THREADS = 16
 
-# `name` is the URI without its secrets, `id` tells apart those that differ in them alone, and where there are some
-# `object_version` is null: without its whole URI nobody can say whose correction it is.
+# `name` is the URI without its secrets, and `id` distinguishes URIs that differ only in them. Where there are secrets,
+# `object_version` is null: without the whole URI a correction could not be assigned. `place` is the `sample_key`.
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -49,31 +50,31 @@ SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class Picks:
-    """Of which images of a run a picture is kept.
+class ThumbnailSampler:
+    """Which images of a run are sampled for the review page.
 
     Attributes:
-      share: of the sample, from 0 to 1: images with a `place_of` below it; with 0, none is kept at all.
+      share: of the images, from 0 to 1: those with a `sample_key` below it; with 0, no thumbnail is kept at all.
     """
 
     share: float
 
     @classmethod
-    def of_run(cls, samples: int, inputs: int) -> Picks:
-        """For a page with so many samples: some more, since chance may give fewer, and some of the images will fail."""
+    def for_run(cls, samples: int, inputs: int) -> ThumbnailSampler:
+        """For a page with `samples` thumbnails: some more, since chance may give fewer, and some images will fail."""
         expected = samples + 5 * math.sqrt(samples) + 16 if samples else 0
         return cls(min(1.0, expected / max(inputs, 1)))
 
     def lowest_of(self, shard: int) -> int:
-        """How many of a shard's lowest scores."""
+        """How many thumbnails of a shard's lowest scores are kept too."""
         return _LOWEST_OF_SHARD if self.share and shard < SHARDS_WITH_LOWEST else 0
 
 
-NO_PICTURES = Picks(0.0)
+NO_THUMBNAILS = ThumbnailSampler(0.0)
 
 
-def place_of(uri: str) -> float:
-    """Where a URI stands in the order in which images are sampled: in [0, 1), the same in every run."""
+def sample_key(uri: str) -> float:
+    """A hash of the URI in [0, 1), the same in every run: images are sampled in its order."""
     return (int(_id(uri), 16) >> 11) / 2**53
 
 
@@ -81,24 +82,24 @@ def _id(uri: str) -> str:
     return hashlib.sha256(uri.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-class Pictures:
-    """Of the images of one shard, those whose pictures are kept.
+class ShardThumbnails:
+    """Collects the thumbnails of one shard.
 
     Args:
-      picks: of the run.
+      sampler: the run's.
       shard: its number.
     """
 
-    def __init__(self, picks: Picks, shard: int) -> None:
-        self._share = picks.share
-        self._lowest = picks.lowest_of(shard)
-        self._kept: dict[str, npt.NDArray[np.uint8]] = {}
+    def __init__(self, sampler: ThumbnailSampler, shard: int) -> None:
+        self._share = sampler.share
+        self._lowest = sampler.lowest_of(shard)
+        self._sampled: dict[str, npt.NDArray[np.uint8]] = {}
         self._low: list[tuple[float, str, npt.NDArray[np.uint8]]] = []  # a heap, the highest of the low scores first
 
-    def see(self, image: DecodedImage, row: CaptionedImage) -> None:
-        """Keeps an image's pixels if it is one of those."""
-        if place_of(row.uri) < self._share:
-            self._kept[row.uri] = image.pixels
+    def offer(self, image: DecodedImage, row: CaptionedImage) -> None:
+        """Keeps the image's pixels if it is sampled, or if its score is among the shard's lowest so far."""
+        if sample_key(row.uri) < self._share:
+            self._sampled[row.uri] = image.pixels
         if self._lowest:
             entry = (-row.captions[0].score, row.uri, image.pixels)
             if len(self._low) < self._lowest:
@@ -107,12 +108,14 @@ class Pictures:
                 heapq.heapreplace(self._low, entry)
 
     def write(self, run: Run, shard: int, rows: list[CaptionedImage]) -> None:
-        """Writes the shard's pictures."""
-        pixels = self._kept | {uri: low for _, uri, low in self._low}
+        """Writes the shard's thumbnails; where that fails, the page lacks them and says how many it shows."""
+        pixels = self._sampled | {uri: low for _, uri, low in self._low}
         table = [_entry(row, pixels[row.uri]) for row in rows if row.uri in pixels]
         if table:
-            with contextlib.suppress(StorageError):  # the page lacks them then, and says how many it shows
-                run.storage.write(_file(run, shard), parquet_bytes(pa.Table.from_pylist(table, SCHEMA)))
+            with contextlib.suppress(StorageError):
+                run.storage.write(
+                    _file(run, shard), parquet_bytes(pa.Table.from_pylist(table, SCHEMA.with_metadata(PARQUET_FORMAT)))
+                )
 
 
 def _entry(row: CaptionedImage, pixels: npt.NDArray[np.uint8]) -> dict[str, Any]:
@@ -123,18 +126,18 @@ def _entry(row: CaptionedImage, pixels: npt.NDArray[np.uint8]) -> dict[str, Any]
         "caption": row.captions[0].text,
         "score": row.captions[0].score,
         "object_version": row.object_version if name == row.uri else None,
-        "place": place_of(row.uri),
+        "place": sample_key(row.uri),
         "jpeg": _jpeg(pixels, row.width, row.height),
     }
 
 
-def read_pictures(run: Run) -> Iterator[pa.Table]:
-    """All that was kept of a run; files that cannot be read are left out."""
+def read_thumbnails(run: Run) -> Iterator[pa.Table]:
+    """All thumbnails of a run; files that cannot be read are left out."""
 
     def read(uri: str) -> pa.Table:
         try:
-            return read_parquet(uri).read().cast(SCHEMA)
-        except (StorageError, pa.ArrowException, ValueError, OSError):
+            return open_part(uri).read().select(SCHEMA.names).cast(SCHEMA)
+        except (StorageError, pa.ArrowException, LookupError, ValueError, OSError):
             return SCHEMA.empty_table()
 
     files = [stored.uri for stored in run.storage.list(join(run.folder, "thumbnails"))]

@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 URI_BYTES = 10
 KEY_BYTES = 16
 Keys = npt.NDArray[np.bytes_]  # S10 of URIs, S16 of URIs with versions; numpy sorts and searches these as memcmp does
-_NO_VERSION = b""
 
 
 def uri_keys(uris: pa.ChunkedArray | pa.Array) -> Keys:
@@ -29,7 +28,7 @@ def uri_keys(uris: pa.ChunkedArray | pa.Array) -> Keys:
 def version_keys(of_uris: Keys, versions: pa.ChunkedArray | pa.Array) -> Keys:
     """S16[rows]: the keys of URIs, given theirs, in these versions; null is a version, too."""
     size = KEY_BYTES - URI_BYTES
-    digests = (hashlib.blake2b(version or _NO_VERSION, digest_size=size).digest() for version in _bytes_of(versions))
+    digests = (hashlib.blake2b(version, digest_size=size).digest() for version in _bytes_of(versions))
     keys = np.empty((len(of_uris), KEY_BYTES), np.uint8)
     keys[:, :URI_BYTES] = of_uris.view(np.uint8).reshape(-1, URI_BYTES)
     keys[:, URI_BYTES:] = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, size)
@@ -84,5 +83,5 @@ class KeySet:
         return answer
 
 
-def _bytes_of(texts: pa.ChunkedArray | pa.Array) -> list[bytes | None]:
-    return pc.cast(texts, pa.binary()).to_pylist()
+def _bytes_of(texts: pa.ChunkedArray | pa.Array) -> list[bytes]:
+    return pc.fill_null(pc.cast(texts, pa.large_binary()), b"").to_pylist()

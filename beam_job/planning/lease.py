@@ -1,6 +1,6 @@
 """One run at a time in an output: a lease with a heartbeat, taken over only from a holder that is dead.
 
-The lease is the file with the highest number in `OUTPUT/runs/_LEASE/`. To take it over is to create the next number,
+The lease is the file with the highest number in `OUTPUT/_LEASE/`. To take it over is to create the next number,
 which storage grants to one process alone, and then to list again: the holder is whoever has the highest number. The
 highest file is never deleted, not even on release, where it is marked instead; so numbers never fall, and a process
 that acts on an old listing can only create a number below the holder's. Only its holder writes a file again.
@@ -23,6 +23,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from beam_job.planning.damage import is_missing
 from beam_job.planning.process_identity import ProcessIdentity
 from beam_job.storage import Storage, StorageError, join, storage_for
 
@@ -31,14 +32,13 @@ STALE_AFTER_S = 60.0
 _POLL_S = 2.0
 _JOIN_S = 5.0  # for a heartbeat under way when the run ends
 _NAME = re.compile(r"/(\d{6,})\.json$")
-_MISSING = ("FileNotFoundError", "NotFound")  # StorageError.cause of a file that is not there
 
 
 class LeaseError(RuntimeError):
     """Another run writes into this output; the message names it."""
 
 
-class LeaseLostError(RuntimeError):
+class LeaseLostError(LeaseError):
     """Another run has taken over the output while this process was stopped or cut off; the message names it."""
 
 
@@ -108,7 +108,7 @@ class Lease:
     ) -> None:
         self.lost = threading.Event()
         self._output = output
-        self._folder = join(output, "runs", "_LEASE")
+        self._folder = join(output, "_LEASE")
         self._storage = storage or storage_for(output)
         self._monotonic = monotonic
         self._sleep = sleep
@@ -181,12 +181,12 @@ class Lease:
             return True
         alive = record.process.is_alive()
         if alive is None:
-            return self._watch(lambda: self._read(number), record)
+            return self._watch(lambda: self._read(number), record, self._uri(number))
         if alive:
-            raise self._refusal(record)
+            raise _refusal(record, self._uri(number))
         return True
 
-    def _watch(self, read: Callable[[], LeaseRecord | None], record: LeaseRecord) -> bool:
+    def _watch(self, read: Callable[[], LeaseRecord | None], record: LeaseRecord, uri: str) -> bool:
         """Waits for a sign of life: True after `STALE_AFTER_S` without one, or where the lease is released meanwhile.
 
         Raises:
@@ -205,7 +205,7 @@ class Lease:
             if present.released:
                 return True
             if present != record:
-                raise self._refusal(present)
+                raise _refusal(present, uri)
             if waited >= STALE_AFTER_S:
                 return True
 
@@ -262,7 +262,7 @@ class Lease:
         try:
             return self._parse(self._uri(number))
         except StorageError as error:
-            if error.cause in _MISSING:
+            if is_missing(error):
                 return None
             raise
 
@@ -292,15 +292,19 @@ class Lease:
             return
         alive = record.process.is_alive()
         if alive:
-            raise self._refusal(record)
-        if (alive is False or self._watch(read, record)) and self._storage.exists(uri):
+            raise _refusal(record, uri)
+        if (alive is False or self._watch(read, record, uri)) and self._storage.exists(uri):
             self._storage.delete(uri)
-
-    def _refusal(self, record: LeaseRecord) -> LeaseError:
-        return LeaseError(f"another run writes into this output: {record}; wait for it, or give another --output")
 
     def _uri(self, number: int) -> str:
         return join(self._folder, f"{number:06d}.json")
+
+
+def _refusal(record: LeaseRecord, uri: str) -> LeaseError:
+    remedy = "wait for it, or give another --output"
+    if not record.process.boot_id:  # then it may be another process with the same id
+        remedy += f"; if that process is not a run of this job, delete {uri}"
+    return LeaseError(f"another run writes into this output: {record}; {remedy}")
 
 
 @contextlib.contextmanager

@@ -21,6 +21,8 @@ _OWN_COLUMNS = [field.name for field in LISTING_FIELDS]
 _SHARDS_PER_PART = 100  # a worker reads a part to have one of its shards: some 2 MB
 _PARTS_KEPT = 8
 _THREADS = 16
+_REPLANNED = "what its run has written counts, and the other images are planned in a new run"
+_REMEDY = f"delete it and repeat the command: {_REPLANNED}"
 
 
 @dataclass(frozen=True)
@@ -104,10 +106,10 @@ def check_plan(run: Run, plan: Plan) -> None:
 
     def rows(number: int) -> tuple[int, int]:
         try:
-            metadata = _read_part(run, number).metadata
+            metadata = _read_part(run, number, _REPLANNED).metadata
         except StorageError as error:
             if is_missing(error):
-                raise StorageError(f"{run.plan_part(number)} is missing", DAMAGED) from error
+                raise StorageError(f"{run.plan_part(number)} is missing; {_REPLANNED}", DAMAGED) from error
             raise
         return metadata.num_rows, metadata.num_row_groups
 
@@ -115,7 +117,7 @@ def check_plan(run: Run, plan: Plan) -> None:
         found = list(threads.map(rows, range(plan.parts)))
     inputs, shards = (sum(column) for column in zip(*found, strict=True))
     if (inputs, shards) != (plan.inputs, plan.shards):
-        raise StorageError(f"the plan below {run.folder} has {inputs:,} images instead of {plan.inputs:,}", DAMAGED)
+        raise StorageError(f"{run.plan_folder} has {inputs:,} images instead of {plan.inputs:,}; {_REPLANNED}", DAMAGED)
 
 
 class PlanReader:
@@ -144,14 +146,9 @@ class PlanReader:
         self._part.cache_clear()
 
 
-_REMEDY = (
-    "delete it and repeat the command: what the run has written counts, and the other images are planned as a new run"
-)
-
-
-def _read_part(run: Run, number: int) -> pq.ParquetFile:
+def _read_part(run: Run, number: int, remedy: str = _REMEDY) -> pq.ParquetFile:
     uri = run.plan_part(number)
-    with naming_damage(uri, _REMEDY):
+    with naming_damage(uri, remedy):
         return read_parquet(uri)
 
 

@@ -102,7 +102,7 @@ def find_resumable_run(config: JobConfig, model_version: str) -> PlannedRun | No
         except StorageError as error:
             if not is_damaged(error):
                 raise
-            warn(StorageError(f"run {run.run_id} cannot be resumed, its other images are planned anew: {error}"))
+            warn(error)
             continue
         return PlannedRun(run, plan, manifest.skipped, resumed=True)
     return None
@@ -194,7 +194,7 @@ def count_new(config: JobConfig, manifest: RunManifest, listing: Listing) -> New
 def new_manifest(config: JobConfig, model_version: str) -> RunManifest:
     """The manifest of a run that is not planned yet."""
     # A captioner of the user's own may use any option; of a bundle's it is known which ones have an effect.
-    decoding = dataclasses.asdict(config.decoding) if config.captioner else config.decoding.used
+    decoding = dataclasses.asdict(config.decoding) if config.captioner else config.decoding.effective_options
     limits = {
         "max_pixels": config.max_pixels,
         "min_bytes": config.filters.min_bytes,

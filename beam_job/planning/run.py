@@ -7,6 +7,7 @@ import datetime
 import json
 import secrets
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from model import Decoding
 # Of run.json. A field that an older version may ignore does not raise it; one that changes what others mean does.
 FORMAT = 1
 _DEFAULT_DECODING = dataclasses.asdict(Decoding())
+_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class RunManifest:
 
     Attributes:
       model: version of the model.
-      decoding: options of decoding that its captions depend on; see `model.Decoding`.
+      decoding: options of decoding that its captions depend on, `Decoding.effective_options`.
       request: inputs and filters; an interrupted run is resumed by the same request.
       inputs: images of the plan.
       shards: shards of the plan.
@@ -189,18 +191,29 @@ def read_runs(output: str, on_damaged: Callable[[StorageError], None] = warn) ->
     Raises:
       StorageError: a manifest cannot be read, or a newer version wrote it.
     """
-    storage = storage_for(output)
-    manifests = [stored.uri for stored in storage.list(join(output, "runs")) if stored.uri.endswith("/run.json")]
-    runs: dict[Run, RunManifest] = {}
-    for uri in sorted(manifests):
-        run = Run(output, uri.split("/")[-2])
+
+    def read(run: Run) -> RunManifest | StorageError:
         try:
-            runs[run] = read_manifest(run)
+            return read_manifest(run)
         except StorageError as error:
             if not is_damaged(error):
                 raise
-            on_damaged(error)
-    return runs
+            return error
+
+    files = storage_for(output).list(join(output, "runs"))
+    runs = [Run(output, uri.split("/")[-2]) for uri in sorted(stored.uri for stored in files) if _is_manifest(uri)]
+    manifests: dict[Run, RunManifest] = {}
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for run, found in zip(runs, threads.map(read, runs), strict=True):
+            if isinstance(found, StorageError):
+                on_damaged(found)
+            else:
+                manifests[run] = found
+    return manifests
+
+
+def _is_manifest(uri: str) -> bool:
+    return uri.endswith("/run.json")
 
 
 def read_manifest(run: Run) -> RunManifest:

@@ -2,59 +2,66 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
+import posixpath
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from beam_job.records import now
-from beam_job.results.corrections import Correction, corrections_folder, parse_corrections
+from beam_job.results.arguments import CommandParser, refuse_wrong_usage
+from beam_job.results.corrections import (
+    Correction,
+    corrections_files,
+    corrections_folder,
+    current_corrections,
+    parse_corrections,
+)
 from beam_job.results.latest_rows import captioned_versions
 from beam_job.storage import join, public_name, storage_for
 from beam_job.text import counted, printable_lines
 
 _DESCRIPTION = """\
-Adds what people have said of captions to an output. FILE has a JSON object a line, with the uri and object_version of
-the row in captions/ and a caption, or "bad": true, or "bad": false to take back what was said before:
+Adds people's corrections of captions to an output. FILE has one JSON object a line, with the uri and object_version of
+the row in captions/ and a caption, or "bad": true, or "bad": false to withdraw an earlier correction:
 
   {"uri": "/photos/a.jpg", "object_version": "81034-1764000000000000000", "caption": "two dogs run on a beach"}
   {"uri": "/photos/b.jpg", "object_version": "5120-1764000000000000000", "bad": true}
 
-Corrections survive later runs. In `snapshot` and `export` the newest one of an image stands instead of the model's
-caption, until the file or object changes; images marked bad are marked in a snapshot and left out of an export. Where
-one line is wrong nothing is added, and the same file twice adds nothing.
+Corrections survive later runs. In `snapshot` and `export` the newest correction of an image replaces the model's
+caption until the file or object changes; images marked bad are marked in a snapshot and left out of an export. If any
+line is wrong, nothing is added. Corrections that are in force already are not added again.
 """
-_TOLD = 20
-_STORED = re.compile(r"([0-9TZ]+)-([0-9a-f]+)\.jsonl")
+_SHOWN = 20
+_STORED = re.compile(r"(\d{8}T\d{9}Z)-[0-9a-f]+\.jsonl")
 
 
 class CorrectionsError(ValueError):
-    """A file of corrections cannot be added; the message has a line for each line of it that is wrong."""
+    """A file of corrections cannot be added; the message has a line for each wrong line of the file."""
 
 
 @dataclass(frozen=True)
 class Added:
-    """What a call of `correct` came to.
+    """The result of `add_corrections`.
 
     Attributes:
-      corrections: those of the file.
-      outdated: how many of them speak of a version that is not the newest captioned one; they change nothing now.
-      added_before: when the same corrections had been added, if they had; then nothing was added.
+      corrections: number of corrections in the file.
+      outdated: corrections of a version that is not the newest captioned one; they change nothing now.
+      changed: whether the file was added; False where all its corrections are in force already.
     """
 
     corrections: int
     outdated: int
-    added_before: str | None = None
+    changed: bool
 
 
 def add_corrections(output: str, file: str) -> Added:
     """Adds the corrections of `file` to an output.
 
     Args:
-      output: of the job.
-      file: JSON lines as `beam_job.results.corrections` has them; local or gs://.
+      output: the job's output folder.
+      file: JSON lines as `beam_job.results.corrections` describes them; local or gs://.
 
     Raises:
       CorrectionsError: a line is wrong, or there is none; nothing was added.
@@ -62,71 +69,80 @@ def add_corrections(output: str, file: str) -> Added:
     """
     content, _ = storage_for(file).read(file)
     corrections, wrong = parse_corrections(content)
-    versions = captioned_versions(output, {said.uri for said in corrections.values()})
-    wrong |= _strangers(corrections, versions, output)
+    versions, left_out = captioned_versions(output, {correction.uri for correction in corrections.values()})
+    wrong |= _unknown_images(corrections, versions, output)
     if wrong:
-        raise CorrectionsError(_told(file, wrong))
+        raise CorrectionsError(_format_errors(file, wrong, left_out))
     if not corrections:
         raise CorrectionsError(f"{file} holds no correction")
-    outdated = sum(versions[said.uri][-1] != said.key[1] for said in corrections.values())
-    before = _store(output, corrections.values())
-    return Added(len(corrections), outdated, before)
+    outdated = sum(versions[correction.uri][-1] != correction.key[1] for correction in corrections.values())
+    return Added(len(corrections), outdated, _store(output, list(corrections.values())))
 
 
-def _strangers(corrections: Mapping[int, Correction], versions: Mapping[str, list[str]], output: str) -> dict[int, str]:
-    """What is wrong with corrections of images that the output does not know, by line."""
+def _unknown_images(
+    corrections: Mapping[int, Correction], versions: Mapping[str, list[str]], output: str
+) -> dict[int, str]:
+    """The errors of corrections of images or versions that the output does not have, by line."""
     wrong = {}
-    for number, said in corrections.items():
-        name = repr(public_name(said.uri))
-        if said.uri not in versions:
+    for number, correction in corrections.items():
+        name = repr(public_name(correction.uri))
+        if correction.uri not in versions:
             wrong[number] = f"no run has captioned uri {name} into {output}; is it the right --output?"
-        elif said.key[1] not in versions[said.uri]:
-            newest = versions[said.uri][-1]
+        elif correction.key[1] not in versions[correction.uri]:
+            newest = versions[correction.uri][-1]
             wrong[number] = (
-                f"object_version {said.object_version!r} of {name} was never captioned; the newest is {newest!r}"
+                f"object_version {correction.object_version!r} of {name} was never captioned; the newest is {newest!r}"
             )
     return wrong
 
 
-def _told(file: str, wrong: Mapping[int, str]) -> str:
+def _format_errors(file: str, wrong: Mapping[int, str], left_out: Sequence[str]) -> str:
     lines = [f"line {number}: {reason}" for number, reason in sorted(wrong.items())]
-    more = [f"and {len(lines) - _TOLD:,} more"] if len(lines) > _TOLD else []
-    return "\n  ".join(
-        [f"{counted(len(lines), 'line')} of {file} cannot be added; nothing was:", *lines[:_TOLD], *more]
-    )
+    more = [f"and {len(lines) - _SHOWN:,} more"] if len(lines) > _SHOWN else []
+    head = f"nothing was added: {counted(len(lines), 'line')} of {file} cannot be used:"
+    damaged = [f"left out, which may be why: {line}" for line in left_out[:_SHOWN]]
+    return "\n  ".join([head, *lines[:_SHOWN], *more, *damaged])
 
 
-def _store(output: str, corrections: Iterable[Correction]) -> str | None:
-    """Keeps them in a file named by time and content; where the same stand already, the time at which they came."""
-    storage, folder = storage_for(output), corrections_folder(output)
-    content = "".join(f"{said.to_json()}\n" for said in corrections).encode("utf-8")
-    checksum = hashlib.sha256(content).hexdigest()[:16]
-    for stored in storage.list(folder):
-        match = _STORED.fullmatch(stored.uri.split("/")[-1])
-        if match and match[2] == checksum:
-            return match[1]
+def _store(output: str, corrections: Sequence[Correction]) -> bool:
+    """Stores corrections in a new file, unless all of them are in force already; whether it did."""
+    current = current_corrections(output)
+    newest = {correction.key: correction for correction in corrections}
+    if all(current.get(key) == correction for key, correction in newest.items()):
+        return False
+    content = "".join(f"{correction.to_json()}\n" for correction in corrections).encode("utf-8")
+    name = f"{_next_time(output)}-{hashlib.sha256(content).hexdigest()[:16]}.jsonl"
+    storage_for(output).create(join(corrections_folder(output), name), content)
+    return True
+
+
+def _next_time(output: str) -> str:
+    """The present time, or just after the newest stored file's, if a clock is behind: names sort by age."""
     time = now()
-    storage.create(join(folder, f"{time:%Y%m%dT%H%M%S}{time.microsecond // 1000:03}Z-{checksum}.jsonl"), content)
-    return None
+    present = f"{time:%Y%m%dT%H%M%S}{time.microsecond // 1000:03}Z"
+    names = map(posixpath.basename, corrections_files(output))
+    newest = max((match[1] for match in map(_STORED.fullmatch, names) if match), default="")
+    if present > newest:
+        return present
+    return f"{newest[:9]}{int(newest[9:-1]) + 1:09}Z"  # a count that sorts, even past 59.999 seconds
 
 
+@refuse_wrong_usage
 def main(arguments: list[str]) -> int:
-    """The command; returns its exit code: 0 added, or added before, 2 refused."""
-    parser = argparse.ArgumentParser(
-        prog="caption-images correct", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="of the job")
-    parser.add_argument("file", metavar="FILE", help="JSON lines, such as the review page offers for download")
+    """The command; returns its exit code: 0 added, or in force already, 2 refused."""
+    parser = CommandParser("correct", _DESCRIPTION)
+    parser.add_argument("file", metavar="FILE", help="JSON lines, such as the review page's download")
     args = parser.parse_args(arguments)
     try:
         added = add_corrections(args.output, args.file)
     except CorrectionsError as error:
         print(printable_lines(f"caption-images: {error}"), file=sys.stderr)
         return 2
-    if added.added_before:
-        print(f"these {counted(added.corrections, 'correction')} were added at {added.added_before}; nothing changed")
+    corrections = counted(added.corrections, "correction")
+    if not added.changed:
+        print(f"nothing changed: {corrections} already in force")
         return 0
-    print(f"{counted(added.corrections, 'correction')} added to {corrections_folder(args.output)}")
+    print(f"{corrections} added to {corrections_folder(args.output)}")
     if added.outdated:
-        print(f"{added.outdated:,} of an earlier version of the image: the model's newer caption stands")
+        print(f"{counted(added.outdated, 'correction')} of an earlier version of an image: the newer caption is kept")
     return 0

@@ -1,18 +1,18 @@
-r"""What people have said of captions: the file in which it comes, where it is kept, and what it changes.
+r"""People's corrections of captions: the format of their file, where they are kept, and how they change rows.
 
-A corrections file is JSON lines in UTF-8: one object a line, blank lines count for nothing.
+A corrections file is JSON lines in UTF-8: one object a line; blank lines are ignored.
 
     {"uri": "/photos/a.jpg", "object_version": "81034-1764000000000000000", "caption": "two dogs run on a beach"}
     {"uri": "/photos/b.jpg", "object_version": "5120-1764000000000000000", "bad": true}
     {"uri": "/photos/c.jpg", "object_version": "6007-1764000000000000000", "bad": false}
 
-- `uri` and `object_version` are those of the image's row in `captions/`, to the letter; `object_version` is null where
-  the row has none. Both must be there.
-- Either `caption`, one line of text of at most 2,000 characters without control characters, which stands instead of the
-  model's; or `bad`: true for an image that is not to be used, false to take back what was said of it before.
-- There is nothing else in the object. Of two lines for the same uri and object_version the later one counts.
+- `uri` and `object_version` are copied exactly from the image's row in `captions/`; `object_version` is null where the
+  row has none. Both are required.
+- Either `caption`, one line of text of at most 2,000 characters without control characters, which replaces the model's;
+  or `bad`: true for an image that is not to be used, false to withdraw an earlier correction.
+- Other members are refused. Of two lines for the same uri and object_version the later one counts.
 
-A correction speaks of one version of an image: when the file or object has changed, the model's caption stands again.
+A correction applies to one version of an image: when the file or object has changed, the model's caption is used again.
 """
 
 from __future__ import annotations
@@ -31,22 +31,23 @@ from beam_job.storage import StorageError, join, public_name, storage_for
 EDITED, BAD = "edited", "bad"
 _MEMBERS = ("uri", "object_version", "caption", "bad")
 _LONGEST = 2_000
-_FORM = 'write {"uri": ..., "object_version": ..., "caption": ...} or "bad": true in place of the caption'
+_FORM = 'write {"uri": ..., "object_version": ..., "caption": ...}, or "bad": true instead of the caption'
 
 
 class CorrectionError(ValueError):
-    """A line is no correction, or none that fits; the message says what it holds and what to write instead."""
+    """A line is not a valid correction; the message quotes it and says what to write instead."""
 
 
 @dataclass(frozen=True)
 class Correction:
-    """What a person said of the caption of one version of an image.
+    """A person's correction of the caption of one version of an image.
 
     Attributes:
       uri: as in `captions/`.
-      object_version: likewise; None where the row has none.
-      caption: to stand instead of the model's; None where `bad` is what was said.
-      bad: whether the image is not to be used. With neither, what was said before is taken back.
+      object_version: as in `captions/`; None where the row has none.
+      caption: replaces the model's; None for a correction by `bad`.
+      bad: whether the image is not to be used. Without a caption and with `bad` False, an earlier correction is
+        withdrawn.
     """
 
     uri: str
@@ -69,18 +70,18 @@ class Correction:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What it speaks of."""
+        """The image and version that it applies to."""
         return self.uri, self.object_version or ""
 
     def to_json(self) -> str:
-        """Its line in a file."""
+        """The line of a corrections file."""
         members = dataclasses.asdict(self)
         members.pop("caption" if self.caption is None else "bad")
         return json.dumps(members, ensure_ascii=False)
 
 
 def parse_correction(line: bytes) -> Correction:
-    """The correction in a line of a file. Raises CorrectionError."""
+    """Parses a line of a corrections file. Raises CorrectionError."""
     try:
         members = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -91,17 +92,17 @@ def parse_correction(line: bytes) -> Correction:
         raise CorrectionError(f"{_shown(members)} is not an object; {_FORM}")
     for name in members:
         if name not in _MEMBERS:
-            raise CorrectionError(f"{_shown(name)} does not belong into a correction; {_FORM}")
+            raise CorrectionError(f"{_shown(name)} is not a member of a correction; {_FORM}")
     for name in ("uri", "object_version"):
         if name not in members:
             raise CorrectionError(f"{name} is missing; copy it from the row in captions/")
     if (members.get("caption") is None) == (members.get("bad") is None):
-        raise CorrectionError(f"needs either caption or bad, and not both; {_FORM}")
+        raise CorrectionError(f"it needs either caption or bad, and not both; {_FORM}")
     return Correction(**{name: value for name, value in members.items() if value is not None or name in _MEMBERS[:2]})
 
 
 def parse_corrections(content: bytes) -> tuple[dict[int, Correction], dict[int, str]]:
-    """The corrections of a file, and what is wrong with its other lines, by the lines' numbers from 1."""
+    """The corrections of a file, and the errors of its other lines, by line numbers from 1."""
     good: dict[int, Correction] = {}
     wrong: dict[int, str] = {}
     for number, line in enumerate(content.split(b"\n"), 1):
@@ -115,63 +116,79 @@ def parse_corrections(content: bytes) -> tuple[dict[int, Correction], dict[int, 
 
 
 def corrections_folder(output: str) -> str:
-    """Where the corrections of an output are kept: `TIME-CHECKSUM.jsonl`, a file for each call of `correct`."""
+    """The folder of an output's corrections: `TIME-CHECKSUM.jsonl`, one file for each call of `correct`."""
     return join(output, "corrections")
 
 
-def read_corrections(output: str) -> pa.Table:
-    """What stands of all corrections of an output: (key, caption, bad), each key once, the newest.
+def corrections_files(output: str) -> list[str]:
+    """The files of an output's corrections, the oldest first."""
+    stored = storage_for(output).list(corrections_folder(output))
+    return sorted(file.uri for file in stored if file.uri.endswith(".jsonl"))
+
+
+def current_corrections(output: str) -> dict[tuple[str, str], Correction]:
+    """The newest correction of each image and version, by `Correction.key`; withdrawn ones too.
 
     Raises:
-      StorageError: they cannot be read, or somebody has put something else there.
+      StorageError: a file cannot be read, or holds something else; without it, people's words would be lost silently.
     """
     storage = storage_for(output)
     newest: dict[tuple[str, str], Correction] = {}
-    files = [stored.uri for stored in storage.list(corrections_folder(output)) if stored.uri.endswith(".jsonl")]
-    for uri in sorted(files):
-        good, wrong = parse_corrections(storage.read(uri)[0])
+    for uri in corrections_files(output):
+        content, _ = storage.read(uri)
+        good, wrong = parse_corrections(content)
         for number, reason in wrong.items():
-            raise StorageError(f"{uri}, line {number}: {reason}; or remove the file to forget its corrections")
+            raise StorageError(
+                f"{uri}, line {number}: {reason}; correct the line, or remove the file to drop its corrections"
+            )
+        if not good:
+            raise StorageError(f"{uri} is damaged (it is empty); restore it, or remove it to drop its corrections")
         newest.update((correction.key, correction) for correction in good.values())
-    return _table([said for said in newest.values() if said.bad or said.caption is not None])
+    return newest
+
+
+def read_corrections(output: str) -> pa.Table:
+    """The corrections that apply now: (key, caption, bad), each key once. Raises StorageError."""
+    newest = current_corrections(output).values()
+    return _table([correction for correction in newest if correction.bad or correction.caption is not None])
 
 
 def corrected(rows: pa.Table, corrections: pa.Table) -> pa.Table:
-    """Rows of `captions/` with what people said of them, in the new column `correction`: `edited`, `bad`, or null.
+    """Applies corrections to rows of `captions/`; the new column `correction` is `edited`, `bad`, or null.
 
-    An edited row has the person's caption as its only one, and no score, which was that of the model's words. A bad row
-    keeps what the model said.
+    An edited row has the person's caption as its only one and no score, since that was of the model's words. A bad row
+    keeps the model's caption.
     """
     version = pc.fill_null(rows["object_version"].cast(pa.string()), "")
     keys = pc.binary_join_element_wise(rows["uri"].cast(pa.string()), version, "\0")
-    places = pc.index_in(keys, value_set=corrections["key"].combine_chunks()).combine_chunks()
-    caption = corrections["caption"].take(places).combine_chunks()
-    bad = pc.fill_null(corrections["bad"].take(places), False).combine_chunks()
+    positions = pc.index_in(keys, value_set=corrections["key"].combine_chunks()).combine_chunks()
+    caption = corrections["caption"].take(positions).combine_chunks()
+    bad = pc.fill_null(corrections["bad"].take(positions), False).combine_chunks()
     edited = pc.is_valid(caption)
     kind = pc.if_else(edited, EDITED, pc.if_else(bad, BAD, pa.scalar(None, pa.string())))
     one = pa.ListArray.from_arrays(pa.array(range(rows.num_rows + 1), pa.int32()), caption)
     for name, instead in (("caption", caption), ("score", None), ("captions", one), ("scores", None)):
-        place = rows.schema.get_field_index(name)
-        if place >= 0:
-            field = rows.schema.field(place)
+        column = rows.schema.get_field_index(name)
+        if column >= 0:
+            field = rows.schema.field(column)
             value = pa.nulls(rows.num_rows, field.type) if instead is None else instead.cast(field.type)
-            rows = rows.set_column(place, field, pc.if_else(edited, value, rows[name].combine_chunks()))
+            rows = rows.set_column(column, field, pc.if_else(edited, value, rows[name].combine_chunks()))
     return rows.append_column("correction", kind)
 
 
 def _table(corrections: Sequence[Correction]) -> pa.Table:
     return pa.table(
         {
-            "key": pa.array(["\0".join(said.key) for said in corrections], pa.string()),
-            "caption": pa.array([said.caption for said in corrections], pa.string()),
-            "bad": pa.array([said.bad for said in corrections], pa.bool_()),
+            "key": pa.array(["\0".join(correction.key) for correction in corrections], pa.string()),
+            "caption": pa.array([correction.caption for correction in corrections], pa.string()),
+            "bad": pa.array([correction.bad for correction in corrections], pa.bool_()),
         }
     )
 
 
 def _check_caption(caption: object) -> None:
     if not isinstance(caption, str) or not caption.strip():
-        raise CorrectionError(f"caption is {_shown(caption)}; write a text, or bad: true in its place")
+        raise CorrectionError(f"caption is {_shown(caption)}; write a text, or bad: true instead of it")
     if len(caption) > _LONGEST:
         raise CorrectionError(f"caption has {len(caption):,} characters; write at most {_LONGEST:,}")
     for letter in caption:
@@ -180,6 +197,6 @@ def _check_caption(caption: object) -> None:
 
 
 def _shown(value: object) -> str:
-    """A value for a message: on one line, and not the whole of a long one."""
+    """A value for a message: on one line, and shortened."""
     text = repr(public_name(value) if isinstance(value, str) else value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,103 +1,132 @@
-"""`snapshot`: one row a URI, the newest, as compact Parquet, and the failures that still stand beside it."""
+"""`snapshot`: one row a URI, the newest, as compact Parquet, and the current failures beside it."""
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from beam_job.output.formats import PARQUET_FORMAT
+from beam_job.results.arguments import CommandParser, refuse_wrong_usage, report_left_out, whole_number
 from beam_job.results.corrections import BAD, EDITED
-from beam_job.results.current import read_standing
-from beam_job.storage import StoredObject, join, storage_for
+from beam_job.results.current_results import CurrentResults, read_current_results
+from beam_job.results.latest_rows import Part
+from beam_job.results.places import check_apart
+from beam_job.results.snapshot_files import FOLDERS, StagedFiles, check_replaceable, replace_snapshot
 from beam_job.storage.parquet import parquet_bytes
+from beam_job.text import counted
 
 _DESCRIPTION = """\
-Writes what stands in an output as a table of its own: each URI once, with its newest caption, in
-DIR/data/train-00000-of-0000N.parquet, as datasets.load_dataset(DIR) expects; and the URIs that have none, with the
-reason, in DIR/failures/. It may run while a run is under way, and sees the shards that are done. The column
-`correction` tells what people said with `correct`: `edited` (the caption is theirs, without a score), `bad`, or null.
+Writes the current captions of an output as a table of its own: each URI once, with its newest caption, in
+DIR/data/train-00000-of-0000N.parquet, as datasets.load_dataset(DIR) expects; and the URIs without a caption, with the
+reason, in DIR/failures/. It may run during a run, and then holds the shards that are done. The column `correction` is
+`edited` where a person wrote the caption with `correct` (it has no score then), `bad` where a person rejected it, and
+null elsewhere.
+
+An earlier snapshot in DIR is replaced. DIR/_SNAPSHOT.json lists the files of the snapshot; no other file is overwritten
+or deleted, and DIR must lie outside of --output.
 """
+_EPILOG = "exit codes: 0 done, 1 damaged files of the output were left out, 2 wrong usage"
+MAX_ROWS = 1_000_000
+MAX_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Rows written.
+    """What a snapshot holds.
 
     Attributes:
-      captions: all of them.
-      failures: likewise.
+      captions: rows of `data/`.
+      failures: rows of `failures/`.
       edited: captions that people wrote.
-      bad: captions of images that people marked as bad.
+      bad: captions that people marked as bad.
+      left_out: a line for each file of the output that could not be read.
     """
 
     captions: int
     failures: int
     edited: int
     bad: int
+    left_out: tuple[str, ...] = field(default=())
 
 
-def write_snapshot(output: str, to: str, max_rows: int = 1_000_000, max_bytes: int = 256 * 2**20) -> Snapshot:
+def write_snapshot(output: str, to: str, max_rows: int = MAX_ROWS, max_bytes: int = MAX_BYTES) -> Snapshot:
     """Writes the snapshot of an output.
 
     Args:
-      output: of the job.
-      to: folder for the snapshot; the files of an earlier one there are replaced.
-      max_rows: of a file.
-      max_bytes: of a file, by the compressed size of the rows where they lie now.
-    """
-    standing = read_standing(output)
-    outcomes, corrections = standing.outcomes, Counter[str | None]()
+      output: the job's output folder.
+      to: folder for the snapshot, outside of `output`; an earlier snapshot there is replaced.
+      max_rows: rows of a file.
+      max_bytes: bytes of a file, estimated by the compressed size of the rows in the output.
 
-    def counted(rows: int) -> Iterator[pa.Table]:
-        for table in standing.captions(rows):
+    Raises:
+      ValueError: `max_rows` or `max_bytes` is below 1.
+      StorageError: `to` overlaps `output` or holds files that are not a snapshot's, or something cannot be read or
+        written.
+    """
+    for name, value in (("max_rows", max_rows), ("max_bytes", max_bytes)):
+        if value < 1:
+            raise ValueError(f"{name} must be a whole number from 1, not {value}")
+    check_apart(output, to, *FOLDERS)
+    check_replaceable(to)
+    results = read_current_results(output)
+    with StagedFiles() as staged:
+        corrections = _stage(results, staged, max_rows, max_bytes)
+        replace_snapshot(to, staged)
+    latest = results.latest
+    rows = latest.captions.num_rows, latest.failures.num_rows
+    return Snapshot(*rows, corrections[EDITED], corrections[BAD], latest.left_out)
+
+
+def _stage(results: CurrentResults, staged: StagedFiles, max_rows: int, max_bytes: int) -> Counter[str | None]:
+    """Stages all files; returns the captions by their value of `correction`."""
+    latest, corrections = results.latest, Counter[str | None]()
+
+    def captions(rows: int) -> Iterator[pa.Table]:
+        for table in results.captions(rows):
             corrections.update(table["correction"].to_pylist())
             yield table
 
-    captions = _write(
-        counted, outcomes.caption_parts, outcomes.captions.num_rows, join(to, "data"), max_rows, max_bytes
-    )
-    failed = outcomes.failures.num_rows
-    failures = _write(standing.failures, outcomes.failure_parts, failed, join(to, "failures"), max_rows, max_bytes)
-    return Snapshot(captions, failures, corrections[EDITED], corrections[BAD])
+    for folder, tables_of, parts, count in (
+        (FOLDERS[0], captions, latest.caption_parts, latest.captions.num_rows),
+        (FOLDERS[1], results.failures, latest.failure_parts, latest.failures.num_rows),
+    ):
+        if count:
+            rows = _rows_of_a_file(count, parts, max_rows, max_bytes)
+            files = -(-count // rows)
+            for number, table in enumerate(tables_of(rows)):
+                name = f"{folder}/train-{number:05d}-of-{files:05d}.parquet"
+                staged.add(name, parquet_bytes(table.replace_schema_metadata(PARQUET_FORMAT)))
+    return corrections
 
 
-def _write(
-    tables_of: Callable[[int], Iterator[pa.Table]],
-    parts: Sequence[StoredObject],
-    count: int,
-    folder: str,
-    max_rows: int,
-    max_bytes: int,
-) -> int:
-    """Writes `count` rows, which `tables_of` deals out, in files of about equal size; removes an earlier snapshot's."""
-    storage = storage_for(folder)
-    size = sum(part.size for part in parts)
-    files = max(-(-count // max_rows), -(-size // max_bytes)) if count else 0
-    written = set()
-    for number, table in enumerate(tables_of(-(-count // max(files, 1)))):
-        uri = join(folder, f"train-{number:05d}-of-{files:05d}.parquet")
-        storage.write(uri, parquet_bytes(table))
-        written.add(uri.split("/")[-1])
-    for stored in list(storage.list(folder)):
-        if stored.uri.split("/")[-1] not in written:
-            storage.delete(stored.uri)
-    return count
+def _rows_of_a_file(count: int, parts: Sequence[Part], max_rows: int, max_bytes: int) -> int:
+    """Rows of each file, so that all files have about the same size."""
+    size = sum(part.stored.size for part in parts)
+    files = min(count, max(-(-count // max_rows), -(-size // max_bytes)))
+    return -(-count // files)
 
 
+@refuse_wrong_usage
 def main(arguments: list[str]) -> int:
-    """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="caption-images snapshot", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    """The command; returns its exit code: 0 done, 1 without damaged files, which are named on stderr."""
+    parser = CommandParser("snapshot", _DESCRIPTION, _EPILOG)
+    parser.add_argument("--to", required=True, metavar="DIR", help="folder for the snapshot, local or gs://")
+    parser.add_argument(
+        "--max_rows", type=whole_number, default=MAX_ROWS, metavar="N", help="rows of a file (default: %(default)s)"
     )
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="of the job")
-    parser.add_argument("--to", required=True, metavar="DIR", help="folder for the snapshot")
-    parser.add_argument("--max_rows", type=int, default=1_000_000, help="of a file (default: %(default)s)")
-    parser.add_argument("--max_bytes", type=int, default=256 * 2**20, help="of a file, about (default: %(default)s)")
+    parser.add_argument(
+        "--max_bytes",
+        type=whole_number,
+        default=MAX_BYTES,
+        metavar="N",
+        help="approximate bytes of a file (default: %(default)s)",
+    )
     args = parser.parse_args(arguments)
     snapshot = write_snapshot(args.output, args.to, args.max_rows, args.max_bytes)
-    corrected = f" ({snapshot.edited:,} edited, {snapshot.bad:,} marked bad)" if snapshot.edited or snapshot.bad else ""
-    print(f"{snapshot.captions:,} captions{corrected} and {snapshot.failures:,} standing failures in {args.to}")
-    return 0
+    people = f" ({snapshot.edited:,} edited, {snapshot.bad:,} marked bad)" if snapshot.edited or snapshot.bad else ""
+    captions, failures = counted(snapshot.captions, "caption"), counted(snapshot.failures, "failure")
+    print(f"{captions}{people} and {failures} written to {args.to}")
+    return report_left_out(snapshot.left_out)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from beam_job.loading.child_process import exit_told
+from beam_job.loading.child_process import format_exit_code
 
 _BEAM_S_THREAD = "run_worker"  # of apache_beam.runners.portability.fn_api_runner.worker_handlers
 _EXIT_CODE = "exited with return code "
@@ -69,6 +69,6 @@ class WorkerWatch:
 
     def _message(self) -> str:
         code = self._exit_code or 0
-        how = exit_told(-(code - 128) if code > 128 else code)  # 128 and more are a shell's word for a signal
+        how = format_exit_code(-(code - 128) if code > 128 else code)  # 128 and more are a shell's word for a signal
         hint = "; a killed worker often means too little memory: try fewer --workers" if "SIGKILL" in how else ""
         return f"a worker process died ({how}) with work left{hint}"

@@ -1,4 +1,4 @@
-"""Places where files lie, behind one small interface; storage clients live in this package and nowhere else."""
+"""Local files, buckets and web servers behind one small interface; no other package uses storage clients."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from beam_job.storage.base import CredentialsError as CredentialsError
 from beam_job.storage.base import Storage as Storage
 from beam_job.storage.base import StorageError as StorageError
 from beam_job.storage.base import StoredObject as StoredObject
+from beam_job.storage.base import TooLargeError as TooLargeError
 from beam_job.storage.base import UnknownSchemeError as UnknownSchemeError
 from beam_job.storage.base import is_glob as is_glob
 from beam_job.storage.base import join as join
@@ -44,11 +45,11 @@ SCHEMES: dict[str, Callable[[], Storage]] = {
 
 
 def storage_for(uri: str, allowed: Allowed | None = None) -> Storage:
-    """The storage that `uri` lies in, one client a process.
+    """The storage that contains `uri`; each process makes one client per scheme.
 
     Args:
       uri: of a file or folder.
-      allowed: what may be read, for a URI that comes from a list; None for those that the operator names.
+      allowed: what may be read, for URIs from a list; None for URIs that the operator gave.
 
     Raises:
       UnknownSchemeError: there is no storage for it.
@@ -75,5 +76,5 @@ def _storage(scheme: str) -> Storage:
 
 @functools.cache
 def _web_storage(allowed: Allowed) -> Storage:
-    """Web servers, with `allowed` for redirects and addresses too."""
+    """A storage for web servers that also checks redirects and addresses against `allowed`."""
     return HttpStorage(allowed=allowed)

@@ -1,10 +1,10 @@
-"""Which addresses may be read: the one place for that decision.
+"""Decides which URIs of a list may be read.
 
-A list of URIs may come from strangers, and the machine that runs the job can reach what they cannot: its own files,
-buckets of other teams, a cloud's metadata server, an intranet. So what a list names is read only where the operator has
-named the place, in `--input` or with an `--allow_...` option. `storage_for(uri, allowed)` asks `Allowed.check` before
-it hands out a storage, `download` asks it for the target of each redirect, and the connections to web servers ask
-`check_addresses` for the addresses that they are about to connect to. What operators name themselves is not asked.
+A list of URIs may come from strangers, and the machine that runs the job can reach places that they cannot: its own
+files, buckets of other teams, a cloud's metadata server, an intranet. So URIs of a list are read only in places that
+the operator has named, in `--input` or with an `--allow_...` option. `storage_for(uri, allowed)` calls `Allowed.check`
+before it returns a storage, `download` does so for the target of each redirect, and connections to web servers call
+`check_addresses` before they connect. URIs that operators give themselves are not checked.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from beam_job.storage.local import real_path
 from beam_job.storage.responses import WEB, public_name
 
 _IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-# Global by their numbers, but of the network's own: protocol assignments (with Oracle's metadata server), relays of
-# 6to4, and the platform of Azure.
+# Global by their numbers, but local in fact: protocol assignments (with Oracle's metadata server), relays of 6to4, and
+# the platform of Azure.
 _NOT_PUBLIC = tuple(map(ipaddress.IPv4Network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")))
 _UNICAST = ipaddress.IPv6Network("2000::/3")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class NotAllowedError(StorageError):
-    """A URI of a list that this run may not read; the message names the option that would let it. Permanent."""
+    """A URI of a list that this run may not read; the message names the option that would allow it."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, "NotAllowed", retry_when=OPTIONS)
@@ -40,10 +40,10 @@ class Allowed:
 
     Attributes:
       schemes: in lower case; "file" stands for local paths.
-      roots: folders and files, without symbolic links; a local file must lie below one, or be one, once its own links
-        are followed.
+      roots: folders and files, without symbolic links; a local file must be one of them or lie below one, after its
+        own links are resolved.
       buckets: `scheme://bucket`, or a bucket's name for any of `schemes`.
-      private_addresses: whether web servers may have addresses that are not public.
+      private_addresses: whether web servers may have private addresses.
     """
 
     schemes: tuple[str, ...] = ()
@@ -52,17 +52,17 @@ class Allowed:
     private_addresses: bool = False
 
     def check(self, uri: str) -> None:
-        """Returns where `uri` may be read.
+        """Checks that `uri` may be read.
 
-        A local file is opened after its links were followed here: whoever can exchange links on this machine between
-        the two could read the file anyway.
+        A local file is opened after its links were resolved here: whoever can replace links on this machine in the
+        meantime could read the file anyway.
 
         Args:
           uri: as listed, or the target of a redirect.
 
         Raises:
           NotAllowedError: it may not.
-          StorageError: it is no name that could be looked up.
+          StorageError: it is not a valid name.
         """
         scheme = scheme_of(uri)
         if scheme not in self.schemes:
@@ -87,13 +87,13 @@ class Allowed:
         bucket = bucket_of(uri)
         if bucket not in self.buckets and bucket.partition("://")[2] not in self.buckets:
             known = ", ".join(self.buckets) or "none"
-            raise NotAllowedError(f"{public_name(uri)}: not in a bucket allowed ({known}); add {_option(uri)}")
-        if scheme_of(uri) != "gs" and ".." in uri.split("/"):  # a client may take it for the bucket's parent
-            raise NotAllowedError(f"{public_name(uri)}: a name with a segment .. is not read from {bucket}")
+            raise NotAllowedError(f"{public_name(uri)}: not in an allowed bucket ({known}); add {_option(uri)}")
+        if scheme_of(uri) != "gs" and ".." in uri.split("/"):  # a client may leave the bucket by it
+            raise NotAllowedError(f"{public_name(uri)}: a name with a segment .. is not allowed in {bucket}")
 
 
 def bucket_of(uri: str) -> str:
-    """`gs://bucket` of an object's URI; of `hf://`, which is one name space, everything up to the repository."""
+    """`gs://bucket` of an object's URI; for `hf://`, which has no buckets, everything up to the repository."""
     scheme, _, rest = uri.partition("://")
     segments = 1
     if scheme.lower() == "hf":
@@ -103,22 +103,24 @@ def bucket_of(uri: str) -> str:
 
 
 def check_addresses(host: str, addresses: Iterable[str]) -> None:
-    """Returns where all `addresses` of a web server are public.
+    """Checks that all `addresses` of a web server are public.
 
     Raises:
-      NotAllowedError: one is not; a name that has both kinds is as suspect as one that has the other kind alone.
+      NotAllowedError: one of them is not.
     """
     for address in addresses:
         if not _is_public(ipaddress.ip_address(address)):
-            raise NotAllowedError(f"{host} has the address {address}, not a public one; add --allow_private_addresses")
+            raise NotAllowedError(
+                f"{host} has the address {address}, which is not public; add --allow_private_addresses"
+            )
 
 
 def resolve(host: str, port: int | None) -> list[str]:
-    """The addresses of a host, in whatever spelling the system takes for one (`2130706433` is 127.0.0.1).
+    """The addresses of a host, in any spelling that the system accepts (`2130706433` is 127.0.0.1).
 
     Raises:
       OSError: the name service does not know it.
-      UnicodeError: it is no host's name.
+      UnicodeError: it is not a valid host name.
     """
     found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
@@ -134,7 +136,7 @@ def _is_public(address: _IPAddress) -> bool:
         return _is_public(address.sixtofour)
     if address in _NAT64:
         return _is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-    # Nothing else is given out; of what is, Python knows the parts that are not public (Teredo's, documentation's).
+    # The only addresses in use; Python knows those of them that are not public (Teredo, documentation).
     return address in _UNICAST and address.is_global
 
 

@@ -1,4 +1,4 @@
-"""CRC-32C as Google Cloud Storage writes it, and the check of a body against it."""
+"""CRC-32C as Google Cloud Storage writes it, and checks against it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def crc32c_of(data: bytes) -> str:
 
 
 def crc32c_in(header: str | None) -> str | None:
-    """The CRC-32C of an `x-goog-hash` header such as `crc32c=AAAAAA==,md5=...`; None where it has none."""
+    """The CRC-32C in an `x-goog-hash` header such as `crc32c=AAAAAA==,md5=...`; None if there is none."""
     for part in (header or "").split(","):
         key, _, value = part.strip().partition("=")
         if key == "crc32c":
@@ -28,16 +28,16 @@ def crc32c_in(header: str | None) -> str | None:
 
 
 def check(data: bytes, size: int | None, *checksums: str | None, name: str) -> None:
-    """Returns where `data` has that size and all those CRC-32C; None stands for unknown.
+    """Checks that `data` has that size and those CRC-32C; None stands for unknown.
 
     Raises:
-      StorageError: it has not; transient, since what was damaged on the way may come whole the next time.
+      StorageError: it has not; transient, since data damaged in transfer may arrive intact the next time.
     """
     _compare(len(data), lambda: crc32c_of(data), size, checksums, name)
 
 
 def check_file(file: BinaryIO, size: int | None, *checksums: str | None, name: str) -> None:
-    """`check` for what a file holds, which is read from its start to its end."""
+    """Like `check`, for the content of a file, which is read from its start."""
     file.seek(0)
     crc, length = 0, 0
     while chunk := file.read(_CHUNK):

@@ -1,8 +1,8 @@
-"""HTTP connections for many threads whose every read keeps the deadline of the download that it belongs to.
+"""HTTP sessions for many threads: total deadlines, public addresses only if asked, and no credentials from `~/.netrc`.
 
-A socket timeout bounds one `recv`, so a server that sends a byte a second passes any of them, in the body and in the
-headers alike. Here each `recv` gets what is left of the total, below everything that requests, urllib3 and http.client
-do on top of it: status line, headers, chunk sizes and body.
+A socket timeout bounds one `recv`, so a server that sends a byte a second never exceeds it, in the body or in the
+headers. Here each `recv` gets the rest of the total deadline, below requests, urllib3 and http.client: it holds for the
+status line, headers, chunk sizes and body.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import requests
 import requests.adapters
+import requests.auth
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import NewConnectionError
@@ -26,9 +27,9 @@ from urllib3.util.connection import create_connection
 from beam_job.storage.allow import check_addresses, resolve
 from beam_job.storage.retry import Deadline
 
-# More than the 32 threads that fetch: a connection that finds the pool full is closed instead of kept.
+# More than the 32 threads that fetch: connections beyond the pool's size are closed instead of reused.
 POOL_SIZE = 64
-# A connection on which nothing moves for so long is given up before the deadline, so that another attempt fits in.
+# A silent connection is given up after this many seconds even before the deadline, so that another attempt fits in.
 STALL_S = 20.0
 
 _DEADLINE: contextvars.ContextVar[Deadline | None] = contextvars.ContextVar("deadline", default=None)
@@ -36,7 +37,7 @@ _DEADLINE: contextvars.ContextVar[Deadline | None] = contextvars.ContextVar("dea
 
 @contextlib.contextmanager
 def keep_deadline(deadline: Deadline) -> Iterator[None]:
-    """Makes every read of this thread from a connection of `pooled` keep `deadline`."""
+    """Within this block, every read of this thread from a session made by `prepared` keeps `deadline`."""
     token = _DEADLINE.set(deadline)
     try:
         yield
@@ -44,16 +45,23 @@ def keep_deadline(deadline: Deadline) -> Iterator[None]:
         _DEADLINE.reset(token)
 
 
-def pooled(session: requests.Session, only_public: bool = False) -> requests.Session:
-    """`session` with connection pools large enough for the fetching threads, and with reads that keep deadlines.
+def prepared(session: requests.Session, only_public: bool = False) -> requests.Session:
+    """`session` with large connection pools, reads that keep deadlines, no redirects and no credentials of its own.
+
+    Proxies and certificates of the environment (`HTTPS_PROXY`, `NO_PROXY`, `REQUESTS_CA_BUNDLE`) still apply. Redirects
+    are for the caller to follow: requests would send credentials from `~/.netrc` to their targets.
 
     Args:
-      session: new.
-      only_public: connect to servers whose addresses are all public, and to those very addresses: a name that is looked
-        up twice may answer with another address the second time. A proxy out of the environment may have any address;
-        it does its own looking up, so what it may reach is its administrator's to decide, and here only names that
-        this machine knows by a private address are refused.
+      session: new, or a new client's.
+      only_public: connect only to servers all of whose addresses are public, and to exactly those addresses: a second
+        look-up of the name could return another one. A proxy from the environment may have any address. It resolves
+        names itself, so its administrator decides what it may reach; here only names that this machine resolves to a
+        private address are refused.
     """
+    session.auth = _UrlAuth()
+    if (token_session := getattr(session, "_auth_request_session", None)) is not None:  # google-auth's, for new tokens
+        token_session.auth = _UrlAuth()
+    setattr(session, "get_redirect_target", lambda response: None)  # noqa: B010  # mypy refuses to replace a method
     adapter = _PublicAdapter if only_public else _ClockedAdapter
     session.mount("http://", adapter(POOL_SIZE, POOL_SIZE))
     if not getattr(session, "is_mtls", False):  # its own adapter carries the client certificate
@@ -61,8 +69,16 @@ def pooled(session: requests.Session, only_public: bool = False) -> requests.Ses
     return session
 
 
+class _UrlAuth(requests.auth.AuthBase):
+    """User and password from the URL; that a session has this keeps requests from looking into `~/.netrc`."""
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        user, password = requests.utils.get_auth_from_url(str(request.url))
+        return requests.auth.HTTPBasicAuth(user, password)(request) if user or password else request
+
+
 class _ClockedSocketIO(io.RawIOBase):
-    """A socket's raw file; each read waits for what is left of the deadline at most."""
+    """A socket's raw file; no read waits longer than the deadline."""
 
     def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: Deadline) -> None:
         self._raw = raw
@@ -86,7 +102,7 @@ class _ClockedSocketIO(io.RawIOBase):
 
 
 class _ClockedResponse(http.client.HTTPResponse):
-    """A response that reads through the clock, from its first byte on."""
+    """A response all of whose reads keep the deadline, from its first byte on."""
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
@@ -114,7 +130,7 @@ class _PublicHttps(_ClockedHttps):
 
 
 def _connect_to_public(connection: HTTPConnection) -> socket.socket:
-    """A socket to an address that was checked. Host header and certificate stay those of the name."""
+    """A socket to a checked address. Host header and certificate are still those of the name."""
     failed: OSError | None = None
     try:
         addresses = resolve(connection.host, connection.port)
@@ -155,13 +171,13 @@ _PUBLIC_POOLS = {"http": _PublicHttpPool, "https": _PublicHttpsPool}
 
 
 class _ClockedAdapter(requests.adapters.HTTPAdapter):
-    """Requests' adapter, without retries of its own, over the connections above; through proxies, too."""
+    """Requests' adapter over the connections above, also through proxies, without retries of its own."""
 
     _pools: dict[str, Any] = _POOLS
 
     def send(self, *args: Any, **kwargs: Any) -> requests.Response:
         response = super().send(*args, **kwargs)
-        if response.status_code == 401:  # google-auth drops it unread and asks anew with new credentials
+        if response.status_code == 401:  # google-auth drops it unread and repeats the request with a new token
             response.close()
         return response
 
@@ -171,13 +187,13 @@ class _ClockedAdapter(requests.adapters.HTTPAdapter):
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(proxy, **kwargs)
-        if not proxy.lower().startswith("socks"):  # its connections are of another kind
+        if not proxy.lower().startswith("socks"):  # SOCKS has connection classes of its own
             manager.pool_classes_by_scheme = _POOLS
         return manager
 
 
 class _PublicAdapter(_ClockedAdapter):
-    """The same for servers with public addresses."""
+    """The same adapter, for servers with public addresses only."""
 
     _pools = _PUBLIC_POOLS
 
@@ -185,7 +201,7 @@ class _PublicAdapter(_ClockedAdapter):
         if requests.utils.select_proxy(str(request.url), kwargs.get("proxies")):
             host = urllib.parse.urlsplit(str(request.url)).hostname or ""
             addresses: list[str] = []
-            with contextlib.suppress(OSError, UnicodeError):  # names that only the proxy knows
+            with contextlib.suppress(OSError, UnicodeError):  # names that only the proxy can resolve
                 addresses = resolve(host, None)
             check_addresses(host, addresses)
         return super().send(request, *args, **kwargs)

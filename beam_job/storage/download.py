@@ -1,11 +1,11 @@
-"""One HTTP body, whole or not at all: streamed under a total deadline, measured, never resumed.
+"""One HTTP body, whole or not at all: streamed under a total deadline and a limit of bytes, never resumed.
 
-The clients' own helpers are not used because they were seen to return flipped and short bytes, and to let a server that
-drips a byte at a time run on: their timeouts bound one `recv`. A body that breaks is asked for again from its start (by
-`retrying`), since two halves of different answers put together are what the clients' checksums missed.
+The clients' own helpers are not used because they returned flipped and short bytes in tests, and let a server that
+sends a byte at a time go on for ever: their timeouts bound one `recv`. A body that breaks off is requested again from
+its start (by `retrying`), since the clients' checksums missed halves of different answers that were put together.
 
-Two waits are out of reach: the system's look-up of a host's name, and a host with several dead addresses, which costs
-the connection timeout for each of them.
+Two waits cannot be bounded here: the system's look-up of a host's name, and a host with several dead addresses, each of
+which costs the connection timeout.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import requests
 import urllib3
 
 from beam_job.storage.allow import Allowed, NotAllowedError
+from beam_job.storage.base import CONTENT, OPTIONS, ByteMeter
 from beam_job.storage.checksum import check
 from beam_job.storage.connections import STALL_S, keep_deadline
 from beam_job.storage.responses import DownloadError, broken, public_name, status_error
@@ -36,7 +37,7 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 
 @dataclass(frozen=True)
 class Downloaded:
-    """A body as it came over the wire, not decoded, and the response's headers (looked up in any case)."""
+    """A body as it was transferred, not decoded, and the response's headers (case-insensitive)."""
 
     data: bytes
     headers: Mapping[str, str]
@@ -51,11 +52,11 @@ class Part:
 
     @property
     def header(self) -> str:
-        """As a Range header says it (RFC 9110, section 14.2)."""
+        """The value of a Range header (RFC 9110, section 14.2)."""
         return f"bytes={self.offset}-{self.offset + self.size - 1}"
 
     def of(self, body: bytes, response: requests.Response, name: str) -> bytes:
-        """The part, out of an answer's body that is the part or all."""
+        """The part, from a body that is either the part or the whole."""
         if response.status_code == http.HTTPStatus.OK:
             body = body[self.offset : self.offset + self.size]
         elif not response.headers.get("Content-Range", "").startswith(f"bytes {self.offset}-"):
@@ -70,7 +71,7 @@ def download(
     url: str,
     headers: Mapping[str, str],
     deadline: Deadline,
-    max_bytes: int | None,
+    meter: ByteMeter,
     *,
     part: Part | None = None,
     redirects: int = 0,
@@ -79,29 +80,30 @@ def download(
 ) -> Downloaded:
     """The body of a GET, or a part of it.
 
-    The server is asked for `Accept-Encoding: identity` unless `headers` ask for something else. The body is returned
-    undecoded in any case, because that is what lengths and checksums are about; `decoded` undoes gzip afterwards.
+    The server is asked for `Accept-Encoding: identity` unless `headers` say otherwise. The body is always returned
+    undecoded, because lengths and checksums are those of the encoded body; `decoded` decompresses it afterwards.
 
     Args:
-      session: through `pooled`; its threads share the connections.
+      session: made by `prepared`; its threads share the connections.
       url: of the media.
       headers: of the request.
-      deadline: of all of it: connecting, headers, redirects and body.
-      max_bytes: a longer body is refused, before it is read where its length is announced.
-      part: what to ask for; a server that knows no ranges sends all, and the part is cut out here.
+      deadline: for everything: connecting, headers, redirects and body.
+      meter: refuses a longer body, before it is read if its length is announced.
+      part: what to request; a server without support for ranges sends everything, and the part is cut out here.
       redirects: how many to follow.
-      allowed: asked for the target of each; None: no questions.
-      name: what errors call it; the URL without its query if not given.
+      allowed: checks the target of each redirect; None allows all.
+      name: for error messages; the URL without its query if not given.
 
     Raises:
       DownloadError: transient for 408, 429, 5xx, broken connections, the deadline, and a body shorter than announced.
-        (A body that neither has a length nor comes in chunks ends where the server closes: that cannot be checked.)
-      NotAllowedError: a redirect leads, or the connection would, where nothing may be read.
+        (A body with neither a length nor chunks ends where the server closes: that cannot be checked.)
+      TooLargeError: the body is too large.
+      NotAllowedError: a redirect or the host's address is not allowed.
     """
     name = name or public_name(url)
     headers = headers if part is None else {**headers, "Range": part.header}
     with keep_deadline(deadline), _opened(session, "GET", url, headers, deadline, redirects, allowed, name) as response:
-        data = b"".join(_chunks(response, deadline, max_bytes, name))
+        data = b"".join(_chunks(response, deadline, meter, name))
         if part is not None:
             data = part.of(data, response, name)
         return Downloaded(data, response.headers)
@@ -116,7 +118,7 @@ def download_to(
     *,
     name: str,
 ) -> Mapping[str, str]:
-    """Writes the body of a GET to `file`, as `download` reads it, and returns the response's headers."""
+    """Like `download`, but writes the body to `file`, without a limit, and returns the response's headers."""
     with keep_deadline(deadline), _opened(session, "GET", url, headers, deadline, 0, None, name) as response:
         for chunk in _chunks(response, deadline, None, name):
             file.write(chunk)
@@ -132,7 +134,7 @@ def head(
     redirects: int = 0,
     allowed: Allowed | None = None,
 ) -> Mapping[str, str]:
-    """The headers of a HEAD that is answered with 200; errors as those of `download`."""
+    """The headers of a successful HEAD; raises the errors of `download`."""
     name = public_name(url)
     with (
         keep_deadline(deadline),
@@ -141,25 +143,37 @@ def head(
         return response.headers
 
 
-def decoded(downloaded: Downloaded, max_bytes: int, name: str) -> bytes:
-    """The body without the gzip that its `Content-Encoding` declares.
+def decoded(downloaded: Downloaded, meter: ByteMeter, name: str) -> bytes:
+    """The body without the gzip that its `Content-Encoding` declares, decompressed only as far as the limit.
 
     Raises:
-      DownloadError: the encoding is another one, the body is no such thing, or it unpacks to more than `max_bytes`.
+      DownloadError: the encoding is another one, or the body is damaged.
+      TooLargeError: the decompressed body is too large.
     """
     encoding = downloaded.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding in ("", "identity"):
         return downloaded.data
     if encoding not in ("gzip", "x-gzip"):
-        raise DownloadError(f"{name}: came with Content-Encoding: {encoding:.40}, which was not asked for")
+        raise DownloadError(
+            f"{name}: came with Content-Encoding: {encoding:.40}, which was not asked for", retry_when=CONTENT
+        )
+    pieces: list[bytes] = []
+    total = 0
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(downloaded.data)) as file:
-            data = file.read(max_bytes + 1)
+            while piece := file.read(_CHUNK):
+                total += len(piece)
+                meter.check(total, held=len(downloaded.data))
+                pieces.append(piece)
     except (OSError, EOFError, zlib.error) as error:
-        raise DownloadError(f"{name}: its gzip encoding is damaged: {error}", type(error).__name__) from error
-    if len(data) > max_bytes:
-        raise _too_large(name, max_bytes)
-    return data
+        reason = f"{name}: its gzip encoding is damaged: {error}"
+        raise DownloadError(reason, type(error).__name__, retry_when=CONTENT) from error
+    return b"".join(pieces)
+
+
+def version_in(headers: Mapping[str, str]) -> str:
+    """The version that a web server gives a file; "" if it gives none."""
+    return headers.get("ETag") or headers.get("Last-Modified") or ""
 
 
 @contextlib.contextmanager
@@ -173,7 +187,7 @@ def _opened(
     allowed: Allowed | None,
     name: str,
 ) -> Iterator[requests.Response]:
-    """The response of status 200, its body unread; closed afterwards, which drops a connection with a body unread."""
+    """The successful response, its body unread; closing it drops a connection whose body was not read to the end."""
     for _ in range(redirects + 1):
         with _connection_errors(name), contextlib.closing(_sent(session, method, url, headers, deadline)) as response:
             if response.status_code in (http.HTTPStatus.OK, http.HTTPStatus.PARTIAL_CONTENT):
@@ -190,11 +204,11 @@ def _opened(
 
 
 def _target_of(url: str, location: str, name: str) -> str:
-    """Where a redirect leads."""
+    """The target of a redirect."""
     try:
         return urllib.parse.urljoin(url, location)
     except ValueError as error:  # brackets that are no IPv6 address
-        raise DownloadError(f"{name}: is redirected to what is not a URL", type(error).__name__) from None
+        raise DownloadError(f"{name}: is redirected to an invalid URL", type(error).__name__) from None
 
 
 def _sent(
@@ -211,31 +225,27 @@ def _sent(
     )
 
 
-def _chunks(response: requests.Response, deadline: Deadline, max_bytes: int | None, name: str) -> Iterator[bytes]:
+def _chunks(response: requests.Response, deadline: Deadline, meter: ByteMeter | None, name: str) -> Iterator[bytes]:
     announced = response.headers.get("Content-Length", "")
     expected = int(announced) if announced.isdecimal() else None
-    limit = float("inf") if max_bytes is None else max_bytes
-    if expected is not None and expected > limit:
-        raise _too_large(name, max_bytes)
+    if meter is not None:
+        meter.version = meter.version or version_in(response.headers) or None
+        meter.check(expected or 0)
     received = 0
     while chunk := response.raw.read1(_CHUNK, decode_content=False):
         received += len(chunk)
-        if received > limit:
-            raise _too_large(name, max_bytes)
+        if meter is not None:
+            meter.check(received)
         yield chunk
         if deadline.expired and received != expected:
-            raise DownloadError(f"{name}: {received} bytes had come when its time was over", "TimeoutError", True)
+            raise DownloadError(f"{name}: only {received} bytes came within the time limit", "TimeoutError", True)
     if expected is not None and received != expected:
         raise DownloadError(f"{name}: {received} of {expected} bytes came", "IncompleteRead", True)
 
 
-def _too_large(name: str, max_bytes: int | None) -> DownloadError:
-    return DownloadError(f"{name}: more than {max_bytes} bytes", "TooLarge")
-
-
 @contextlib.contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Says in a refusal which URI led there."""
+    """Adds to a refusal the URI that led to it."""
     try:
         yield
     except NotAllowedError as error:
@@ -250,3 +260,5 @@ def _connection_errors(name: str) -> Iterator[None]:
     except (requests.RequestException, urllib3.exceptions.HTTPError, UnicodeError) as error:
         failure, cause = broken(error, name)
         raise failure from cause
+    except OSError as error:  # of this machine: REQUESTS_CA_BUNDLE names no file, or the disk is full
+        raise DownloadError(f"{name}: {error}", type(error).__name__, retry_when=OPTIONS) from error

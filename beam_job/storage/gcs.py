@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
+import datetime
 import gzip
 import re
 import shutil
@@ -11,33 +11,40 @@ import tempfile
 import threading
 import urllib.parse
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from beam_job.storage.base import CredentialsError, StorageError, StoredObject, is_glob
-from beam_job.storage.checksum import check, check_file, crc32c_in
-from beam_job.storage.connections import keep_deadline, pooled
+from beam_job.storage.base import (
+    CONTENT,
+    ByteMeter,
+    CredentialsError,
+    StorageError,
+    StoredObject,
+    is_glob,
+)
+from beam_job.storage.checksum import check, check_file, crc32c_in, crc32c_of
+from beam_job.storage.connections import keep_deadline, prepared
 from beam_job.storage.download import Downloaded, Part, decoded, download, download_to
-from beam_job.storage.gcs_listing import NameOrderListing
-from beam_job.storage.responses import DownloadError, is_transient
+from beam_job.storage.gcs_errors import LOG_IN, NO_PERMISSION, gcs_errors
+from beam_job.storage.responses import DownloadError
 from beam_job.storage.retry import Deadline, Retrying, retrying
 
 if TYPE_CHECKING:
     from google.cloud import storage as gcs
 
-MAX_BYTES = 1 << 30
-# For a copy on the disk, which may be of gigabytes: seconds, and at least so many bytes in each of the others.
-_OPEN_S = 120.0
-_OPEN_BYTES_A_SECOND = 1 << 20
-_AS_STORED = {"Accept-Encoding": "gzip"}  # without it, Google undoes the gzip of objects stored so
-_WILDCARD = re.compile(r"[*?\[{\\]")  # what means more than itself in a glob of Google's
-_LOG_IN = "log in with `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
-_NO_RIGHT = "grant this right to the account, or " + _LOG_IN.replace("log in", "log in as another", 1)
-_REQUEST = re.compile(r"[A-Z]+ https?://\S+: ")  # what the client puts before Google's own words
+T = TypeVar("T")
+
+# Total seconds, retries included, for each call that is not a read: a page of a listing, metadata, an upload or a
+# deletion, even if the service answers 503 for ever. Uploads, and copies to the disk, get one second more per MiB.
+CALL_S = 60.0
+_BYTES_PER_SECOND = 1 << 20
+_AS_STORED = {"Accept-Encoding": "gzip"}  # without it, Google decompresses objects that are stored compressed
+_FIELDS = "items(name,generation,size,crc32c),nextPageToken"
+_WILDCARD = re.compile(r"[*?\[{\\]")  # special characters in Google's globs
 
 
 class GoogleCloudStorage:
-    """`gs://` through one client a process; its threads share the connections."""
+    """`gs://`, through one client per process whose connections all threads share."""
 
     def __init__(self, retrying: Retrying = retrying) -> None:
         self._retrying = retrying
@@ -53,37 +60,38 @@ class GoogleCloudStorage:
             if self._made is None:
                 try:
                     client = gcs.Client()
-                except OSError as error:  # no project to be found; its text says where it may be set
-                    raise CredentialsError(f"gs://: {error}; {_LOG_IN}", type(error).__name__) from error
-                pooled(client._http)
+                except OSError as error:  # no project was found; the message says where to set it
+                    raise CredentialsError(f"gs://: {error}; {LOG_IN}", type(error).__name__) from error
+                prepared(client._http)
                 self._made = client
             return self._made
 
     def list(self, uri: str) -> Iterator[StoredObject]:
-        """See `Storage.list`: in the order of the names' code points, which is that of Google's own listing."""
+        """See `Storage.list`: in the order of the names' code points, as Google lists them.
+
+        Google's listing shows every write and deletion that has returned.
+        """
         bucket, name = _split(uri)
-        pages = functools.partial(self._pages, uri, bucket)
         if is_glob(name):
-            yield from NameOrderListing(pages, bucket, _WILDCARD.split(name)[0], name)
+            yield from self._objects(uri, bucket, _WILDCARD.split(name)[0], name)
         elif not name or name.endswith("/"):
-            yield from NameOrderListing(pages, bucket, name)
+            yield from self._objects(uri, bucket, name)
         elif self.exists(uri):
             yield self.stat(uri)
         else:
-            yield from NameOrderListing(pages, bucket, name + "/")
+            yield from self._objects(uri, bucket, name + "/")
 
     def stat(self, uri: str) -> StoredObject:
-        bucket, _ = _split(uri)
-        blob = self._blob(uri)
-        with _gcs_errors(uri):
-            blob.reload()
-        return _stored(bucket, blob)
+        return self._call(uri, lambda options: self._stat(uri, options))
 
     def is_folder(self, uri: str) -> bool:
         bucket, name = _split(uri)
         prefix = name if not name or name.endswith("/") else name + "/"
-        with _gcs_errors(uri):
-            return any(True for _ in self._client.list_blobs(bucket, prefix=prefix, max_results=1))
+
+        def ask(options: dict[str, Any]) -> bool:
+            return any(True for _ in self._client.list_blobs(bucket, prefix=prefix, max_results=1, **options))
+
+        return self._call(uri, ask)
 
     def read(
         self,
@@ -93,68 +101,91 @@ class GoogleCloudStorage:
         size: int | None = None,
         crc32c: str | None = None,
         offset: int | None = None,
+        max_bytes: int | None = None,
+        on_size: Callable[[int], None] | None = None,
     ) -> tuple[bytes, str]:
-        """See `Storage.read`. Length and CRC-32C are those of the stored bytes, and are checked before gzip is undone.
+        """See `Storage.read`. Length and CRC-32C are those of the stored bytes, checked before decompression.
 
-        Objects stored with `Content-Encoding: gzip` are asked for as stored: unpacked by Google on the way they would
-        have neither a length nor a checksum.
+        Objects stored with `Content-Encoding: gzip` are requested as stored: if Google decompressed them, there would
+        be neither a length nor a checksum.
         """
         part = None if offset is None or size is None else Part(offset, size)
-        return self._retrying(lambda deadline: self._read(uri, version, deadline, size, crc32c, part), timeout)
+        meter = ByteMeter(uri, max_bytes, on_size)
+        meter.version = version
+        return self._retrying(lambda deadline: self._read(uri, version, deadline, size, crc32c, part, meter), timeout)
 
     def open(self, uri: str) -> BinaryIO:
-        """A copy of the object on the disk, whole and checked: the client's own reader was seen to return wrong bytes.
+        """A complete and checked copy of the object on the disk: the client's own reader returned wrong bytes in tests.
 
         Raises:
-          StorageError: not all of it came.
+          StorageError: it could not be copied completely.
         """
         stored = self.stat(uri)
-        timeout = _OPEN_S + stored.size / _OPEN_BYTES_A_SECOND
-        file, packed = self._retrying(lambda deadline: self._copy(stored, deadline), timeout)
-        return _unpacked(file, uri) if packed else file
+        file, packed = self._retrying(lambda deadline: self._copy(stored, deadline), _seconds_for(stored.size))
+        return _decompressed(file, uri) if packed else file
 
     def exists(self, uri: str) -> bool:
-        with _gcs_errors(uri):
-            return self._blob(uri).exists()
+        return self._call(uri, lambda options: bool(self._blob(uri).exists(**options)))
 
     def write(self, uri: str, data: bytes) -> None:
-        with _gcs_errors(uri):
-            self._blob(uri).upload_from_string(data, "application/octet-stream", checksum="crc32c")
+        self._call(uri, lambda options: self._upload(uri, data, options), len(data))
 
     def delete(self, uri: str) -> None:
-        with _gcs_errors(uri):
-            self._blob(uri).delete()
+        attempts = 0
+
+        def delete(options: dict[str, Any]) -> None:
+            nonlocal attempts
+            attempts += 1
+            self._blob(uri).delete(**options)
+
+        try:
+            self._call(uri, delete)
+        except StorageError as error:
+            if attempts == 1 or error.cause != "NotFound":  # else the answer to the first attempt was lost
+                raise
 
     def create(self, uri: str, data: bytes) -> bool:
+        """See `Storage.create`. Google refuses all uploads but the first, with 412.
+
+        After a refusal, or an error that leaves open whether the upload took effect, the stored bytes decide.
+        """
         from google.api_core.exceptions import PreconditionFailed
 
-        with _gcs_errors(uri):
+        def create(options: dict[str, Any]) -> bool:
             try:
-                self._blob(uri).upload_from_string(
-                    data, "application/octet-stream", checksum="crc32c", if_generation_match=0
-                )
+                self._upload(uri, data, {**options, "if_generation_match": 0})
             except PreconditionFailed:
                 return False
-        return True
+            return True
+
+        try:
+            return self._call(uri, create, len(data)) or self._has_content(uri, data)
+        except StorageError as error:
+            if not error.transient:
+                raise
+            with contextlib.suppress(StorageError):  # the upload's own error says more
+                if self._has_content(uri, data):
+                    return True
+            raise
 
     def lacking(self, uri: str, permissions: Sequence[str]) -> tuple[str, ...] | None:
-        """Those of `permissions` that the caller has not got in the bucket of `uri`; None where it cannot be told.
+        """Those of `permissions` that the caller lacks in the bucket of `uri`; None if that cannot be determined.
 
         Raises:
-          StorageError: there is no such bucket, or nobody is logged in.
+          StorageError: there is no such bucket, or there are no credentials.
         """
         bucket, _ = _split(uri)
         place = f"gs://{bucket}"
         try:
-            with _gcs_errors(place):
-                next(self._client.list_blobs(bucket, max_results=1).pages, None)
+            self.is_folder(place)
         except StorageError as error:
-            if error.cause != "Forbidden":  # to write needs no right to list
+            if error.cause != "Forbidden":  # writing does not need the permission to list
                 raise
         try:
-            with _gcs_errors(place):
-                held = self._client.bucket(bucket).test_iam_permissions(list(permissions))
-        except StorageError:  # an emulator has no such question
+            held = self._call(
+                place, lambda options: self._client.bucket(bucket).test_iam_permissions(list(permissions), **options)
+            )
+        except StorageError:  # emulators do not answer this question
             return None
         return tuple(permission for permission in permissions if permission not in held)
 
@@ -165,6 +196,58 @@ class GoogleCloudStorage:
                 self._made.close()
             self._made = None
 
+    def _call(self, uri: str, attempt: Callable[[dict[str, Any]], T], size: int = 0) -> T:
+        """What `attempt` returns within `CALL_S` seconds, and the time for an upload of `size` bytes.
+
+        Args:
+          uri: for errors.
+          attempt: gets the options that keep the client from retrying and waiting by its own rules.
+          size: bytes to upload.
+        """
+
+        def within(deadline: Deadline) -> T:
+            with gcs_errors(uri), keep_deadline(deadline):
+                return attempt({"timeout": max(deadline.left(), 0.001), "retry": None})
+
+        return self._retrying(within, _seconds_for(size))
+
+    def _objects(self, uri: str, bucket: str, prefix: str, match_glob: str | None = None) -> Iterator[StoredObject]:
+        """Page after page; placeholders of folders are left out."""
+        from google.cloud.storage.retry import DEFAULT_RETRY
+
+        options = {"fields": _FIELDS, "retry": DEFAULT_RETRY.with_timeout(CALL_S), "timeout": CALL_S}
+        with gcs_errors(uri):
+            for page in self._client.list_blobs(bucket, prefix=prefix, match_glob=match_glob, **options).pages:
+                # Plain dictionaries: making the client's objects would take longer than the listing itself.
+                for item in page.raw_page.get("items", ()):
+                    if not item["name"].endswith("/"):
+                        name = f"gs://{bucket}/{item['name']}"
+                        yield StoredObject(name, str(item["generation"]), int(item["size"]), item.get("crc32c"))
+
+    def _stat(self, uri: str, options: dict[str, Any]) -> StoredObject:
+        blob = self._blob(uri)
+        blob.reload(**options)
+        updated: datetime.datetime | None = blob.updated
+        modified = updated.timestamp() if updated else None
+        return StoredObject(
+            f"gs://{blob.bucket.name}/{blob.name}", str(blob.generation), blob.size, blob.crc32c, modified
+        )
+
+    def _upload(self, uri: str, data: bytes, options: dict[str, Any]) -> None:
+        self._blob(uri).upload_from_string(data, "application/octet-stream", checksum="crc32c", **options)
+
+    def _has_content(self, uri: str, data: bytes) -> bool:
+        """Whether the object's stored bytes are `data`; not whether it exists."""
+        try:
+            stored = self.stat(uri)
+            if (stored.size, stored.crc32c) != (len(data), crc32c_of(data)):
+                return False
+            return self.read(uri, stored.version)[0] == data
+        except StorageError as error:
+            if error.cause == "NotFound":  # deleted since
+                return False
+            raise
+
     def _read(
         self,
         uri: str,
@@ -173,8 +256,9 @@ class GoogleCloudStorage:
         size: int | None,
         crc32c: str | None,
         part: Part | None,
+        meter: ByteMeter,
     ) -> tuple[bytes, str]:
-        got = self._download(uri, version, deadline, part)
+        got = self._download(uri, version, deadline, part, meter)
         if part is None:
             check(got.data, size, crc32c, crc32c_in(got.headers.get("x-goog-hash")), name=uri)
         generation = got.headers.get("x-goog-generation") or version
@@ -182,17 +266,12 @@ class GoogleCloudStorage:
             raise StorageError(f"{uri}: generation {generation} came instead of {version}", transient=True)
         if not generation:  # the emulator's answer has none
             generation = self._generation_of(uri, got.data if part is None else None, deadline)
-        return decoded(got, MAX_BYTES, uri), generation
-
-    def _pages(self, uri: str, bucket: str, **select: str | None) -> Iterator[Mapping[str, Any]]:
-        with _gcs_errors(uri):
-            for page in self._client.list_blobs(bucket, **select).pages:
-                yield page.raw_page  # plain dictionaries: a client's object for each would cost more than the listing
+        return decoded(got, meter, uri), generation
 
     def _copy(self, stored: StoredObject, deadline: Deadline) -> tuple[BinaryIO, bool]:
-        """A temporary file with the object's bytes as stored, and whether they are gzip's."""
+        """A temporary file with the object's bytes as stored, and whether they are compressed with gzip."""
         url = _media_url(self._client.api_endpoint, stored.uri, stored.version)
-        with contextlib.ExitStack() as undo, _gcs_errors(stored.uri):
+        with contextlib.ExitStack() as undo, gcs_errors(stored.uri):
             file: BinaryIO = undo.enter_context(tempfile.TemporaryFile())
             headers = download_to(file, self._client._http, url, _AS_STORED, deadline, name=stored.uri)
             check_file(file, stored.size, stored.crc32c, name=stored.uri)
@@ -200,47 +279,48 @@ class GoogleCloudStorage:
             undo.pop_all()
         return file, headers.get("Content-Encoding") == "gzip"
 
-    def _download(self, uri: str, version: str | None, deadline: Deadline, part: Part | None) -> Downloaded:
-        with _gcs_errors(uri):
+    def _download(
+        self, uri: str, version: str | None, deadline: Deadline, part: Part | None, meter: ByteMeter
+    ) -> Downloaded:
+        with gcs_errors(uri):
             client = self._client
             url = _media_url(client.api_endpoint, uri, version)
             try:
-                return download(client._http, url, _AS_STORED, deadline, MAX_BYTES, part=part, name=uri)
+                return download(client._http, url, _AS_STORED, deadline, meter, part=part, name=uri)
             except DownloadError as error:
                 gone = f"generation {version} was replaced or deleted" if version and error.status == 404 else ""
                 error.args = (": ".join(filter(None, (str(error), error.detail, gone))),)
                 if error.status == 403:
-                    error.args = (f"{str(error).rstrip('.')}; {_NO_RIGHT}",)
+                    error.args = (f"{str(error).rstrip('.')}; {NO_PERMISSION}",)
                 if error.status == 401:
-                    raise CredentialsError(f"{error}; {_LOG_IN}", error.cause) from error
+                    raise CredentialsError(f"{error}; {LOG_IN}", error.cause) from error
                 raise
 
     def _generation_of(self, uri: str, data: bytes | None, deadline: Deadline) -> str:
-        blob = self._blob(uri)
-        with _gcs_errors(uri), keep_deadline(deadline):
-            blob.reload(timeout=max(deadline.left(), 0.001), retry=None)
+        with gcs_errors(uri), keep_deadline(deadline):
+            stored = self._stat(uri, {"timeout": max(deadline.left(), 0.001), "retry": None})
         if data is not None:
-            check(data, blob.size, blob.crc32c, name=uri)  # another generation may have come in between
-        return str(blob.generation)
+            check(data, stored.size, stored.crc32c, name=uri)  # it may have been replaced since
+        return stored.version
 
-    def _blob(self, uri: str, version: str | None = None) -> gcs.Blob:
+    def _blob(self, uri: str) -> gcs.Blob:
         bucket, name = _split(uri)
-        with _gcs_errors(uri):
-            return self._client.bucket(bucket).blob(name, generation=int(version) if version else None)
+        return self._client.bucket(bucket).blob(name)
 
 
-def _stored(bucket: str, blob: gcs.Blob) -> StoredObject:
-    return StoredObject(f"gs://{bucket}/{blob.name}", str(blob.generation), blob.size, blob.crc32c)
+def _seconds_for(size: int) -> float:
+    return CALL_S + size / _BYTES_PER_SECOND
 
 
-def _unpacked(packed: BinaryIO, uri: str) -> BinaryIO:
-    """A temporary file with what the gzip file holds, which is closed."""
+def _decompressed(packed: BinaryIO, uri: str) -> BinaryIO:
+    """A temporary file with the content of the gzip file, which is closed."""
     with contextlib.ExitStack() as undo, packed, gzip.GzipFile(fileobj=packed) as plain:
         file = undo.enter_context(tempfile.TemporaryFile())
         try:
             shutil.copyfileobj(plain, file)
         except (OSError, EOFError, zlib.error) as error:
-            raise StorageError(f"{uri}: its gzip encoding is damaged: {error}", type(error).__name__) from error
+            reason = f"{uri}: its gzip encoding is damaged: {error}"
+            raise StorageError(reason, type(error).__name__, retry_when=CONTENT) from error
         file.seek(0)
         undo.pop_all()
     return file
@@ -255,29 +335,5 @@ def _media_url(endpoint: str, uri: str, version: str | None) -> str:
 def _split(uri: str) -> tuple[str, str]:
     bucket, _, name = uri[len("gs://") :].partition("/")
     if not bucket:
-        raise StorageError(f"{uri}: names no bucket; write gs://BUCKET/NAME")
+        raise StorageError(f"{uri}: names no bucket; write gs://BUCKET/NAME", retry_when=CONTENT)
     return bucket, name
-
-
-@contextlib.contextmanager
-def _gcs_errors(uri: str) -> Iterator[None]:
-    from google.api_core.exceptions import GoogleAPICallError, GoogleAPIError
-    from google.auth.exceptions import GoogleAuthError, TransportError
-
-    try:
-        yield
-    except GoogleAPICallError as error:
-        code: Any = error.code or 0
-        message = f"{uri}: {int(code)} {_REQUEST.sub('', error.message or str(error), count=1)}"
-        if code == 403:
-            message = f"{message.rstrip('.')}; {_NO_RIGHT}"
-        raise StorageError(message, type(error).__name__, is_transient(code)) from error
-    except GoogleAPIError as error:  # the client's own retries ran out of time
-        raise StorageError(f"{uri}: {error}", type(error).__name__, transient=True) from error
-    except GoogleAuthError as error:
-        reason = " ".join(str(error.args[0] if error.args else error).split())[:300]  # it may hold a page of HTML
-        if error.retryable or isinstance(error, TransportError):
-            raise StorageError(f"{uri}: {reason}", type(error).__name__, transient=True) from error
-        raise CredentialsError(f"{uri}: {reason}; {_LOG_IN}", type(error).__name__) from error
-    except (OSError, EOFError) as error:  # the connection: requests' errors are OSErrors
-        raise StorageError(f"{uri}: {error}", type(error).__name__, transient=True) from error

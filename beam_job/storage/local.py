@@ -3,33 +3,75 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import glob
 import os
+import stat as stat_module
 import urllib.parse
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-from beam_job.storage.base import SCHEME, StorageError, StoredObject, is_glob, scheme_of
+from beam_job.storage.base import (
+    CONTENT,
+    LATER,
+    OPTIONS,
+    SCHEME,
+    ByteMeter,
+    StorageError,
+    StoredObject,
+    is_glob,
+    scheme_of,
+)
 from beam_job.storage.checksum import check
+from beam_job.storage.retry import Deadline, Retrying, retrying
+
+_CHUNK = 1 << 20
+# Errors that may be gone within seconds: another thread closes files, a client of NFS gets a new handle.
+_TRANSIENT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_BAD_NAME = {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
+_NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
+_HINTS = {
+    errno.ENOTDIR: "; a part of this path is a file, name another path",
+    errno.EACCES: "; change its permissions, or name another path",
+    errno.EPERM: "; change its permissions, or name another path",
+}
 
 
 class LocalStorage:
-    """Local paths and `file://`; a relative path is the working directory's."""
+    """Local paths and `file://`; relative paths start at the working directory.
+
+    Only regular files are read: opening a FIFO would wait for a writer for ever, and opening a device may do anything.
+    Reads check their deadline after each MiB. A network mount that is dead and was mounted "hard" can still block a
+    single system call (stat, open or read) for as long as the kernel waits; mount with `soft` to bound that.
+    """
+
+    def __init__(self, retrying: Retrying = retrying) -> None:
+        self._retrying = retrying
 
     def list(self, uri: str) -> Iterator[StoredObject]:
+        """See `Storage.list`.
+
+        Folders and globs yield everything but folders. What cannot be read (a broken link, a FIFO) fails when it is
+        read, so that it gets a failure row instead of being lost.
+        """
         path = local_path(uri)
         if os.path.isdir(path):
             paths = _walk(path)
-        elif os.path.exists(path) or not is_glob(path):
-            paths = iter([path])
+        elif os.path.lexists(path) or not is_glob(path):
+            found = _stat_or_none(uri)
+            if found is not None:
+                yield _stored(local_uri(os.path.abspath(path)), found)
+            return
         else:
             # "." would keep `**/*.jpg` relative to the caller's folder: names in the output are absolute.
             matches = glob.iglob(os.path.abspath(path), recursive=True)
-            paths = iter(sorted(match for match in matches if os.path.isfile(match)))
-        for found in _with_errors(uri, paths):
-            with _local_errors(found):
-                stored = _stat_or_none(found)
+            paths = iter(sorted(match for match in matches if not os.path.isdir(match)))
+        for name in _with_errors(uri, paths):
+            with _local_errors(name):
+                stored = _listed(name)
             if stored:
                 yield stored
 
@@ -38,7 +80,8 @@ class LocalStorage:
             return _stored(uri, os.stat(local_path(uri)))
 
     def is_folder(self, uri: str) -> bool:
-        return os.path.isdir(local_path(uri))
+        found = _stat_or_none(uri)
+        return found is not None and stat_module.S_ISDIR(found.st_mode)
 
     def read(
         self,
@@ -48,21 +91,19 @@ class LocalStorage:
         size: int | None = None,
         crc32c: str | None = None,
         offset: int | None = None,
+        max_bytes: int | None = None,
+        on_size: Callable[[int], None] | None = None,
     ) -> tuple[bytes, str]:
-        with _local_errors(uri), open(local_path(uri), "rb") as file:
-            file.seek(offset or 0)
-            data = file.read(-1 if offset is None else size)
-            found = _version(os.fstat(file.fileno()))
-        if offset is not None:
-            check(data, size, name=uri)
-        return data, found
+        meter = ByteMeter(uri, max_bytes, on_size)
+        part = None if offset is None or size is None else (offset, size)
+        return self._retrying(lambda deadline: _read(uri, deadline, meter, part), timeout)
 
     def open(self, uri: str) -> BinaryIO:
         with _local_errors(uri):
-            return open(local_path(uri), "rb")
+            return _open_regular(uri)
 
     def exists(self, uri: str) -> bool:
-        return os.path.exists(local_path(uri))
+        return _stat_or_none(uri) is not None
 
     def write(self, uri: str, data: bytes) -> None:
         with _local_errors(uri), _temporary(local_path(uri), data) as temporary:
@@ -73,51 +114,53 @@ class LocalStorage:
             os.unlink(local_path(uri))
 
     def create(self, uri: str, data: bytes) -> bool:
-        with _local_errors(uri), _temporary(local_path(uri), data) as temporary:
+        path = local_path(uri)
+        with _local_errors(uri), _temporary(path, data) as temporary:
             try:
-                os.link(temporary, local_path(uri))
+                os.link(temporary, path)
             except FileExistsError:
-                return False
-            except OSError:
-                # A file system without hard links has no atomic "create with content"; two attempts at one shard
-                # at the same time do not occur on one machine.
-                if os.path.exists(local_path(uri)):
-                    return False
-                os.replace(temporary, local_path(uri))
+                # Over NFS an answer may be lost: the first attempt succeeded and the kernel's second one fails.
+                return _has_content(path, data)
+            except OSError as error:
+                if error.errno not in _NO_HARD_LINKS:
+                    raise
+                return _create_without_links(temporary, path, data)
             return True
 
 
 def local_path(uri: str) -> str:
-    """The path of a local URI: `file:///a%20b` is `/a b`; a path without scheme is itself.
+    """The path of a local URI: `file:///a%20b` is `/a b`; a path without scheme is returned as is.
 
     `?` and `#` are characters of a name here, as in a path.
 
     Raises:
-      StorageError: it names another machine, or is no text.
+      StorageError: the URI names another machine, or cannot be a path.
     """
     scheme = SCHEME.match(uri)
     if scheme_of(uri) != "file" or scheme is None:
         return uri
     host, slash, path = uri[scheme.end() :].partition("/")
     if host.lower() not in ("", "localhost"):
-        raise StorageError(f"{uri}: names the host {host}; a local path is written file:///FOLDER/NAME")
+        raise StorageError(
+            f"{uri}: names the host {host}; a local path is written file:///FOLDER/NAME", retry_when=CONTENT
+        )
     with _local_errors(uri):
         return os.fsdecode(urllib.parse.unquote_to_bytes(os.fsencode(slash + path)))
 
 
 def real_path(uri: str) -> str:
-    """The path of a local URI from the root on, without `..` and symbolic links. Raises StorageError."""
+    """The absolute path of a local URI, without `..` and symbolic links. Raises StorageError."""
     with _local_errors(uri):
         return os.path.realpath(local_path(uri))
 
 
 def absolute(uri: str) -> str:
-    """A path from the root on, which other working directories read the same; a URI with a scheme as it is."""
+    """An absolute path, which means the same in any working directory; a URI with a scheme is returned as is."""
     return uri if SCHEME.match(uri) else os.path.abspath(uri)
 
 
 def local_uri(path: str) -> str:
-    """The URI of a path: itself, but `file://` with escapes where its name is no text, which Parquet could not hold."""
+    """The URI of a path: the path itself, or `file://` with escapes if it is not valid text, which Parquet needs."""
     try:
         path.encode("utf-8")
     except UnicodeEncodeError:
@@ -125,8 +168,57 @@ def local_uri(path: str) -> str:
     return path
 
 
+def _read(uri: str, deadline: Deadline, meter: ByteMeter, part: tuple[int, int] | None) -> tuple[bytes, str]:
+    with _local_errors(uri), _open_regular(uri) as file:
+        found = os.fstat(file.fileno())
+        offset, size = part or (0, found.st_size)
+        meter.version = _version(found)
+        meter.check(size)
+        file.seek(offset)
+        chunks: list[bytes] = []
+        received = 0
+        while chunk := file.read(_CHUNK if part is None else min(_CHUNK, size - received)):
+            chunks.append(chunk)
+            received += len(chunk)
+            meter.check(received)  # a file may grow while it is read
+            if deadline.expired:
+                raise TimeoutError(errno.ETIMEDOUT, f"{received:,} bytes were read when the time was over")
+    data = b"".join(chunks)
+    if part is not None:
+        check(data, size, name=uri)
+    return data, _version(found)
+
+
+def _open_regular(uri: str) -> BinaryIO:
+    """Opens a regular file, and nothing else, without ever waiting for a writer."""
+    path = local_path(uri)
+    _check_is_regular(uri, os.stat(path))
+    # The file may have been replaced since: without O_NONBLOCK, opening a FIFO would hang.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _check_is_regular(uri, os.fstat(descriptor))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "rb")
+
+
+def _check_is_regular(uri: str, found: os.stat_result) -> None:
+    if stat_module.S_ISREG(found.st_mode):
+        return
+    kinds = {
+        stat_module.S_IFDIR: "a folder",
+        stat_module.S_IFIFO: "a FIFO",
+        stat_module.S_IFSOCK: "a socket",
+        stat_module.S_IFCHR: "a device",
+        stat_module.S_IFBLK: "a device",
+    }
+    kind = kinds.get(stat_module.S_IFMT(found.st_mode), "a special file")
+    raise StorageError(f"{uri}: is {kind}, not a regular file", "NotAFile", retry_when=CONTENT)
+
+
 def _with_errors(uri: str, paths: Iterator[str]) -> Iterator[str]:
-    """The same paths; what goes wrong while they are looked up is a StorageError."""
+    """The same paths; errors of looking them up are raised as StorageError."""
     while True:
         with _local_errors(uri):
             path = next(paths, None)
@@ -135,41 +227,78 @@ def _with_errors(uri: str, paths: Iterator[str]) -> Iterator[str]:
         yield path
 
 
-def _stat_or_none(path: str) -> StoredObject | None:
-    """The file as listed; None where it was deleted while listing."""
+def _stat_or_none(uri: str) -> os.stat_result | None:
+    """None if there is no such file; an error if that cannot be known, as when a mount has gone."""
+    with _local_errors(uri):
+        try:
+            return os.stat(local_path(uri))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+
+def _listed(path: str) -> StoredObject | None:
+    """The file as listed; None if it was deleted in the meantime."""
+    uri = local_uri(os.path.abspath(path))
     try:
-        return _stored(local_uri(os.path.abspath(path)), os.stat(path))
+        try:
+            return _stored(uri, os.stat(path))
+        except OSError:  # a link that leads nowhere, in a circle or where nobody may look: its own name is listed
+            return _stored(uri, os.lstat(path))
     except FileNotFoundError:
         return None
 
 
-def _raise(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):  # deleted while listing
-        raise error
-
-
 def _walk(folder: str) -> Iterator[str]:
-    # Without `onerror` a folder that may not be read would be passed over, and its images lost without a word.
-    for parent, folders, files in os.walk(folder, onerror=_raise):
+    # Without `onerror`, folders that may not be read would be skipped, and their images lost without a message.
+    for parent, folders, files in os.walk(folder, onerror=functools.partial(_raise_unless_deleted, folder)):
         folders.sort()
         for name in sorted(files):
             yield os.path.join(parent, name)
 
 
-def _stored(uri: str, stat: os.stat_result) -> StoredObject:
-    return StoredObject(uri, _version(stat), stat.st_size)
+def _raise_unless_deleted(root: str, error: OSError) -> None:
+    """Passes over a folder that was deleted during the listing, but not if all has gone, as with a mount."""
+    if not isinstance(error, FileNotFoundError) or not os.path.isdir(root):
+        raise error
 
 
-def _version(stat: os.stat_result) -> str:
-    return f"{stat.st_size}-{stat.st_mtime_ns}"
+def _stored(uri: str, found: os.stat_result) -> StoredObject:
+    return StoredObject(uri, _version(found), found.st_size, modified=found.st_mtime)
+
+
+def _version(found: os.stat_result) -> str:
+    return f"{found.st_size}-{found.st_mtime_ns}"
+
+
+def _has_content(path: str, data: bytes) -> bool:
+    try:
+        if os.stat(path).st_size != len(data):
+            return False
+        with _open_regular(path) as file:
+            return file.read() == data
+    except FileNotFoundError:  # deleted since
+        return False
+
+
+def _create_without_links(temporary: str, path: str, data: bytes) -> bool:
+    """For file systems without hard links: an exclusive, empty file claims the name, then gets its content at once."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        return _has_content(path, data)
+    os.replace(temporary, path)
+    return True
 
 
 @contextlib.contextmanager
 def _temporary(path: str, data: bytes) -> Iterator[str]:
-    """A file beside `path` that holds `data`, on the disk and not only in a cache; gone afterwards."""
+    """A file beside `path` that holds `data`, synced to the disk; removed afterwards.
+
+    A killed process leaves it behind. It stays there, since nothing could tell it from one that another process is
+    still writing; readers of Parquet folders ignore names that begin with a dot.
+    """
     folder, name = os.path.split(os.path.abspath(path))
     os.makedirs(folder, exist_ok=True)
-    # The leading dot keeps readers of Parquet folders away from it.
     temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
     try:
         with open(temporary, "xb") as file:
@@ -182,19 +311,16 @@ def _temporary(path: str, data: bytes) -> Iterator[str]:
             os.unlink(temporary)
 
 
-# By what the system said; a bad file of a run has the words in its failure row.
-_REMEDIES: dict[type[Exception], str] = {
-    NotADirectoryError: "; a part of this path is a file, name another path",
-    PermissionError: "; change its rights, or name another path",
-}
-
-
 @contextlib.contextmanager
 def _local_errors(uri: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError) as error:  # ValueError: a name with a NUL byte
-        reason = getattr(error, "strerror", None) or str(error)
-        transient = isinstance(error, (TimeoutError, InterruptedError, BlockingIOError))
-        remedy = _REMEDIES.get(type(error), "")
-        raise StorageError(f"{uri}: {reason}{remedy}", type(error).__name__, transient) from error
+    except ValueError as error:  # a name with a NUL byte, or one that cannot be encoded
+        raise StorageError(f"{uri}: {error}", type(error).__name__, retry_when=CONTENT) from error
+    except MemoryError as error:
+        raise StorageError(f"{uri}: not enough memory", "MemoryError") from error
+    except OSError as error:
+        code = error.errno or 0
+        retry_when = OPTIONS if code in _REFUSED else CONTENT if code in _BAD_NAME else LATER
+        message = f"{uri}: {error.strerror or error}{_HINTS.get(code, '')}"
+        raise StorageError(message, type(error).__name__, code in _TRANSIENT, retry_when=retry_when) from error

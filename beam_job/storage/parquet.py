@@ -1,4 +1,4 @@
-"""Parquet files of the job's own, read and written as a whole."""
+"""Reads and writes the job's own Parquet files, each as a whole."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 
 from beam_job.storage import storage_for
 
-_READ_TIMEOUT_S = 600.0  # the plan of a hundred million images has gigabytes
+_READ_TIMEOUT_S = 600.0  # the plan of a hundred million images takes gigabytes
 
 
 def read_parquet(uri: str) -> pq.ParquetFile:
-    """The file, fetched and checked as images are: a reader of ranges would not notice a damaged one.
+    """The file, read and checked as images are: reading only ranges would not detect a damaged file.
 
     Raises:
       StorageError: it cannot be read.
@@ -23,9 +23,9 @@ def read_parquet(uri: str) -> pq.ParquetFile:
 
 
 def parquet_bytes(table: pa.Table, row_group_size: int | None = None) -> bytes:
-    """The content of a Parquet file of `table`, compressed with zstd, with a checksum for each page."""
+    """The content of a Parquet file with `table`, compressed with zstd and with a checksum per page."""
     buffer = io.BytesIO()
     with pq.ParquetWriter(buffer, table.schema, compression="zstd", write_page_checksum=True) as writer:
-        if table.num_rows:  # Hugging Face's `datasets` fails on a row group without rows, not on a file without groups.
+        if table.num_rows:  # Hugging Face's `datasets` fails on empty row groups, but not on a file without any.
             writer.write_table(table, row_group_size=row_group_size)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Places that images may come from and results cannot go to."""
+"""Storages that can be read but not written."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ _INSTEAD = "name a local folder or a gs:// bucket for output"
 
 
 class ReadOnly:
-    """The writing half of `Storage` for places that results cannot go to.
+    """The writing methods of a `Storage` that cannot hold results; they raise StorageError.
 
-    A place without an atomic "create where there is none" is one: two attempts at one shard could both win there.
+    Results need an atomic "create unless it exists": without it, two attempts at one shard could both succeed.
     """
 
     def write(self, uri: str, data: bytes) -> None:

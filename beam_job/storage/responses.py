@@ -1,4 +1,4 @@
-"""What went wrong with an HTTP request, in one line that shows neither tokens nor the query of a signed URL."""
+"""Errors of HTTP requests, in one line that shows neither tokens nor the query of a signed URL."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from collections.abc import Iterator
 import requests
 import urllib3
 
-from beam_job.storage.base import StorageError
+from beam_job.storage.base import CONTENT, LATER, OPTIONS, StorageError
 
 _DETAIL_BYTES = 2048
 _AUTHORITY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)")
 WEB = ("http", "https")
-# In the names of objects `?` is a character like others, or a wildcard; this is somebody's signature.
+_REFUSED = (401, 403, 407)
+# In the names of objects `?` is an ordinary character, or a wildcard; a query like this one may be a signature.
 _QUERY = re.compile(r"\?[^/?]*=.*", re.DOTALL)
-_SHORTEST_SECRET = 6  # characters; what is shorter would hit other words of a message
+_SHORTEST_SECRET = 6  # characters; shorter ones would also occur in other words of a message
 
 
 class DownloadError(StorageError):
@@ -32,7 +33,7 @@ class DownloadError(StorageError):
 
     Attributes:
       status: the HTTP status if there was an answer.
-      detail: what the server said about it, one line, where it speaks JSON or plain text.
+      detail: the server's explanation in one line, if it sent JSON or plain text.
       unknown_host: the name service does not know the host.
     """
 
@@ -46,10 +47,19 @@ def is_transient(status: int) -> bool:
     return status in (408, 429) or status >= 500
 
 
-def public_name(uri: str) -> str:
-    """The URI for messages and notes: without password, and without the query that may be a signature.
+def retry_when_of(status: int) -> str:
+    """When another run should try again after this HTTP status: see `StorageError.retry_when`.
 
-    A web address loses user and fragment as well. Local paths stay as they are.
+    401, 403 and 407 need other credentials or permissions. All others may pass, 404 and 410 among them: the file was
+    not read, and servers say so of files that come back.
+    """
+    return OPTIONS if status in _REFUSED else LATER
+
+
+def public_name(uri: str) -> str:
+    """The URI for messages and stored files: without the password, and without a query, which may be a signature.
+
+    Web addresses also lose their user and fragment. Local paths are returned as they are.
     """
     match = _AUTHORITY.match(uri)
     if match is None or (match[1].lower() == "file" and not match[2]):
@@ -62,7 +72,7 @@ def public_name(uri: str) -> str:
 
 
 def without_secrets(text: str, uri: str) -> str:
-    """`text` without what `public_name` takes from `uri`, be it the URI as a whole or a value out of it."""
+    """`text` without the parts that `public_name` removes from `uri`, as part of the URI or alone."""
     public = public_name(uri)
     if public == uri:
         return text
@@ -73,7 +83,7 @@ def without_secrets(text: str, uri: str) -> str:
 
 
 def _secrets(uri: str) -> Iterator[str]:
-    """User, password and the query's values, as written and decoded."""
+    """User, password and the values of the query, as written and decoded."""
     head, _, query = uri.partition("?")
     match = _AUTHORITY.match(head)
     user = match[2].rpartition("@")[0] if match else ""
@@ -93,7 +103,11 @@ def status_error(response: requests.Response, name: str) -> DownloadError:
     cause = "".join(word[:1].upper() + word[1:] for word in phrase.replace("-", " ").split()) or f"Http{status}"
     transient = is_transient(status)
     error = DownloadError(
-        f"{name}: {status} {phrase}".rstrip(), cause, transient, _retry_after(response.headers.get("Retry-After"))
+        f"{name}: {status} {phrase}".rstrip(),
+        cause,
+        transient,
+        _retry_after(response.headers.get("Retry-After")),
+        retry_when_of(status),
     )
     error.status = status
     error.detail = _detail(response)
@@ -101,29 +115,37 @@ def status_error(response: requests.Response, name: str) -> DownloadError:
 
 
 def broken(error: Exception, name: str) -> tuple[DownloadError, BaseException]:
-    """The error of a request that was not answered in full, and what is below the wrappers of requests and urllib3.
+    """The error of a request without a complete answer, and the exception that requests and urllib3 have wrapped.
 
-    Those wrappers' messages show the URL with its query, so they are left out of the chain. A certificate that does not
-    verify and a URL that is none stay so and are permanent.
+    The wrappers' messages show the URL with its query, so they are left out of the chain. Invalid URLs and certificates
+    that do not verify are not tried again in the same run.
     """
     root: BaseException = error
+    seen = {id(root)}  # an exception that was raised twice may be in a circle of contexts
     while isinstance(root, (requests.RequestException, urllib3.exceptions.HTTPError)):
         below = root.__cause__ or root.__context__
-        if below is None or isinstance(root, http.client.HTTPException):
+        if below is None or id(below) in seen or isinstance(root, http.client.HTTPException):
             break
         root = below
-    permanent = isinstance(error, ValueError) or isinstance(root, (ValueError, ssl.SSLCertVerificationError))
+        seen.add(id(root))
+    certificate = isinstance(root, ssl.SSLCertVerificationError)
+    invalid = not certificate and (isinstance(error, ValueError) or isinstance(root, ValueError))
     if isinstance(error, ValueError):  # its text is the URL
         reason = "not a URL that can be fetched"
     else:
         reason = " ".join(str(getattr(root, "strerror", None) or root).split())
-    failure = DownloadError(f"{name}: {reason} ({type(root).__name__})", type(root).__name__, not permanent)
+    failure = DownloadError(
+        f"{name}: {reason} ({type(root).__name__})",
+        type(root).__name__,
+        transient=not (certificate or invalid),
+        retry_when=CONTENT if invalid else LATER,
+    )
     failure.unknown_host = isinstance(root, socket.gaierror) and root.errno == socket.EAI_NONAME
     return failure, root
 
 
 def _retry_after(header: str | None) -> float | None:
-    """Seconds of a Retry-After header, which gives seconds or a date; None for neither."""
+    """Seconds of a Retry-After header, which holds seconds or a date; None for anything else."""
     if header is None:
         return None
     if header.strip().isdecimal():

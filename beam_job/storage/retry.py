@@ -1,4 +1,4 @@
-"""Trying again, and when to stop: exponential backoff with full jitter inside one total deadline."""
+"""Retries with exponential backoff and full jitter, within one total deadline."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _LONGEST_WAIT_S = 8.0
 
 @dataclass(frozen=True)
 class Deadline:
-    """A moment after which nothing may go on.
+    """The time by which something must have ended.
 
     Attributes:
-      at: the moment, in the clock's seconds.
-      clock: seconds that never run backwards; injected by tests.
+      at: that time, in seconds of the clock.
+      clock: monotonic seconds; tests inject their own.
     """
 
     at: float
@@ -31,24 +31,24 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: float, clock: Clock = time.monotonic) -> Deadline:
-        """The moment `seconds` from now."""
+        """The deadline `seconds` from now."""
         return cls(clock() + seconds, clock)
 
     def left(self) -> float:
-        """Seconds until then, never negative."""
+        """Seconds left, never negative."""
         return max(0.0, self.at - self.clock())
 
     @property
     def expired(self) -> bool:
-        """Whether the moment has come."""
+        """Whether no time is left."""
         return self.left() <= 0.0
 
 
 class Retrying(Protocol):
-    """`retrying`, with whatever clock; what a storage is made with."""
+    """The type of `retrying`, whose clock tests replace."""
 
     def __call__(self, attempt: Callable[[Deadline], T], timeout: float) -> T:
-        """What `attempt` returns within `timeout` seconds."""
+        """The result of `attempt`, within `timeout` seconds."""
 
 
 def retrying(
@@ -59,22 +59,22 @@ def retrying(
     sleep: Callable[[float], None] = time.sleep,
     random: Callable[[], float] = _random.random,
 ) -> T:
-    """What `attempt` returns, tried again after transient errors.
+    """The result of `attempt`, which is repeated after transient errors.
 
-    The n-th wait is drawn evenly between 0 and 0.5 s * 2**(n-1), 8 s at most ("full jitter", so that threads which
-    failed together do not come back together), and is no shorter than the error's `retry_after`. A wait that would
-    outlast the deadline is not begun: what is left would not suffice for an attempt either.
+    The n-th wait is uniform between 0 and 0.5 s * 2**(n-1), at most 8 s ("full jitter", so that threads that failed
+    together do not retry together), and not shorter than the error's `retry_after`. A wait that would last beyond the
+    deadline is not started: no time would be left for another attempt.
 
     Args:
-      attempt: gets the deadline that it has to keep by itself; called once at least.
+      attempt: is given the deadline, which it must keep itself; called at least once.
       timeout: seconds for all attempts and waits together.
-      clock: for the deadline, in seconds.
+      clock: seconds for the deadline.
       sleep: waits that many seconds.
       random: a number in [0, 1).
 
     Raises:
-      StorageError: the first one that is not transient, or the last one; its message says how often was tried. An
-        attempt that the deadline cut short says nothing of the reason: then it is the error of the one before.
+      StorageError: the first one that is not transient, or the last one, with the number of attempts in its message.
+        If the deadline cut the last attempt short, the error of the attempt before, which says more.
     """
     deadline = Deadline.after(timeout, clock)
     attempts = 0

@@ -1,1 +1,1 @@
-"""Training, evaluation and conversion of captioners; nothing outside this package imports it."""
+"""Training, evaluation and conversion of captioners: the commands of `python -m model`."""

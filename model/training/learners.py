@@ -1,6 +1,7 @@
-"""Three ways of learning: the decoder alone, with the backbone, and from the reward of its own captions.
+"""Three training methods: the decoder alone, with the backbone, and with rewards of the decoder's own captions.
 
-Dimensions: N photographs, B of a batch, K captions of each, T words, S pixels a side, L grid positions, C channels.
+Dimensions: N images, B images of a batch, K captions for each image, T words, V words of the vocabulary, S pixels a
+side, L grid positions, C channels, U units.
 """
 
 from __future__ import annotations
@@ -16,27 +17,28 @@ import tensorflow as tf
 from keras import ops
 
 from model.network import Decoder, Encoder
-from model.training.augment import SMALLEST_CROP, changed
+from model.training.augment import augment
 from model.training.features import Features, Images
 from model.training.reward import Caption, Reward
+from model.training.train_options import SMALLEST_CROP
 from model.vocabulary import END, PAD, START
 
 Tensor = Any
 Words = npt.NDArray[np.int32]
 Batch = tuple[npt.NDArray[Any], ...]
-# what a learner sees, uniforms float32[B, K, T] -> words int32[B, K, T] drawn from the decoder
+# (inputs of a learner, uniforms float32[B, K, T]) -> words int32[B, K, T], sampled from the decoder
 Draw = Callable[[Tensor, Tensor], Tensor]
 _UNLIKELY = -5.0  # log-probability of a word
-_LENGTH_STEP = 4  # captions are padded to a multiple of it: a graph for each length that comes up, but not for many
+_LENGTH_STEP = 4  # captions are padded to a multiple of it, since TensorFlow traces a graph for each length
 
 
 class Learner(abc.ABC):
-    """What is trained, on what, and with which loss.
+    """The variables to train, their training data and the loss.
 
     Args:
-      encoder: of the network.
-      decoder: of the network.
-      words: int32[N, K, T + 2]: `<start>` ... `<end>`, padded.
+      encoder: the network's encoder.
+      decoder: the network's decoder.
+      words: int32[N, K, T + 2], the human captions: `<start>` ... `<end>`, padded.
     """
 
     backbone_variables: Sequence[keras.Variable] = ()
@@ -48,49 +50,49 @@ class Learner(abc.ABC):
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:
-        """What the optimizers change."""
+        """The variables that the optimizers change."""
         layers = (self.encoder.projection, self.decoder)
         return [v for layer in layers for v in layer.trainable_variables] + list(self.backbone_variables)
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """What a checkpoint has to hold."""
+        """The variables that a checkpoint needs."""
         layers = (self.encoder.projection, self.decoder)
         return [v for layer in layers for v in layer.variables] + list(self.backbone_variables)
 
     def steps(self, batch_size: int) -> int:
-        """Steps of an epoch; what is left over is in another epoch's order."""
+        """Steps for each epoch; a smaller last batch is dropped, with other images in each epoch."""
         return max(1, len(self.words) // batch_size)
 
     def batches(self, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
-        """The photographs in a new order."""
+        """Yields batches of all images in random order."""
         batch_size = min(batch_size, len(self.words))
         order = rng.permutation(len(self.words))
         for start in range(0, len(order) - batch_size + 1, batch_size):
             yield self.batch(np.sort(order[start : start + batch_size]), rng)
 
-    def said(self) -> str:
-        """Something more for the line of progress."""
+    def progress(self) -> str:
+        """Text to append to the progress line."""
         return ""
 
     @abc.abstractmethod
     def batch(self, chosen: npt.NDArray[np.int64], rng: np.random.Generator) -> Batch:
-        """What a step sees of the photographs with these numbers."""
+        """The arrays of a step for the images numbered `chosen`: int64[B]."""
 
     @abc.abstractmethod
-    def features(self, seen: Tensor) -> Tensor:
-        """What the decoder looks at, from the first of a batch's arrays: float32[B, L, U]."""
+    def features(self, inputs: Tensor) -> Tensor:
+        """The decoder's features float32[B, L, U], from the first array of a batch."""
 
     @abc.abstractmethod
     def loss(self, *batch: Tensor) -> Tensor:
-        """The loss of a batch: float32, one number."""
+        """The loss of a batch: float32[]."""
 
 
 class FrozenBackbone(Learner):
-    """Projection and decoder, by teacher forcing, on features that were computed once.
+    """Trains projection and decoder by teacher forcing, on features that were computed once.
 
     Args:
-      features: float16[N, F, L, C]: of each photograph, F views (as it is, in a mirror).
+      features: float16[N, F, L, C], of F views of each image.
       label_smoothing: see `TrainingOptions`.
     """
 
@@ -105,8 +107,8 @@ class FrozenBackbone(Learner):
         views = rng.integers(self._features.shape[1], size=len(chosen))
         return self._features[chosen, views], trimmed(self.words[chosen])
 
-    def features(self, seen: Tensor) -> Tensor:
-        return self.encoder.project(seen)
+    def features(self, inputs: Tensor) -> Tensor:
+        return self.encoder.project(inputs)
 
     def loss(self, *batch: Tensor) -> Tensor:
         grid, words = batch
@@ -114,15 +116,15 @@ class FrozenBackbone(Learner):
 
 
 class FineTuning(Learner):
-    """The upper part of the backbone too, on photographs that look different each time.
+    """Also trains the upper layers of the backbone, on randomly augmented images.
 
-    The batch normalisation keeps the statistics of its own training: a batch is too small to measure new ones.
+    Batch normalization keeps its statistics, since batches are too small to measure them.
 
     Args:
-      images: uint8[N, S', S', 3], S' a little more than S.
-      share: of the backbone's layers with weights, how many are trained, from the top: 0 to 1.
+      images: uint8[N, S', S', 3], with S' a little larger than S.
+      share: the share of the backbone's layers with weights that is trained, from the top, 0 to 1.
       label_smoothing: see `TrainingOptions`.
-      smallest_crop: see `model.training.augment.changed`.
+      smallest_crop: see `model.training.augment.augment`.
     """
 
     def __init__(
@@ -145,10 +147,10 @@ class FineTuning(Learner):
 
     def batch(self, chosen: npt.NDArray[np.int64], rng: np.random.Generator) -> Batch:
         size = self.encoder.backbone.input_shape[1]
-        return changed(self._images[chosen], size, rng, self._smallest_crop), trimmed(self.words[chosen])
+        return augment(self._images[chosen], size, rng, self._smallest_crop), trimmed(self.words[chosen])
 
-    def features(self, seen: Tensor) -> Tensor:
-        return self.encoder(seen)
+    def features(self, inputs: Tensor) -> Tensor:
+        return self.encoder(inputs)
 
     def loss(self, *batch: Tensor) -> Tensor:
         images, words = batch
@@ -156,25 +158,25 @@ class FineTuning(Learner):
 
 
 class SelfCritical(Learner):
-    """Captions drawn from the decoder become likelier the more their CIDEr-D is above that of the image's others.
+    """Makes sampled captions likelier, the more their reward exceeds that of the image's other captions.
 
     S. Rennie et al. (2017), "Self-critical Sequence Training for Image Captioning"; the baseline of a caption is the
     mean reward of the other captions drawn for the same image (R. Luo 2020, "A Better Variant of Self-Critical
-    Sequence Training"). Teacher forcing on people's captions, one of each photograph, is mixed in, against a narrowing
-    language.
+    Sequence Training"). Teacher forcing on one human caption of each image is mixed in, which keeps the language
+    varied.
 
     Args:
-      looking: which photographs are seen and how, and what of the encoder learns.
-      draw: the captions of a batch, with what the decoder knows at the time.
+      base: the learner that provides the images or features and the encoder's trained variables.
+      draw: samples captions from the current decoder.
       forcing: weight of teacher forcing in the loss, 0 to 1.
-      captions: drawn for an image.
+      captions: number of captions to sample for each image.
       label_smoothing: of teacher forcing.
-      reward: of the captions of a batch; that of `references`, by the photographs' numbers.
+      reward: the reward of the captions of a batch, for images by their numbers.
     """
 
     def __init__(
         self,
-        looking: FrozenBackbone | FineTuning,
+        base: FrozenBackbone | FineTuning,
         draw: Draw,
         forcing: float,
         captions: int,
@@ -183,9 +185,9 @@ class SelfCritical(Learner):
     ) -> None:
         if captions < 2:
             raise ValueError(f"samples must be a whole number from 2, not {captions}: each is compared with the others")
-        super().__init__(looking.encoder, looking.decoder, looking.words)
-        self.backbone_variables = looking.backbone_variables
-        self._looking = looking
+        super().__init__(base.encoder, base.decoder, base.words)
+        self.backbone_variables = base.backbone_variables
+        self._base = base
         self._draw = draw
         self._forcing = forcing
         self._captions = captions
@@ -193,31 +195,31 @@ class SelfCritical(Learner):
         self._reward = reward
         self._rewards: list[float] = []
 
-    def said(self) -> str:
+    def progress(self) -> str:
         return f"  reward {np.mean(self._rewards[-50:]):.2f}"
 
     def batch(self, chosen: npt.NDArray[np.int64], rng: np.random.Generator) -> Batch:
-        seen, words = self._looking.batch(chosen, rng)
+        inputs, words = self._base.batch(chosen, rng)
         uniforms = rng.random((len(chosen), self._captions, self.words.shape[2] - 2), np.float32)
-        drawn = np.asarray(self._draw(tf.convert_to_tensor(seen), tf.convert_to_tensor(uniforms)))
+        drawn = np.asarray(self._draw(tf.convert_to_tensor(inputs), tf.convert_to_tensor(uniforms)))
         drawn = np.pad(drawn, ((0, 0), (0, 0), (1, 1)))
         drawn[..., 0] = START
         captions = [[ended(row) for row in rows] for rows in drawn]
         rewards = np.array(self._reward(chosen.tolist(), captions), np.float32)
         self._rewards.append(float(rewards.mean()))
         others = (rewards.sum(axis=1, keepdims=True) - rewards) / (self._captions - 1)
-        return seen, one_of_each(words, rng), trimmed(drawn), rewards - others
+        return inputs, one_of_each(words, rng), trimmed(drawn), rewards - others
 
-    def features(self, seen: Tensor) -> Tensor:
-        return self._looking.features(seen)
+    def features(self, inputs: Tensor) -> Tensor:
+        return self._base.features(inputs)
 
     def loss(self, *batch: Tensor) -> Tensor:
-        seen, words, drawn, advantages = batch
-        features = self.features(seen)
+        inputs, words, drawn, advantages = batch
+        features = self.features(inputs)
         logits, said, places = _next_words(self.decoder, drawn, features)
         log_probabilities, _ = _of_words(logits, said)
         advantages = ops.take(ops.reshape(advantages, (-1,)), places[:, 0] * drawn.shape[1] + places[:, 1])
-        # A word that dropout has made unlikely is not made ever less likely: that has no end, and drives all else away.
+        # Words that dropout made unlikely are not made less likely still: that never ends and would dominate the loss.
         kept = ops.cast(ops.logical_or(advantages > 0, log_probabilities > _UNLIKELY), "float32")
         reward = ops.sum(advantages * log_probabilities * kept) / ops.maximum(ops.sum(kept), 1.0)
         forced = forced_loss(self.decoder, features, words, self._label_smoothing) if self._forcing else 0.0
@@ -225,47 +227,47 @@ class SelfCritical(Learner):
 
 
 def references(words: Words) -> list[list[Caption]]:
-    """People's captions as a reward takes them, from int32[N, K, T + 2]."""
+    """The human captions in the form that rewards take, from int32[N, K, T + 2]."""
     return [[ended(row) for row in rows if row[0] == START] for rows in words]
 
 
 def trimmed(words: Words) -> Words:
-    """int32[B, K, T'] -> int32[B, K, T]: without the columns that are padding in each caption."""
+    """Removes columns that are padding in all captions: int32[B, K, T'] -> int32[B, K, T]."""
     longest = int(np.count_nonzero(words, axis=-1).max())
     return words[..., : min(words.shape[-1], -(-longest // _LENGTH_STEP) * _LENGTH_STEP)]
 
 
 def one_of_each(words: Words, rng: np.random.Generator) -> Words:
-    """One of the captions of each photograph, chosen by chance: int32[B, K, T] -> int32[B, 1, T]."""
-    captions = np.count_nonzero(words[..., 0], axis=1)  # those behind are padding
+    """Chooses a random caption of each image: int32[B, K, T] -> int32[B, 1, T]."""
+    captions = np.count_nonzero(words[..., 0], axis=1)  # the rest is padding
     chosen = rng.integers(np.maximum(captions, 1))
     return trimmed(words[np.arange(len(words)), chosen][:, None])
 
 
 def ended(words: Words) -> tuple[int, ...]:
-    """The words after `<start>` up to `<end>`, which counts as a word: a caption has to end where people end."""
+    """The words after `<start>` up to `<end>`, which counts as a word: rewards include where a caption ends."""
     said = [int(word) for word in words[1:] if word != PAD]
     return tuple(said[: said.index(END) + 1] if END in said else said)
 
 
 def forced_loss(decoder: Decoder, features: Tensor, words: Tensor, label_smoothing: float) -> Tensor:
-    """Cross-entropy of each next word given people's words so far: float32[B, L, U], int32[B, K, T] -> float32."""
+    """Cross-entropy of the next words of human captions: float32[B, L, U], int32[B, K, T] -> float32[]."""
     logits, said, _ = _next_words(decoder, words, features)
     return cross_entropy(said, logits, label_smoothing)
 
 
 def cross_entropy(words: Tensor, logits: Tensor, label_smoothing: float) -> Tensor:
-    """int32[W], logits float32[W, V] -> mean over the words."""
+    """Mean over W words: int32[W], logits float32[W, V] -> float32[]."""
     said, normalizer = _of_words(logits, words)
     spread = ops.mean(logits, axis=-1) - normalizer
     return -ops.mean((1 - label_smoothing) * said + label_smoothing * spread)
 
 
 def _next_words(decoder: Decoder, words: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Teacher forcing at the places that are not padding, W of them.
+    """Teacher forcing at the W positions that are not padding.
 
     Returns:
-      logits float32[W, V], the words that stand there int32[W], and the places int32[W, 3] in [B, K, T].
+      logits float32[W, V], the words int32[W] at these positions, and the positions int32[W, 3] in [B, K, T].
     """
     said = words[..., 1:]
     places = ops.cast(ops.stack(ops.nonzero(ops.not_equal(said, PAD)), axis=-1), "int32")
@@ -274,8 +276,8 @@ def _next_words(decoder: Decoder, words: Tensor, features: Tensor) -> tuple[Tens
 
 
 def _of_words(logits: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of `words` and what was taken off their logits: int32[W], float32[W, V] -> float32[W] both."""
-    # Not log_softmax: on a CPU each pass over all V words of all places is dear.
+    """Log-probabilities of `words`, and the normalizers of the logits: float32[W, V], int32[W] -> float32[W] both."""
+    # Not log_softmax: on a CPU, each pass over V words for all positions is expensive.
     normalizer = ops.logsumexp(logits, axis=-1)
     said = ops.take_along_axis(logits, words[:, None], axis=-1)[:, 0]
     return said - normalizer, normalizer

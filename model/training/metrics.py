@@ -1,4 +1,4 @@
-"""The field's caption metrics, from `pycocoevalcap`.
+"""Standard caption metrics, computed by `pycocoevalcap`.
 
 Source: X. Chen et al. (2015), "Microsoft COCO Captions: Data Collection and Evaluation Server".
 """
@@ -19,11 +19,11 @@ Captions = Mapping[str, Sequence[str]]
 
 
 class Scores(NamedTuple):
-    """What captions score, each number times 100.
+    """Scores of captions, each times 100.
 
     Attributes:
-      metrics: by the metric's name.
-      cider: of each image; their mean is the metric.
+      metrics: by metric name.
+      cider: CIDEr of each image; the metric is their mean.
     """
 
     metrics: dict[str, float]
@@ -31,11 +31,11 @@ class Scores(NamedTuple):
 
 
 class MetricsError(RuntimeError):
-    """A metric's program is not installed; the message says how to get it."""
+    """A program that a metric needs is not installed; the message says how to install it."""
 
 
 def quick_cider(references: Captions, candidates: Captions) -> float:
-    """CIDEr times 100 on words split by `standardize`: no Java, a second for 1,000 images; for use while training."""
+    """CIDEr times 100 on words of `standardize`, for use in training: without Java, in a second for 1,000 images."""
     try:
         from pycocoevalcap.cider.cider import Cider
     except ImportError as error:
@@ -45,14 +45,14 @@ def quick_cider(references: Captions, candidates: Captions) -> float:
 
 
 def caption_metrics(references: Captions, candidates: Captions) -> Scores:
-    """BLEU-1 to 4, METEOR, ROUGE-L and CIDEr (CIDEr-D, as everybody reports it), on words of the PTB tokenizer.
+    """BLEU-1 to 4, METEOR, ROUGE-L and CIDEr (CIDEr-D, as is usual), on words of the PTB tokenizer.
 
     Args:
       references: human captions by image.
       candidates: one caption for each image of `references`.
 
     Raises:
-      MetricsError: pycocoevalcap or Java is not there.
+      MetricsError: pycocoevalcap or Java is not installed.
     """
     if shutil.which("java") is None:
         raise MetricsError("the PTB tokenizer and METEOR need Java: apt-get install default-jre-headless, or similar")
@@ -82,9 +82,9 @@ def caption_metrics(references: Captions, candidates: Captions) -> Scores:
 
 
 def by_fifths(scores: Sequence[float], values: Sequence[float]) -> list[float]:
-    """Means of `values` in the fifths of the images by `scores`, the fifth with the lowest scores first.
+    """Sorts images by `scores`, splits them into fifths, and returns the mean of `values` in each, lowest scores first.
 
-    With captions' scores and their CIDEr it shows whether a score means something.
+    With the captions' scores and their CIDEr, this shows whether a score predicts quality.
     """
     fifths = np.array_split(np.argsort(scores, kind="stable"), 5)
     return [float(np.mean(np.asarray(values)[fifth])) for fifth in fifths]

@@ -1,18 +1,17 @@
-"""A bundle whose backbone computes with 8-bit whole numbers, from one that computes in floating point.
+"""Converts the backbone of a bundle from floating point to 8-bit integers.
 
     python -m model quantize tuned --data=TRAIN.parquet --output=tuned8
 
-The normalization is folded into the convolutions, and each layer's range is measured on photographs: the one with the
-least squared error of what is rounded to its 256 values. Then each layer's bias is set so that rounding moves no
-channel's mean (M. Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", section
-4.2). On a CPU with VNNI, LiteRT runs the result in two fifths of the time. The decoder is as it was: what the backbone
-now sees a little differently it learns by a training that goes on from the new bundle (`python -m model train --init`).
+Batch normalization is folded into the convolutions, and each layer's range is measured on images, as the one whose 256
+values have the least squared rounding error. Then each bias is corrected so that rounding leaves the mean of every
+channel unchanged (M. Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction",
+section 4.2). On a CPU with VNNI, LiteRT runs the result in two fifths of the time. The decoder is copied; continue its
+training from the new bundle (`python -m model train --init`) to adapt it to the slightly different features.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,51 +22,54 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from model.bundle import BundleError, load_captioner, save_bundle
+from model.bundle import check_replaceable, load_captioner, save_bundle
 from model.captioner import Captioner
 from model.efficientnet_lite import NORM_EPSILON
 from model.int8_layers import LARGEST_WEIGHT, STEPS, Int8Convolution, Int8Range
 from model.network import Encoder, build_network, named_variables
-from model.preprocessing import ImageError, load_image
-from model.training.data import DataError, read_examples
+from model.preprocessing import load_image
+from model.training.command import EXIT_OK, command_parser, run_command
+from model.training.data import read_examples
 
 Array = npt.NDArray[np.float32]
 _BATCH = 16
-_SAMPLE = 200_000  # values of a layer's output, from all photographs
-_TRIED = np.linspace(1.0, 0.3, 36)  # ranges, as shares of all that was seen
+_SAMPLE = 200_000  # values of each layer's output, from all images
+_SHARES = np.linspace(1.0, 0.3, 36)  # candidate ranges, as shares of the observed range
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     args = _parser().parse_args(argv)
-    try:
+
+    def run() -> int:
         version = quantize(args.bundle, args.data, args.photographs, args.output)
-    except (BundleError, DataError, ImageError, ValueError, OSError) as error:
-        print(f"model quantize: {error}", file=sys.stderr)
-        return 2
-    print(f"{args.output}: {version}")
-    return 0
+        print(f"{args.output}: {version}")
+        return EXIT_OK
+
+    return run_command("quantize", run)
 
 
 def quantize(bundle: Path, data: str, photographs: int, output: Path) -> str:
     """Writes the bundle and returns its version.
 
     Args:
-      bundle: of an EfficientNet-Lite.
-      data: as `python -m model train --data`.
-      photographs: of them, spread over the whole, that ranges are measured on.
+      bundle: a bundle with an EfficientNet-Lite.
+      data: images, as for `python -m model train --data`.
+      photographs: number of images to measure ranges on, evenly spaced in the data.
       output: folder of the new bundle.
 
     Raises:
-      BundleError: the bundle is not whole.
-      ValueError: it is an 8-bit one already, its backbone has no 8-bit form, or there is no photograph to measure on.
+      BundleError: the bundle is damaged, or `output` holds something else.
+      DataError, ImageError, OSError: an image cannot be read.
+      ValueError: the backbone is 8-bit already or has no 8-bit form, or `photographs` is less than 1.
     """
     if photographs < 1:
         raise ValueError(f"photographs must be a whole number from 1, not {photographs}")
+    check_replaceable(output)
     start = load_captioner(bundle)
     config = replace(start.config, int8=True)
     if config == start.config:
-        raise ValueError(f"{bundle} computes with 8 bits already")
+        raise ValueError(f"{bundle} has an 8-bit backbone already")
     encoder, decoder = build_network(config, len(start.vocabulary))
     examples = read_examples(data)
     chosen = examples[:: max(1, len(examples) // photographs)][:photographs]
@@ -75,16 +77,16 @@ def quantize(bundle: Path, data: str, photographs: int, output: Path) -> str:
     fold(start.encoder.backbone, encoder.backbone)
     measure(start.encoder, encoder.backbone, images)
     correct_biases(start.encoder, encoder.backbone, images)
-    given = named_variables(start.encoder, start.decoder)
+    source = named_variables(start.encoder, start.decoder)
     for name, variable in named_variables(encoder, decoder).items():
-        if name in given and "backbone" not in name:
-            variable.assign(given[name])
+        if name in source and "backbone" not in name:
+            variable.assign(source[name])
     captioner = Captioner(config, start.vocabulary, encoder, decoder)
     return save_bundle(output, captioner, f"# Model card\n\n{start.version} with an 8-bit backbone.\n")
 
 
 def fold(source: keras.Model, target: keras.Model) -> None:
-    """Each convolution with the batch normalization behind it, as one of whole numbers with a bias."""
+    """Folds each convolution of `source` and its batch normalization into an integer convolution of `target`."""
     for layer in target.layers:
         if isinstance(layer, Int8Convolution):
             [kernel] = source.get_layer(layer.name).get_weights()
@@ -93,22 +95,27 @@ def fold(source: keras.Model, target: keras.Model) -> None:
             factor = gamma / np.sqrt(variance + norm.epsilon)
             kernel = kernel * (factor[:, None] if layer.depthwise else factor)
             step = few_bits(np.abs(kernel).max(axis=(0, 1, 3) if layer.depthwise else (0, 1, 2)) / LARGEST_WEIGHT)
-            # `+ 0.0` removes negative zeros, which blending would turn into zeros and so invalidate cached features.
+            # `+ 0.0` removes negative zeros, which blending would turn into zeros, invalidating cached features.
             layer.kernel.assign(np.round(kernel / (step[:, None] if layer.depthwise else step)) + 0.0)
             layer.step.assign(step)
             layer.bias.assign(beta - mean * factor)
 
 
 def is_int8(arrays: Mapping[str, Any]) -> bool:
-    """Whether arrays, by the names of `network.named_backbone_variables`, are of a backbone of 8-bit whole numbers."""
+    """Whether arrays, named as by `network.named_backbone_variables`, belong to an 8-bit backbone."""
     return any(name.endswith("/step") for name in arrays)
 
 
-def floating(arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """The way back, for a backbone that is to learn again: its arrays by name, as those of the one in floating point.
+def dequantize(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """Converts the arrays of an 8-bit backbone to those of the same backbone in floating point, for training.
 
-    The names are those of `network.named_backbone_variables`. What was rounded stays rounded; the normalization has
-    nothing left to do but to add the bias.
+    Rounded weights stay rounded, and batch normalization only adds the bias.
+
+    Args:
+      arrays: by the names of `network.named_backbone_variables`.
+
+    Raises:
+      KeyError: an array is missing.
     """
     found: dict[str, Array] = {}
     convolutions = sorted(name.removesuffix("/kernel") for name in arrays if name.endswith("/kernel"))
@@ -123,7 +130,7 @@ def floating(arrays: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def measure(encoder: Encoder, target: keras.Model, images: npt.NDArray[np.uint8]) -> None:
-    """Sets every range of `target` by what the backbone of `encoder` gives for `images`, uint8[N, S, S, 3]."""
+    """Sets the ranges of `target` by the outputs of the backbone of `encoder` for `images`, uint8[N, S, S, 3]."""
     ranges = {layer.name: layer for layer in target.layers if isinstance(layer, Int8Range)}
     outputs = {
         layer.name: layer.output
@@ -131,39 +138,44 @@ def measure(encoder: Encoder, target: keras.Model, images: npt.NDArray[np.uint8]
         if layer.name.endswith(("_relu", "_add", "_project_norm"))
     }
     watched = keras.Model(encoder.backbone.input, outputs)
-    see = tf.function(lambda given: watched(encoder.rescale(given)), autograph=False)
+    compute = tf.function(lambda batch: watched(encoder.rescale(batch)), autograph=False)
     rng = np.random.default_rng(0)
-    seen: dict[str, list[Array]] = {}
+    samples: dict[str, list[Array]] = {}
     for start in range(0, len(images), _BATCH):
-        for name, found in see(images[start : start + _BATCH]).items():
+        for name, found in compute(images[start : start + _BATCH]).items():
             values = np.asarray(found).ravel()
             stage, _, _ = name.partition("_")
-            of = f"{name.removesuffix('_relu') if name.endswith('_relu') else stage}_range"
-            seen.setdefault(of, []).append(rng.choice(values, _SAMPLE * _BATCH // len(images)))
-    for name, chunks in seen.items():
+            range_name = f"{name.removesuffix('_relu') if name.endswith('_relu') else stage}_range"
+            samples.setdefault(range_name, []).append(rng.choice(values, _SAMPLE * _BATCH // len(images)))
+    for name, chunks in samples.items():
         step, zero = best_range(np.concatenate(chunks))
         ranges[name].step.assign(step)
         ranges[name].zero.assign(zero)
 
 
 def correct_biases(encoder: Encoder, target: keras.Model, images: npt.NDArray[np.uint8]) -> None:
-    """Gives each channel of `target` the mean that it has in the backbone of `encoder`, layer by layer.
+    """Corrects the biases of `target`, so that each channel has the mean that it has in the backbone of `encoder`.
 
-    A layer's mean depends on all that is rounded before it, so the later layers wait for the earlier ones.
+    Layers are corrected in order, since the mean of a layer depends on the rounding in all earlier ones.
+
+    Args:
+      encoder: with the backbone in floating point.
+      target: the 8-bit backbone.
+      images: uint8[N, S, S, 3].
     """
     folded = [layer for layer in target.layers if isinstance(layer, Int8Convolution)]
     norms = {layer.name: encoder.backbone.get_layer(f"{layer.name}_norm").output for layer in folded}
-    wanted = _channel_means(encoder, encoder.backbone, norms, images)
+    expected = _channel_means(encoder, encoder.backbone, norms, images)
     for layer in folded:
         numbers, step = layer.output
         found = _channel_means(encoder, target, {layer.name: numbers * step}, images)
-        layer.bias.assign_add(wanted[layer.name] - found[layer.name])
+        layer.bias.assign_add(expected[layer.name] - found[layer.name])
 
 
 def _channel_means(
     encoder: Encoder, backbone: keras.Model, outputs: dict[str, Any], images: npt.NDArray[np.uint8]
 ) -> dict[str, Array]:
-    """The mean over all photographs and places of each channel of `outputs`: a float32[C] for each."""
+    """The mean of each channel of `outputs` over all images and positions: float32[C] for each output."""
     watched = keras.Model(backbone.input, outputs)
     means: dict[str, Any] = dict.fromkeys(outputs, 0.0)
     for batch in np.split(images, range(_BATCH, len(images), _BATCH)):
@@ -173,34 +185,29 @@ def _channel_means(
 
 
 def best_range(values: Array) -> tuple[float, int]:
-    """The step, and how many steps are below 0, of the 256 that round float32[N] with the least squared error."""
+    """The step, and the number of values below 0, of the range that rounds float32[N] with the least squared error."""
     low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
 
-    def tried(share: float) -> tuple[float, float, int]:
+    def evaluate(share: float) -> tuple[float, float, int]:
         step = float(few_bits(np.float32(max(1e-6, (high - low) * share / STEPS))))
         zero = min(STEPS, round(-low * share / step))
         rounded = np.clip(np.round(values / step), -zero, STEPS - zero) * step
         return float(((rounded - values) ** 2).sum()), step, zero
 
-    _, step, zero = min(map(tried, _TRIED))
+    _, step, zero = min(map(evaluate, _SHARES))
     return step, zero
 
 
 def few_bits(steps: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """float32[...] -> the next numbers above with 11 bits, whose products with each other float32 holds exactly."""
+    """Rounds float32[...] up to numbers with 11 bits, whose products float32 represents exactly."""
     mantissa, exponent = np.frexp(np.maximum(steps, 1e-12))
     return np.ldexp(np.ceil(mantissa * 2**11) / 2**11, exponent).astype(np.float32)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m model quantize",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="of an EfficientNet-Lite")
-    parser.add_argument("--data", required=True, help="photographs to measure on, as for `python -m model train`")
-    parser.add_argument("--photographs", type=int, default=256, help="how many of them (default: 256)")
+    parser = command_parser("quantize", __doc__)
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle with an EfficientNet-Lite")
+    parser.add_argument("--data", required=True, help="images to measure on, as for `python -m model train`")
+    parser.add_argument("--photographs", type=int, default=256, help="number of images (default: 256)")
     parser.add_argument("--output", required=True, type=Path, help="folder of the bundle to write")
     return parser

@@ -1,21 +1,80 @@
-"""The options of `python -m model train`."""
+"""The options of `python -m model train`. Importing this module does not import TensorFlow."""
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
+import math
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from model.backbones import BACKBONES
-from model.config import INITIAL_STATES, CaptionerConfig
-from model.training.augment import SMALLEST_CROP
-from model.training.trainer import TrainingOptions
+from model.config import BACKBONE_NAMES, INITIAL_STATES, CaptionerConfig
+from model.training.command import command_parser
 
 METHODS = ("frozen", "finetune", "self_critical")
+PRECISIONS = ("float32", "bfloat16")
+SMALLEST_CROP = 0.75  # of an image's side
+_DEFAULT_TUNED_SHARE = {"frozen": 0.0, "finetune": 0.6, "self_critical": 0.0}
 
 
-def share_of(text: str) -> float:
-    """A number from 0 to 1, for argparse."""
+@dataclass(frozen=True)
+class TrainingOptions:
+    """The options of the training loop.
+
+    Attributes:
+      epochs: passes over the training images.
+      batch_size: images for each step; all their captions are learnt together.
+      learning_rate: the peak of AdamW's learning rate: linear warm-up over the first half epoch, then a cosine to 0.
+      backbone_rate: the backbone's learning rate as a share of `learning_rate`.
+      weight_decay: of AdamW.
+      label_smoothing: share of the probability that is spread over all words (Szegedy et al. 2016, section 7).
+      weight_average: momentum of the moving average of the weights, which is what is validated and saved; 0 saves the
+        weights of the last step.
+      patience: stop after this many epochs without a better validation score; 0 never stops early.
+      seed: of the initial weights, the order of images, augmentation and dropout.
+    """
+
+    epochs: int = 12
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    backbone_rate: float = 0.1
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.1
+    weight_average: float = 0.0
+    patience: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be a whole number from 1, not {getattr(self, name)!r}")
+        for name in ("learning_rate", "backbone_rate"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be above 0 and at most 1, not {getattr(self, name)!r}")
+        for name in ("label_smoothing", "weight_average"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, not {getattr(self, name)!r}")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ValueError(f"weight_decay must be a number from 0, not {self.weight_decay!r}")
+        for name in ("patience", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be a whole number from 0, not {getattr(self, name)!r}")
+
+
+_HELP = {
+    "epochs": "passes over the training images",
+    "batch_size": "images for each step",
+    "learning_rate": "peak of AdamW's learning rate",
+    "backbone_rate": "the backbone's learning rate, as a share of --learning_rate",
+    "weight_decay": "of AdamW",
+    "label_smoothing": "share of the probability that is spread over all words",
+    "weight_average": "momentum of the moving average of the weights that is saved; 0 saves the last step's weights",
+    "patience": "stop after N epochs without a better validation score; 0 never stops early",
+    "seed": "of all random choices",
+}
+
+
+def fraction(text: str) -> float:
+    """Parses a number from 0 to 1, for argparse."""
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"must be from 0 to 1, not {text}")
@@ -24,31 +83,29 @@ def share_of(text: str) -> float:
 
 def train_parser(description: str | None) -> argparse.ArgumentParser:
     """The command's options; `args.method` is one of `METHODS`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m model train",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("train", description)
     data = parser.add_argument_group("data")
     data.add_argument(
         "--data",
         required=True,
         action="append",
         help="Parquet files (image, captions), a captions JSON of COCO, or tfds:NAME[:SPLIT], such as "
-        "tfds:coco_captions; may be given several times, as for captions that people have corrected (README)",
+        "tfds:coco_captions; may be repeated, for example to add captions that people have corrected",
     )
-    data.add_argument("--validation", help="the same for choosing the epoch (default: every 20th photograph of --data)")
+    data.add_argument(
+        "--validation", help="validation data in the same formats (default: every 20th image of --data is held out)"
+    )
     data.add_argument(
         "--images",
         help="folder of the image files (default: the folder of --data; with tfds:, BUNDLE.training/photographs)",
     )
-    data.add_argument("--output", required=True, type=Path, help="folder of the bundle to write")
+    data.add_argument("--output", required=True, type=Path, metavar="BUNDLE", help="folder of the bundle to write")
     data.add_argument(
         "--cache_features",
         type=Path,
-        help="folder for what is computed once, the backbone's features or the pictures at their size; shared by "
-        "trainings with the same photographs, backbone weights and views (default: BUNDLE.training)",
+        metavar="DIR",
+        help="folder for the backbone's features or the scaled images, which are computed once; trainings may share "
+        "it (default: BUNDLE.training)",
     )
     _add_model_options(parser)
     _add_training_options(parser)
@@ -56,101 +113,119 @@ def train_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def parse_train_options(description: str | None, argv: list[str] | None) -> argparse.Namespace:
+    """Parses the command line; `args.tuned_share` is never None."""
+    args = train_parser(description).parse_args(argv)
+    if args.method == "frozen" or args.tuned_share is None:
+        args.tuned_share = _DEFAULT_TUNED_SHARE[args.method]
+    return args
+
+
+def training_options(args: argparse.Namespace) -> TrainingOptions:
+    """The options of the training loop. Raises ValueError for a value out of range."""
+    return TrainingOptions(**{field.name: getattr(args, field.name) for field in fields(TrainingOptions)})
+
+
+def recipe_options(args: argparse.Namespace) -> list[str]:
+    """Names of the options that the result depends on, apart from `TrainingOptions` and the data."""
+    network = [] if args.init else ["backbone", "units", "max_words", "initial_state", "min_count"]
+    views = ["tuned_share", "smallest_crop"] if args.tuned_share else ["views", "smallest_crop"]
+    rewards = ["samples", "forcing", "f_weight", "likeness_weight"] if args.method == "self_critical" else []
+    return ["method", *network, *views, *rewards, "input_size", "dropout", "precision", "decoder_precision"]
+
+
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     model = CaptionerConfig()
-    shape = parser.add_argument_group(
-        "model (all but --dropout and --input_size come from the bundle where --init names one)"
-    )
-    shape.add_argument("--init", type=Path, help="a bundle to go on from")
-    shape.add_argument("--backbone", default=model.backbone, choices=BACKBONES, help=f"default: {model.backbone}")
-    shape.add_argument(
+    group = parser.add_argument_group("model (with --init, only --dropout and --input_size are used)")
+    group.add_argument("--init", type=Path, metavar="BUNDLE", help="a bundle to start from")
+    group.add_argument("--backbone", default=model.backbone, choices=BACKBONE_NAMES, help="default: %(default)s")
+    group.add_argument(
         "--backbone_weights",
         default="imagenet",
         help="imagenet (downloaded by Keras), none (random), or a safetensors file: a bundle's, or one that "
         "`python -m model convert` wrote (default: imagenet)",
     )
-    shape.add_argument("--input_size", type=int, help="pixels a side (default: the backbone's own, or that of --init)")
-    shape.add_argument("--units", type=int, default=model.units, help=f"width of the decoder (default: {model.units})")
-    shape.add_argument("--max_words", type=int, default=model.max_words, help=f"default: {model.max_words}")
-    shape.add_argument(
+    group.add_argument("--input_size", type=int, help="pixels a side (default: the backbone's own, or that of --init)")
+    group.add_argument("--units", type=int, default=model.units, help="width of the decoder (default: %(default)s)")
+    group.add_argument("--max_words", type=int, default=model.max_words, help="default: %(default)s")
+    group.add_argument(
         "--initial_state",
         default=model.initial_state,
         choices=INITIAL_STATES,
-        help=f"the GRU's first state (default: {model.initial_state})",
+        help="the GRU's initial state (default: %(default)s)",
     )
-    shape.add_argument(
+    group.add_argument(
         "--dropout",
         type=float,
         default=model.dropout,
-        help="share of the words' embedding and of what goes to the vocabulary that is hidden while it learns "
-        f"(default: {model.dropout})",
+        help="dropout rate of the word embeddings and of the decoder's output (default: %(default)s)",
     )
-    shape.add_argument("--min_count", type=int, default=4, help="a word must be seen this often (default: 4)")
+    group.add_argument("--min_count", type=int, default=4, help="occurrences that a word needs (default: %(default)s)")
 
 
 def _add_training_options(parser: argparse.ArgumentParser) -> None:
-    training = TrainingOptions()
-    learning = parser.add_argument_group("training")
-    learning.add_argument("--method", default=METHODS[0], choices=METHODS, help=f"see above (default: {METHODS[0]})")
-    learning.add_argument(
+    group = parser.add_argument_group("training")
+    group.add_argument("--method", default=METHODS[0], choices=METHODS, help="see above (default: %(default)s)")
+    group.add_argument(
         "--tuned_share",
-        type=share_of,
-        help="how many of the backbone's layers learn, from the top, 0 to 1 (default: 0.6 with finetune, 0 with "
+        type=fraction,
+        help="share of the backbone's layers to train, from the top, 0 to 1 (default: 0.6 with finetune, 0 with "
         "self_critical)",
     )
-    learning.add_argument(
+    group.add_argument(
         "--views",
         type=int,
         default=2,
-        help="features of each photograph, where the backbone does not learn: 1 as it is, 2 also mirrored, more also "
-        "cropped and relit by chance (default: 2)",
+        help="views of each image if the backbone is not trained: 1 as it is, 2 also mirrored, more also randomly "
+        "cropped and relit (default: %(default)s)",
     )
-    learning.add_argument(
+    group.add_argument(
         "--smallest_crop",
-        type=share_of,
+        type=fraction,
         default=SMALLEST_CROP,
-        help="of a side of a photograph, where it is cropped by chance; near 1 for an --input_size above that of "
-        f"--init (default: {SMALLEST_CROP})",
+        help="smallest random crop, as a share of an image's side; near 1 if --input_size is above that of --init "
+        "(default: %(default)s)",
     )
-    learning.add_argument(
+    group.add_argument(
         "--precision",
-        default="float32",
-        choices=("float32", "bfloat16"),
-        help="what the encoder computes in; bfloat16 is for a GPU with tensor cores, where --method=finetune is faster "
-        "with it (default: float32)",
+        default=PRECISIONS[0],
+        choices=PRECISIONS,
+        help="precision of the encoder; bfloat16 makes --method=finetune faster on a GPU with tensor cores "
+        "(default: %(default)s)",
     )
-    learning.add_argument(
+    group.add_argument(
         "--decoder_precision",
-        default="float32",
-        choices=("float32", "bfloat16"),
-        help="what the decoder computes in while it learns; bfloat16 takes a third off a step on a CPU that has "
-        "AVX512-BF16 or AMX (default: float32)",
+        default=PRECISIONS[0],
+        choices=PRECISIONS,
+        help="precision of the decoder in training; bfloat16 saves a third of a step on a CPU with AVX512-BF16 or AMX "
+        "(default: %(default)s)",
     )
     for field in fields(TrainingOptions):
-        default = getattr(training, field.name)
-        learning.add_argument(f"--{field.name}", type=type(default), default=default, help=f"default: {default}")
+        default = getattr(TrainingOptions, field.name)
+        text = f"{_HELP[field.name]} (default: %(default)s)"
+        group.add_argument(f"--{field.name}", type=type(default), default=default, help=text)
 
 
 def _add_reward_options(parser: argparse.ArgumentParser) -> None:
-    rewarding = parser.add_argument_group("rewards (of --method=self_critical)")
-    rewarding.add_argument("--samples", type=int, default=5, help="captions drawn for a photograph (default: 5)")
-    rewarding.add_argument(
+    group = parser.add_argument_group("rewards (of --method=self_critical)")
+    group.add_argument("--samples", type=int, default=5, help="captions drawn for each image (default: %(default)s)")
+    group.add_argument(
         "--forcing",
-        type=share_of,
+        type=fraction,
         default=0.2,
-        help="weight of people's captions in the loss, 0 to 1 (default: 0.2)",
+        help="weight of the loss on human captions, 0 to 1 (default: %(default)s)",
     )
-    rewarding.add_argument(
+    group.add_argument(
         "--f_weight",
         type=float,
         default=0.0,
-        help="of METEOR's mean of precision and recall, added to a caption's CIDEr-D, which alone makes "
-        "captions short (default: 0)",
+        help="weight of METEOR's F-mean, added to a caption's CIDEr-D, which alone favours short captions "
+        "(default: %(default)s)",
     )
-    rewarding.add_argument(
+    group.add_argument(
         "--likeness_weight",
         type=float,
         default=0.0,
-        help="of a caption's CIDEr with captions drawn for other photographs, taken off its reward, so "
-        "that captions tell photographs apart (default: 0)",
+        help="weight of a caption's CIDEr with captions drawn for other images, subtracted from its reward to make "
+        "captions distinctive (default: %(default)s)",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -13,58 +12,26 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
+from model.training.checkpoint import Checkpoint
 from model.training.learners import Learner
+from model.training.train_options import TrainingOptions
 
 Tensor = Any
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How long and how fast to learn.
-
-    Attributes:
-      epochs: passes over the training photographs.
-      batch_size: photographs a step; all their captions are learnt together.
-      learning_rate: the peak of AdamW's rate: linear warm-up over the first half epoch, then a cosine to 0.
-      backbone_rate: the backbone's learning rate as a share of `learning_rate`.
-      weight_decay: of AdamW.
-      label_smoothing: share of the probability that is spread over all words (Szegedy et al. 2016, section 7).
-      weight_average: momentum of the average of the weights over the steps, which is what is validated and kept; 0
-        keeps the weights of the last step.
-      patience: stop after this many epochs without a better validation score; 0 never stops early.
-      seed: of the weights' start, the order, the changes to the pictures and dropout.
-    """
-
-    epochs: int = 12
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    backbone_rate: float = 0.1
-    weight_decay: float = 0.05
-    label_smoothing: float = 0.1
-    weight_average: float = 0.0
-    patience: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be a whole number from 1, not {getattr(self, name)!r}")
-        for name in ("learning_rate", "backbone_rate"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be above 0 and at most 1, not {getattr(self, name)!r}")
-        for name in ("label_smoothing", "weight_average"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, not {getattr(self, name)!r}")
-        if self.patience < 0:
-            raise ValueError(f"patience must be at least 0, not {self.patience!r}")
+_MAX_GRADIENT_NORM = 5.0
+_STEPS_PER_LOG_LINE = 50
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an epoch came to; one line of the training log."""
+    """The results of an epoch; one line of the training log.
+
+    Attributes:
+      epoch: its number, from 1.
+      loss: mean over its steps.
+      validation_cider: CIDEr times 100 of the validation images, after the epoch.
+      seconds: wall-clock time, including validation.
+    """
 
     epoch: int
     loss: float
@@ -73,15 +40,15 @@ class Epoch:
 
 
 class Trainer:
-    """Trains as a learner says; an interrupted training goes on after its last whole epoch.
+    """Trains a learner; an interrupted training resumes after its last complete epoch.
 
     Args:
-      learner: what is trained, on what, and with which loss.
-      options: how.
-      recipe: what else the training depends on; a checkpoint of another recipe is not taken up.
-      folder: for `checkpoint.safetensors`, `log.jsonl` and, where TensorBoard is installed, its events.
-      validate: the validation score of the present weights.
-      keep: called after each epoch that has the best validation score so far.
+      learner: the variables, the data and the loss.
+      options: the training options.
+      recipe: everything else that the result depends on, the data included; a checkpoint of another recipe is refused.
+      folder: for `checkpoint.safetensors`, `log.jsonl` and, if TensorBoard is installed, its events.
+      validate: returns the validation score of the current weights.
+      keep: called after each epoch with the best validation score so far.
     """
 
     def __init__(
@@ -95,19 +62,26 @@ class Trainer:
     ) -> None:
         self.learner = learner
         self.options = options
-        self.recipe = {**recipe, **asdict(options)}
         self.folder = folder
         self.validate = validate
         self.keep = keep
         self.log: list[Epoch] = []
+        self._checkpoint = Checkpoint(folder, {**recipe, **asdict(options)})
 
     def train(self) -> list[Epoch]:
-        """Trains to the last epoch; returns the log, a record for each epoch."""
+        """Trains to the last epoch and returns the log, one record for each epoch.
+
+        Raises:
+          ValueError: the folder holds a checkpoint of another recipe, a damaged one, or another program's log.
+          OSError: the folder cannot be written.
+        """
         self._prepare()
-        self._resume()
+        self.log = [Epoch(**epoch) for epoch in self._checkpoint.restore(self._variables())]
+        if self.log:
+            print(f"resumed after epoch {len(self.log)} from {self._checkpoint.path}", flush=True)
         for number in range(len(self.log), self.options.epochs):
-            if self._stale():
-                print(f"no better epoch in {self.options.patience}: stopped", flush=True)
+            if self._is_stale():
+                print(f"stopped: no better epoch among the last {self.options.patience}", flush=True)
                 break
             self._epoch(number)
         return self.log
@@ -115,21 +89,22 @@ class Trainer:
     def _epoch(self, number: int) -> None:
         started = time.monotonic()
         loss = self._steps(number)
-        self._exchange()
+        self._swap_averages()
         score = self.validate()
         epoch = Epoch(number + 1, loss, score, time.monotonic() - started)
         best = all(score > earlier.validation_cider for earlier in self.log)
         if best:
             self.keep(epoch)
-        self._exchange()
+        self._swap_averages()
         self._finish(epoch, best)
 
-    def _stale(self) -> bool:
+    def _is_stale(self) -> bool:
         scores = [epoch.validation_cider for epoch in self.log]
         patience = self.options.patience
         return bool(patience and scores) and len(scores) - 1 - scores.index(max(scores)) >= patience
 
     def _prepare(self) -> None:
+        """Creates the optimizers, the averages and the graph of a step."""
         options, steps = self.options, self.learner.steps(self.options.batch_size)
         total = steps * options.epochs
         warmup = min(steps // 2 + 1, total - 1)
@@ -149,7 +124,7 @@ class Trainer:
         self._trained = [variable for _, variables in self._groups for variable in variables]
         momentum = options.weight_average
         self._averages = [tf.Variable(variable.value) for variable in self._trained] if momentum else []
-        # XLA's CPU code is slower here than the plain graph.
+        # Not compiled with XLA, whose CPU code is slower here than the plain graph.
         self._step = tf.function(self._gradient_step, autograph=False)
 
     def _gradient_step(self, *batch: Tensor) -> Tensor:
@@ -157,95 +132,64 @@ class Trainer:
             tape.watch([variable.value for variable in self._trained])
             loss = self.learner.loss(*batch)
         gradients = tape.gradient(loss, [variable.value for variable in self._trained])
-        gradients, _ = tf.clip_by_global_norm([tf.convert_to_tensor(gradient) for gradient in gradients], 5.0)
+        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        gradients, _ = tf.clip_by_global_norm(gradients, _MAX_GRADIENT_NORM)
         start = 0
         for optimizer, variables in self._groups:
             optimizer.apply(gradients[start : start + len(variables)], variables)
             start += len(variables)
-        # The average follows faster at first: it shall forget the weights that training began with.
+        # The momentum is smaller in the first steps, so that the average forgets the initial weights.
         momentum = self.options.weight_average
-        done = tf.cast(self._groups[0][0].iterations, tf.float32)
-        momentum = tf.minimum(momentum, (1.0 + done) / (10.0 + done))
+        steps = tf.cast(self._groups[0][0].iterations, tf.float32)
+        momentum = tf.minimum(momentum, (1.0 + steps) / (10.0 + steps))
         for average, variable in zip(self._averages, self._trained, strict=False):
             average.assign_add((1.0 - momentum) * (variable.value - average))
         return loss
 
-    def _exchange(self) -> None:
-        """Puts the averaged weights in the place of the trained ones, and back."""
+    def _swap_averages(self) -> None:
+        """Exchanges the trained weights and their averages."""
         for average, variable in zip(self._averages, self._trained, strict=False):
             trained = tf.identity(variable.value)
             variable.assign(average)
             average.assign(trained)
 
     def _steps(self, number: int) -> float:
-        """One pass over the photographs; the mean loss of its steps."""
+        """One pass over the images; returns the mean loss of its steps."""
         options = self.options
         rng = np.random.default_rng((options.seed, number))
         keras.utils.set_random_seed(options.seed * 10_007 + number)
         losses, started, steps = [], time.monotonic(), self.learner.steps(options.batch_size)
         for step, batch in enumerate(self.learner.batches(options.batch_size, rng)):
             losses.append(float(self._step(*map(tf.convert_to_tensor, batch))))
-            if (step + 1) % 50 == 0:
+            if (step + 1) % _STEPS_PER_LOG_LINE == 0:
                 rate = (step + 1) * options.batch_size / (time.monotonic() - started)
                 print(
                     f"epoch {number + 1}/{options.epochs}  step {step + 1}/{steps}  "
-                    f"loss {np.mean(losses[-50:]):.3f}  {rate:.0f} photographs/s{self.learner.said()}",
+                    f"loss {np.mean(losses[-_STEPS_PER_LOG_LINE:]):.3f}  {rate:.0f} images/s{self.learner.progress()}",
                     flush=True,
                 )
         return float(np.mean(losses))
 
     def _finish(self, epoch: Epoch, best: bool) -> None:
+        """Logs an epoch and writes the checkpoint."""
         self.log.append(epoch)
         print(
             f"epoch {epoch.epoch}/{self.options.epochs}  loss {epoch.loss:.3f}  validation CIDEr "
             f"{epoch.validation_cider:.1f}{' (best)' if best else ''}  {epoch.seconds:.0f} s",
             flush=True,
         )
-        _to_tensorboard(self.folder / "tensorboard", epoch)
-        with (self.folder / "log.jsonl").open("w", encoding="utf-8") as log:
-            log.writelines(json.dumps(asdict(line)) + "\n" for line in self.log)
-        self._save()
-
-    @property
-    def _checkpoint(self) -> Path:
-        return self.folder / "checkpoint.safetensors"
+        self._checkpoint.save(self._variables(), [asdict(line) for line in self.log])
+        if find_spec("tensorboard"):
+            _write_tensorboard(self.folder / "tensorboard", epoch)
 
     def _variables(self) -> dict[str, Any]:
-        # The learner's variables include the state of dropout's random numbers.
+        """The variables of a checkpoint; the learner's include the state of the dropout's random numbers."""
         optimizers = [variable for optimizer, _ in self._groups for variable in optimizer.variables]
         variables = [*self.learner.variables, *optimizers, *self._averages]
         return {f"{number:04d}": variable for number, variable in enumerate(variables)}
 
-    def _save(self) -> None:
-        arrays = {name: np.asarray(variable) for name, variable in self._variables().items()}
-        partial = self._checkpoint.with_suffix(".partial")
-        metadata = {
-            "log": json.dumps([asdict(epoch) for epoch in self.log]),
-            "options": json.dumps(self.recipe, sort_keys=True),
-        }
-        save_file(arrays, partial, metadata)
-        partial.replace(self._checkpoint)
 
-    def _resume(self) -> None:
-        """Takes up the checkpoint, where there is one of the same options."""
-        if not self._checkpoint.exists():
-            return
-        with safe_open(self._checkpoint, framework="numpy") as checkpoint:
-            metadata = checkpoint.metadata()
-            if json.loads(metadata["options"]) != self.recipe:
-                raise ValueError(
-                    f"{self._checkpoint} was made with other options, {metadata['options']}; "
-                    "give those again to go on, or another --output to start anew"
-                )
-            for name, variable in self._variables().items():
-                variable.assign(checkpoint.get_tensor(name))
-            self.log = [Epoch(**epoch) for epoch in json.loads(metadata["log"])]
-        print(f"going on after epoch {len(self.log)} of {self._checkpoint}", flush=True)
-
-
-def _to_tensorboard(folder: Path, epoch: Epoch) -> None:
-    """Adds an epoch to TensorBoard's events, where the package is installed."""
-    if find_spec("tensorboard"):
-        with tf.summary.create_file_writer(str(folder)).as_default():
-            tf.summary.scalar("loss", epoch.loss, epoch.epoch)
-            tf.summary.scalar("validation_cider", epoch.validation_cider, epoch.epoch)
+def _write_tensorboard(folder: Path, epoch: Epoch) -> None:
+    with tf.summary.create_file_writer(str(folder)).as_default():
+        tf.summary.scalar("loss", epoch.loss, epoch.epoch)
+        tf.summary.scalar("validation_cider", epoch.validation_cider, epoch.epoch)

@@ -1,4 +1,4 @@
-"""The score by which a training's epochs are compared."""
+"""The validation score, by which the epochs of a training are compared."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _BATCH = 100
 
 
 class Validation:
-    """CIDEr of greedy captions: the validation score of an epoch.
+    """CIDEr of greedy captions, times 100.
 
     Args:
-      captioner: as it stands when the score is asked for.
-      examples: the photographs, N.
-      inputs: of each photograph what `encode` takes, an array of N rows.
+      captioner: the captioner in training; its current weights are scored.
+      examples: N images with human captions.
+      inputs: the input of `encode` for each image, an array of N rows.
       encode: rows of `inputs` -> features float32[B, L, U].
     """
 
@@ -34,7 +34,8 @@ class Validation:
         encode: Callable[[Tensor], Tensor],
     ) -> None:
         self._captioner = captioner
-        self._references = {example.image_id: example.captions for example in examples}
+        # By position: image ids are not unique where several data sets are combined.
+        self._references = {str(row): example.captions for row, example in enumerate(examples)}
         self._inputs = inputs
         self._compiled = tf.function(lambda rows: captioner.caption_features(encode(rows)).words, autograph=False)
 
@@ -44,5 +45,5 @@ class Validation:
             words = self._compiled(tf.convert_to_tensor(self._inputs[start : start + _BATCH]))
             captions.extend(self._captioner.vocabulary.decode(row) for row in words.numpy()[:, 0])
         return quick_cider(
-            self._references, {name: [said] for name, said in zip(self._references, captions, strict=True)}
+            self._references, {image: [caption] for image, caption in zip(self._references, captions, strict=True)}
         )

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "planning": {"config", "inputs", "records", "storage", "text"},
     "loading": {"config", "inputs", "records", "storage", "text"},
     "output": {"config", "planning", "records", "storage", "text"},
-    "captioning": {"config", "loading", "output", "planning", "records", "storage", "text"},
+    "captioning": {"config", "inputs", "loading", "output", "planning", "records", "storage", "text"},
     "pipeline": {"captioning", "config", "output", "planning", "records", "storage"},
     "results": {"config", "inputs", "loading", "output", "planning", "records", "storage", "text"},
     "runners": {"captioning", "config", "inputs", "loading", "output", "pipeline", "planning", "storage", "text"},

@@ -21,16 +21,16 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from beam_job.cli.quiet import quiet_stderr
 from beam_job.inputs.filters import Filters
-from beam_job.loading.loader import LoadConfig, Loaded, ThreadLoader, default_threads
+from beam_job.loading.loader import LoadConfig, ThreadLoader, default_threads
 from beam_job.loading.process_loader import ProcessLoader
-from beam_job.records import DecodedImage, ImageInput
+from beam_job.records import Failure, ImageInput
 from beam_job.storage import Allowed
 from model import CaptionerConfig, Decoding, load_captioner, load_config, pad_batch
 from model.preprocessing import MAX_PIXELS
@@ -147,23 +147,6 @@ def model_alone(args: argparse.Namespace) -> dict[str, object]:
     return told | {"from host": from_host, "on device": on_device}
 
 
-class _Clock:
-    """A receiver that notes when images are loaded."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def fetched(self, sizes: Sequence[tuple[str, int]]) -> None:
-        pass
-
-    def loaded(self, images: Sequence[tuple[str, Loaded]]) -> None:
-        assert all(isinstance(loaded.outcome, DecodedImage) for _, loaded in images), images
-        self.times += [time.monotonic()] * len(images)
-
-    def fail(self, error: BaseException) -> None:
-        raise error
-
-
 def loading_alone(args: argparse.Namespace) -> dict[str, float]:
     """Images a second, by whether the interpreter's lock is shared."""
     cores = os.cpu_count() or 1
@@ -173,13 +156,16 @@ def loading_alone(args: argparse.Namespace) -> dict[str, float]:
     speeds = {}
     for way, make in (("threads", ThreadLoader), ("processes", ProcessLoader)):
         fetch_threads, _ = default_threads(cores, on_gpu=way == "processes")
-        config = LoadConfig(size, fetch_threads, cores, MAX_PIXELS, 60.0, allowed, Filters())
-        clock = _Clock()
-        loader = make(clock, config)
-        for path in sorted(args.images_folder.iterdir()):
-            loader.put(path.name, ImageInput(str(path)))
+        config = LoadConfig(size, fetch_threads, cores, MAX_PIXELS, 2**28, 60.0, allowed, Filters())
+        loader = make(config)
+        loader.put(None, [ImageInput(str(path)) for path in sorted(args.images_folder.iterdir())])
+        times: list[float] = []
+        while loader.pending:
+            for event in loader.get():
+                assert not isinstance(event.outcome, Failure), event
+                times += [time.monotonic()] * (event.outcome is not None)
         loader.close()
-        speeds[f"{cores} {way}"] = len(clock.times) / (max(clock.times) - min(clock.times))
+        speeds[f"{cores} {way}"] = len(times) / (max(times) - min(times))
     return speeds
 
 

@@ -1,6 +1,6 @@
-"""Listing a bucket of N objects, from a server of this machine that waits before each page as Google's would.
+"""Lists a bucket of N objects from a local server that waits before each page, as Google's would.
 
-    python -m tests.benchmarks.list_million [--objects=1000000] [--latency=0.05] [--threads=16] [--layout=folders]
+    python -m tests.benchmarks.list_million [--objects=1000000] [--latency=0.05] [--layout=folders]
 
 Prints seconds, requests and the process's peak memory; the server is a process of its own.
 """
@@ -16,7 +16,6 @@ import time
 from multiprocessing.connection import Connection
 
 from beam_job.inputs.listing import list_images
-from beam_job.storage import gcs_listing
 from tests.benchmarks.plan_million import peak_mb
 from tests.paging_server import serve_pages
 
@@ -35,10 +34,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.list_million", description=__doc__)
     parser.add_argument("--objects", type=int, default=1_000_000)
     parser.add_argument("--latency", type=float, default=0.05, help="seconds before each page")
-    parser.add_argument("--threads", type=int, default=gcs_listing.THREADS)
     parser.add_argument("--layout", choices=LAYOUTS, default="folders")
     args = parser.parse_args()
-    gcs_listing.THREADS = args.threads
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     server = multiprocessing.get_context("spawn").Process(
         target=serve, args=(theirs, args.layout, args.objects, args.latency), daemon=True
@@ -49,21 +46,20 @@ def main() -> int:
     objects = sum(batch.num_rows for batch in list_images(["gs://bucket/"]))
     seconds = time.monotonic() - started
     ours.send("done")
-    pages, folders = ours.recv()
+    pages = ours.recv()
     print(
-        f"{args.layout}: {objects:,} objects, {args.threads} threads, {args.latency * 1000:.0f} ms a page: "
-        f"{seconds:.1f} s, {pages:,} pages and {folders:,} requests for folders, "
+        f"{args.layout}: {objects:,} objects, {args.latency * 1000:.0f} ms a page: {seconds:.1f} s, {pages:,} pages, "
         f"peak {peak_mb():.0f} MB (imports {base:.0f} MB); {os.cpu_count()} cores, {platform.machine()}"
     )
     return 0
 
 
 def serve(pipe: Connection, layout: str, objects: int, latency_s: float) -> None:
-    """The server's process; tells its address, and at the end what it was asked for."""
+    """The server's process; sends its address, and at the end the number of requests."""
     with serve_pages([LAYOUTS[layout](number) for number in range(objects)], latency_s=latency_s) as paging:
         pipe.send(paging.address)
         pipe.recv()
-        pipe.send((len(paging.asked), len(paging.asked_for_folders)))
+        pipe.send(len(paging.asked))
 
 
 if __name__ == "__main__":

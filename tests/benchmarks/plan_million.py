@@ -100,7 +100,7 @@ def measure(root: Path) -> None:
     started = time.monotonic()
     planned = plan_run(config, "model-1", list_inputs(config))
     print(f"plan of {planned.plan.inputs:,}, {planned.skipped:,} skipped: {time.monotonic() - started:.1f} s", end="")
-    print(f"   peak {peak_mb():.0f} MB (imports {base:.0f} MB)")
+    print(f"   CPU in all {time.process_time():.1f} s   peak {peak_mb():.0f} MB (imports {base:.0f} MB)")
 
 
 def peak_mb() -> float:

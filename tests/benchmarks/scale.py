@@ -21,9 +21,8 @@ NIGHT_H = 8.0
 SHARD_SIZE = 512
 
 LIST_S_A_MILLION = 25  # list_million, the slower of its runs: 16 threads, 50 ms a request, two cores
-PLAN_S_A_MILLION = 4  # plan_million: ten million in memory in 40 s, half of them done
-PLAN_IN_PIPELINE_S_A_MILLION = 9.5  # the same, in Beam's own runner on two cores: two million in 19 s
-ROWS_IN_MEMORY = 20_000_000  # of a launcher with 16 GB, by `config.rows_in_memory`
+PLAN_S_A_MILLION = 6  # plan_million: CPU, half of them done
+PLAN_BYTES_A_ROW = 26  # 16 of a completed image, 10 of a listed one
 PLAN_ROWS_A_FILE = 100 * SHARD_SIZE
 PLAN_FILE_S = 0.2  # some 2 MB written to a bucket, one after the other; assumed
 SUM_UP_A_SECOND = 16 / 0.05  # shards: a request of 50 ms for each, 16 threads
@@ -70,13 +69,11 @@ def _estimate(images: int, kind: str | None, mean_bytes: int, workers: int) -> E
 def _launcher_row(images: int) -> str:
     millions = images / 1e6
     shards = -(-images // SHARD_SIZE)
-    in_memory = images <= ROWS_IN_MEMORY
-    compare_s = millions * (PLAN_S_A_MILLION if in_memory else PLAN_IN_PIPELINE_S_A_MILLION)
-    plan_h = (compare_s + images / PLAN_ROWS_A_FILE * PLAN_FILE_S) / 3600
-    where = "in memory" if in_memory else "in a pipeline"
+    plan_h = (millions * PLAN_S_A_MILLION + images / PLAN_ROWS_A_FILE * PLAN_FILE_S) / 3600
+    memory = f"{0.4 + images * PLAN_BYTES_A_ROW / 1e9:,.1f} GB"
     return (
         f"| {images:,} | {images * 52_000 / 1e12:,.2f} TB | {told_hours(millions * LIST_S_A_MILLION / 3600)} | "
-        f"{told_hours(plan_h)}, {where} | {shards:,} | {told_hours(shards / SUM_UP_A_SECOND / 3600)} |"
+        f"{told_hours(plan_h)}, {memory} | {shards:,} | {told_hours(shards / SUM_UP_A_SECOND / 3600)} |"
     )
 
 

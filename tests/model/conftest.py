@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.model.training import SAID
+from tests.model.small_training import SAID
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pytest
 from model import check_bundle, load_captioner
 from model.backbones import BACKBONES
 from model.training.train import main
-from tests.model.training import log_of
+from tests.model.small_training import log_of
 
 _SIZES = {"inception_resnet_v2": 128}  # a grid of 2 x 2; the others have it at 64
 

@@ -137,8 +137,8 @@ def test_arrays_of_another_dtype_are_named(bundle: Path) -> None:
     ("config", "said"),
     [
         pytest.param({"units": 10**9}, "units must be a whole number from 1 to 8192, not 1000000000", id="units"),
-        pytest.param({"units": 8192}, "the network wants", id="units that the weights do not have"),
-        pytest.param({"embedding_units": 8192}, "the network wants", id="embedding that the weights do not have"),
+        pytest.param({"units": 8192}, "the network expects", id="units that the weights do not have"),
+        pytest.param({"embedding_units": 8192}, "the network expects", id="embedding that the weights do not have"),
         pytest.param({"embedding_units": 10**9}, "embedding_units must be", id="embedding"),
         pytest.param({"max_words": 10**9}, "max_words must be", id="words"),
         pytest.param({"input_size": 10**6}, "input_size must be", id="image"),
@@ -181,13 +181,13 @@ def test_configurations_that_are_none(bundle: Path, content: bytes) -> None:
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        pytest.param(["a", "dog", "a"], "holds 'a' twice", id="twice"),
+        pytest.param(["a", "dog", "a"], "contains 'a' twice", id="twice"),
         pytest.param(["a", "", "dog"], "word 5 of the vocabulary must be text without blanks, not ''", id="empty"),
         pytest.param(["a", "two words"], "not 'two words'", id="blank"),
         pytest.param(["a", "\x1b[31mdog"], r"not '\\x1b\[31mdog'", id="escape"),
         pytest.param(["a", "\x9b31m"], r"not '\\x9b31m'", id="escape of one character"),
         pytest.param(["a", "nul\0"], r"not 'nul\\x00'", id="NUL"),
-        pytest.param([str(n) for n in range(100_000)], "has shape .*, the network wants", id="many more words"),
+        pytest.param([str(n) for n in range(100_000)], "has shape .*, the network expects", id="many more words"),
     ],
 )
 def test_odd_vocabularies(bundle: Path, lines: list[str], said: str) -> None:

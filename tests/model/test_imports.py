@@ -1,10 +1,12 @@
-"""`model` stands alone: it works where Beam, cloud storage and Arrow cannot be imported."""
+"""`model` works without Beam, cloud storage and Arrow, and its modules import each other in one direction."""
 
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,15 +16,43 @@ MODULES = sorted((ROOT / "model").rglob("*.py"))
 FORBIDDEN = ("apache_beam", "google.cloud", "pyarrow", "beam_job")
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.name)
-def test_no_module_names_a_forbidden_package(module: Path) -> None:
-    imported = []
-    for node in ast.walk(ast.parse(module.read_text())):
+def imports_of(module: Path) -> Iterator[str]:
+    """The dotted names that a module imports: at its top, inside functions and for type checking."""
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            imported += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            imported.append(node.module or "")
-    assert not [name for name in imported if name.startswith(FORBIDDEN)]
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def name_of(module: Path) -> str:
+    return ".".join(module.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_no_module_imports_a_forbidden_package(module: Path) -> None:
+    assert not [name for name in imports_of(module) if name.startswith(FORBIDDEN)]
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    names = {name_of(module) for module in MODULES}
+    graph = {name_of(module): names & set(imports_of(module)) for module in MODULES}
+    packages = {"model", "model.training"}  # modules import each other, not the names that a package exports
+    for name, imported in graph.items():
+        graph[name] = imported - packages if name not in packages else imported
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def test_modules_import_modules_rather_than_what_a_package_exports() -> None:
+    names = {name_of(module) for module in MODULES}
+    for module in MODULES:
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module in ("model", "model.training"):
+                assert {f"{node.module}.{alias.name}" for alias in node.names} <= names, module
 
 
 def run(program: str, *arguments: str) -> str:

@@ -15,7 +15,7 @@ from model.training.data import read_examples
 from model.training.features import Views, cached_features
 from model.training.quantize import best_range, few_bits, main
 from tests.conftest import has_package
-from tests.model.training import log_of, train
+from tests.model.small_training import log_of, train
 
 needs_litert = pytest.mark.skipif(not has_package("ai_edge_litert"), reason="no LiteRT for this platform")
 SIZE = 64
@@ -51,10 +51,10 @@ def pixels(photographs: dict[str, Path]) -> np.ndarray:
 
 @needs_litert
 def test_both_engines_come_to_the_same_features(int8_bundle: Path, pixels: np.ndarray, tmp_path: Path) -> None:
-    from model.litert_encoder import LiteRtEncoder, converted
+    from model.litert_encoder import LiteRtEncoder, convert_encoder
 
     encoder = load_captioner(int8_bundle).encoder
-    through_litert = LiteRtEncoder(converted(encoder.grid, SIZE, int8=True))(pixels)
+    through_litert = LiteRtEncoder(convert_encoder(encoder.grid, SIZE, int8=True))(pixels)
     np.testing.assert_array_equal(through_litert, encoder.grid(pixels))
     assert through_litert.max() > 0
 
@@ -63,9 +63,9 @@ def test_both_engines_come_to_the_same_features(int8_bundle: Path, pixels: np.nd
 def test_it_is_executed_with_whole_numbers(int8_bundle: Path) -> None:
     from ai_edge_litert.interpreter import Interpreter
 
-    from model.litert_encoder import converted
+    from model.litert_encoder import convert_encoder
 
-    interpreter = Interpreter(model_content=converted(load_captioner(int8_bundle).encoder.grid, SIZE, int8=True))
+    interpreter = Interpreter(model_content=convert_encoder(load_captioner(int8_bundle).encoder.grid, SIZE, int8=True))
     kernels = [
         tensor for tensor in interpreter.get_tensor_details() if len(tensor["shape"]) == 4 and tensor["shape"][0] > 1
     ]
@@ -126,7 +126,7 @@ def test_its_weights_serve_another_training(method: str, int8_bundle: Path, parq
 
 def test_twice_is_once_too_often(int8_bundle: Path, parquet: str, tmp_path: Path, capsys) -> None:
     assert main([str(int8_bundle), f"--data={parquet}", f"--output={tmp_path}/again"]) == 2
-    assert capsys.readouterr().err == f"model quantize: {int8_bundle} computes with 8 bits already\n"
+    assert capsys.readouterr().err == f"model quantize: {int8_bundle} has an 8-bit backbone already\n"
 
 
 def test_another_backbone_has_no_such_form(parquet: str, tmp_path: Path, capsys) -> None:
@@ -151,8 +151,8 @@ def test_features_are_kept_as_tensorflow_has_them(
     encoder, examples, views = load_captioner(int8_bundle).encoder, read_examples(parquet), Views(3)
     kept = []
     for most in (10**9, 1):  # pictures, from which on LiteRT is asked
-        monkeypatch.setattr("model.training.features._MANY", most)
-        kept.append(cached_features(encoder, SIZE, examples, tmp_path / str(most), "key", views))
+        monkeypatch.setattr("model.training.features._MIN_FOR_LITERT", most)
+        kept.append(cached_features(encoder, examples, tmp_path / str(most), views))
     np.testing.assert_array_equal(*kept)
 
 
@@ -163,9 +163,9 @@ def test_features_without_litert_are_tensorflows_and_told(
         raise EngineError("not for this backbone")
 
     encoder, examples = load_captioner(int8_bundle).encoder, read_examples(parquet)
-    monkeypatch.setattr("model.training.features._MANY", 1)
-    monkeypatch.setattr("model.training.features.converted", refused)
-    features = cached_features(encoder, SIZE, examples, tmp_path / "kept", "key", Views(1))
+    monkeypatch.setattr("model.training.features._MIN_FOR_LITERT", 1)
+    monkeypatch.setattr("model.training.features.convert_encoder", refused)
+    features = cached_features(encoder, examples, tmp_path / "kept", Views(1))
     assert features.shape[:2] == (len(examples), 1)
     assert "by TensorFlow, which is slower: not for this backbone" in capsys.readouterr().out
 

@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from model import Decoding, load_captioner, load_image
 from model.captioner import Captioner
-from model.engine_choice import EngineError, check_engine, open_engine
+from model.engine_choice import EngineError, check_engine
+from model.litert_encoder import open_encoder
 from tests.conftest import has_package
 
 pytestmark = pytest.mark.skipif(not has_package("ai_edge_litert"), reason="no LiteRT for this platform")
@@ -40,7 +41,7 @@ IMAGES = np.random.default_rng(0).integers(0, 255, (3, 8, 8, 3), np.uint8)
 
 def opened(told: list[str]) -> np.ndarray:
     """The features of IMAGES, by a new LiteRT encoder."""
-    encode = open_engine("litert", Plain(), 8, "checksum", told.append)
+    encode = open_encoder("litert", Plain(), 8, "checksum", told.append)
     features = encode(IMAGES)
     np.testing.assert_allclose(features, Plain()(IMAGES), rtol=1e-6)
     return features
@@ -73,7 +74,7 @@ def test_it_is_converted_once(cache: Path) -> None:
 
 def test_another_bundle_is_converted_for_itself(cache: Path) -> None:
     for checksum in ("one", "other"):
-        open_engine("litert", Plain(), 8, checksum, print)
+        open_encoder("litert", Plain(), 8, checksum, print)
     assert len(list(cache.iterdir())) == 2
 
 
@@ -93,7 +94,7 @@ def test_what_others_may_have_written_is_not_run(cache: Path) -> None:
     cache.chmod(0o777)
     told: list[str] = []
     opened(told)
-    assert f"each process does it again, for it cannot be kept: {cache} belongs to others or may be" in told[0]
+    assert f"the result cannot be cached: {cache} belongs to another user or is writable by others" in told[0]
     assert not any(cache.iterdir())
 
 
@@ -101,7 +102,7 @@ def test_without_a_place_to_keep_it(cache: Path) -> None:
     cache.write_text("a file where the folder would be")
     told: list[str] = []
     opened(told)
-    assert "each process does it again, for it cannot be kept: " in told[0]
+    assert "every process repeats this, because the result cannot be cached: " in told[0]
 
 
 def test_the_cache_does_not_grow_for_ever(cache: Path) -> None:
@@ -125,19 +126,21 @@ def no_litert(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_the_package_auto_is_tensorflow_and_says_so(no_litert: None) -> None:
     told: list[str] = []
-    assert open_engine("auto", Plain(), 8, "checksum", told.append) is None
+    assert open_encoder("auto", Plain(), 8, "checksum", told.append) is None
     assert told == [
-        "TensorFlow runs the encoder, in two to five times the CPU time: "
+        "the encoder runs in TensorFlow, which takes two to five times the CPU time: "
         "LiteRT is not installed (pip install ai-edge-litert)"
     ]
 
 
 def test_without_the_package_litert_is_refused(no_litert: None) -> None:
-    wanted = r"^--engine=litert: LiteRT is not installed \(pip install ai-edge-litert\); --engine=auto goes without it$"
+    wanted = (
+        r"^--engine=litert: LiteRT is not installed \(pip install ai-edge-litert\); use --engine=auto to fall back "
+    )
     with pytest.raises(EngineError, match=wanted):
         check_engine("litert")
     with pytest.raises(EngineError, match=wanted):
-        open_engine("litert", Plain(), 8, "checksum", print)
+        open_encoder("litert", Plain(), 8, "checksum", print)
 
 
 class Unconvertible:
@@ -168,17 +171,17 @@ class Misunderstood:
 )
 def test_an_encoder_that_litert_cannot_run(encoder: object, reason: str, cache: Path) -> None:
     told: list[str] = []
-    assert open_engine("auto", encoder, 8, "checksum", told.append) is None
-    assert told[0].startswith(f"TensorFlow runs the encoder, in two to five times the CPU time: {reason}")
+    assert open_encoder("auto", encoder, 8, "checksum", told.append) is None
+    assert told[0].startswith(f"the encoder runs in TensorFlow, which takes two to five times the CPU time: {reason}")
     with pytest.raises(EngineError, match=f"^--engine=litert: {reason}"):
-        open_engine("litert", encoder, 8, "checksum", told.append)
+        open_encoder("litert", encoder, 8, "checksum", told.append)
     assert not any(cache.iterdir())
 
 
 def test_with_a_gpu_auto_is_tensorflow_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    monkeypatch.setattr("model.engine_choice.open_gpus", lambda: 1)
-    assert open_engine("auto", Plain(), 8, "checksum", told.append) is None
+    monkeypatch.setattr("model.litert_encoder.open_gpus", lambda: 1)
+    assert open_encoder("auto", Plain(), 8, "checksum", told.append) is None
     assert told == []
 
 

@@ -12,7 +12,7 @@ from model.captioner import Captioner
 from model.devices import default_batch_size
 from model.engine_choice import choose_precision
 from model.network import build_network
-from model.training.train import backbone_arrays, load_backbone
+from model.training.start import backbone_arrays, load_backbone
 
 NOISE = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
 
@@ -49,7 +49,7 @@ class OneConvolution(keras.layers.Layer):
 def test_xla_compiles_every_method_and_says_the_same(decoding: Decoding, tiny_bundle) -> None:
     made = load_captioner(tiny_bundle)
     parts = (made.config, made.vocabulary, OneConvolution(), made.decoder)
-    graph, compiled = (Captioner(*parts, decoding=decoding, xla=xla, tell=lambda _: None) for xla in (False, True))
+    graph, compiled = (Captioner(*parts, decoding=decoding, xla=xla, log=lambda _: None) for xla in (False, True))
     assert (graph.engine, compiled.engine) == ("tensorflow", "xla")
     assert texts(compiled, NOISE) == texts(graph, NOISE)
     np.testing.assert_allclose(scores(compiled, NOISE), scores(graph, NOISE), atol=1e-4)
@@ -59,17 +59,17 @@ def test_xla_compiles_an_encoder_in_float16_once_for_a_size_of_batch(tiny_bundle
     graph = load_captioner(tiny_bundle, precision="float16")
     parts = (graph.config, graph.vocabulary, graph.encoder, graph.decoder)
     told: list[str] = []
-    compiled = Captioner(*parts, xla=True, tell=told.append)
+    compiled = Captioner(*parts, xla=True, log=told.append)
     np.testing.assert_allclose(scores(compiled, NOISE), scores(graph, NOISE), atol=1e-2)
     compiled.caption(NOISE[::-1])
     [line] = told
     assert line.startswith("compiled with XLA in ")
-    assert line.endswith(" s: 3 images at once, the encoder in float16")
+    assert line.endswith(" s: batches of 3 images, encoder in float16")
 
 
 def test_float16_is_the_encoders_inside_alone() -> None:
     """The variables, the features and all of the decoder stay float32; so does what is built afterwards."""
-    backbone = backbone_arrays(f"{DEFAULT_BUNDLE}/weights.safetensors", learns=True)
+    backbone = backbone_arrays(f"{DEFAULT_BUNDLE}/weights.safetensors", trainable=True)
     features = []
     for precision in ("float32", "float16"):
         keras.utils.set_random_seed(0)

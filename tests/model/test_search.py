@@ -256,7 +256,7 @@ def test_loops_run_inside_a_graph() -> None:
     assert spelt(compiled(state_of(2, 2)))[1] == [[A, B, END], [B, END]]
 
 
-def spelling(sentences: list[list[int]], asked: list[int]) -> search.Narrowed:
+def spelling(sentences: list[list[int]], asked: list[int]) -> search.StepForImages:
     """Steps that spell each image's own sentence; the state counts words, `asked` the images of each step."""
     table = np.full((len(sentences), WORDS + 2, V), 1e-3)
     for image, sentence in enumerate(sentences):
@@ -264,7 +264,7 @@ def spelling(sentences: list[list[int]], asked: list[int]) -> search.Narrowed:
             table[image, place, word] = 1.0
     logits_of = tf.constant(np.log(table / table.sum(axis=-1, keepdims=True)), tf.float32)
 
-    def narrowed(images: tf.Tensor) -> search.Step:
+    def step_for_images(images: tf.Tensor) -> search.Step:
         def step(last: tf.Tensor, state: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             asked.append(len(last))
             place = tf.cast(state[..., 0], tf.int32)
@@ -272,7 +272,7 @@ def spelling(sentences: list[list[int]], asked: list[int]) -> search.Narrowed:
 
         return step
 
-    return narrowed
+    return step_for_images
 
 
 @pytest.mark.parametrize("method", ["greedy", "beam", "sample"])
@@ -282,12 +282,14 @@ def test_images_that_are_done_are_left_out(method: str) -> None:
     state, everyone = tf.zeros((8, captions, 1)), tf.range(8)
     uniforms = tf.constant(np.random.default_rng(0).random((8, captions, WORDS + 1)), tf.float32)
 
-    def found(narrowed: search.Narrowed | None, step: search.Step) -> search.Hypotheses:
+    def found(step_for_images: search.StepForImages | None, step: search.Step) -> search.Hypotheses:
         if method == "beam":
-            return search.beam(step, state, WORDS + 1, 1.0, narrowed=narrowed)
+            return search.beam(step, state, WORDS + 1, 1.0, step_for_images=step_for_images)
         if method == "sample":
-            return search.sample(step, state, WORDS + 1, uniforms, top_k=V, temperature=1.0, narrowed=narrowed)
-        return search.greedy(step, state, WORDS + 1, narrowed=narrowed)
+            return search.sample(
+                step, state, WORDS + 1, uniforms, top_k=V, temperature=1.0, step_for_images=step_for_images
+            )
+        return search.greedy(step, state, WORDS + 1, step_for_images=step_for_images)
 
     asked_all, asked_left = [], []
     whole = found(None, spelling(sentences, asked_all)(everyone))

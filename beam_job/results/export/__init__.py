@@ -1,1 +1,1 @@
-"""`export`: captions, and the images they belong to, in the forms that other tools read; a module for each form."""
+"""`export`: captions, and their images, in formats that other tools read; one module for each format."""

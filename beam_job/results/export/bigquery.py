@@ -1,4 +1,4 @@
-"""For BigQuery: one Parquet file, the table's schema, and the command that loads the one into the other."""
+"""Writes a Parquet file, a schema and a script that loads them into BigQuery."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_job.results.export.columns import as_json_text
+from beam_job.results.columns import as_json_text
 
 NAME = "captions.parquet"
 _LOAD = """\
 #!/bin/sh
 # usage: ./load.sh DATASET.TABLE
-# Adds the rows to the table, which is made where there is none; with --replace before its name they replace its own.
+# Appends the rows to the table, creating it if needed; ./load.sh --replace DATASET.TABLE replaces its rows.
 set -eu
 here=$(dirname "$0")
 exec bq load --source_format=PARQUET --parquet_enable_list_inference=true "$@" "$here/captions.parquet" \
 "$here/schema.json"
 """
-# Prefixes that BigQuery keeps for itself.
+# Column name prefixes that BigQuery reserves.
 _RESERVED = ("_table_", "_file_", "_partition", "_row_timestamp", "__root__", "_colidentifier")
 
 
 def write_bigquery(tables: Iterable[pa.Table], folder: str) -> int:
     """Writes `captions.parquet`, `schema.json` and `load.sh`; returns the rows.
 
-    Names of carried columns become such as BigQuery takes; what it has no type for is JSON in a STRING.
+    Names of carried columns are changed to names that BigQuery accepts; values of types that it lacks become JSON text.
     """
     rows = 0
     writer = None
@@ -53,7 +53,7 @@ def write_bigquery(tables: Iterable[pa.Table], folder: str) -> int:
 
 
 def column_names(names: Sequence[str]) -> list[str]:
-    """Names of letters, digits and `_` that do not begin with a digit, each once whatever its case."""
+    """Column names of letters, digits and `_` that do not begin with a digit and are distinct whatever their case."""
     taken: list[str] = []
     for name in names:
         clean = re.sub(r"[^A-Za-z0-9_]", "_", name)[:290] or "_"
@@ -73,7 +73,7 @@ def _field(field: pa.Field) -> dict[str, str]:
 
 
 def _loadable(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
-    """The column in a type that BigQuery loads from Parquet."""
+    """Converts a column to a type that BigQuery loads from Parquet."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         return _loadable(column.cast(kind.value_type))
@@ -88,7 +88,7 @@ def _loadable(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
 
 
 def _type(kind: pa.DataType) -> str | None:
-    """BigQuery's name for a type, or None."""
+    """BigQuery's name of a type; None if it has no such type."""
     if pa.types.is_timestamp(kind):
         return "TIMESTAMP" if kind.tz else "DATETIME"
     if pa.types.is_decimal128(kind):

@@ -1,8 +1,8 @@
-"""COCO's results format for captions (cocodataset.org, "Results format", section 5), as `loadRes` of pycocotools wants.
+"""Writes COCO's results format for captions (cocodataset.org, "Results format", section 5) for pycocotools' `loadRes`.
 
-`results.json` is a list of `{"image_id": 17, "caption": "..."}`. The numbers are those of an annotation file by the
-images' file names, where one is given; else they count from 1, and `images.json` beside is the annotation file, without
-annotations, that they belong to.
+`results.json` is a list of `{"image_id": 17, "caption": "..."}`. If an annotation file is given, the ids are its own,
+matched by file name. Otherwise they count from 1, and `images.json` is an annotation file with the images but no
+annotations.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from beam_job.inputs.tars import container_of
 from beam_job.records import Failure
-from beam_job.results.export.columns import to_json
+from beam_job.results.columns import to_json
 from beam_job.results.export.left_out import LeftOut
 from beam_job.storage import StorageError, public_name, storage_for
 
@@ -30,12 +30,12 @@ def write_coco(tables: Iterable[pa.Table], folder: str, annotations: str | None,
 
     Args:
       tables: of captions.
-      folder: to write into.
-      annotations: a COCO annotation file; images that it does not know are left out.
-      left_out: told of those.
+      folder: to write to.
+      annotations: a COCO annotation file; images that are not in it are left out.
+      left_out: gets those images.
 
     Raises:
-      StorageError: `annotations` cannot be read or is something else.
+      StorageError: `annotations` cannot be read, or is not a COCO annotation file.
     """
     known = None if annotations is None else _read_ids(annotations)
     rows = (row for table in tables for row in table.to_pylist())
@@ -60,9 +60,9 @@ def _write_known(rows: Iterator[Mapping[str, Any]], folder: str, known: dict[str
     with _json_list(os.path.join(folder, "results.json")) as add_result:
         for row in rows:
             name = _file_name(row["uri"])
-            number = known.pop(name, None)  # once: of two images of one name, which is meant cannot be told
+            number = known.pop(name, None)  # once: two images of one name cannot be told apart
             if number is None:
-                message = f"{name!r} ({row['uri']}) is not in the annotations, or stands for another image already"
+                message = f"{name!r} ({row['uri']}) is not in the annotations, or another image has its id already"
                 left_out.add(Failure(row["uri"], "list", "NotInAnnotations", message, False))
             else:
                 add_result({"image_id": number, "caption": row["caption"]})
@@ -76,10 +76,10 @@ def _read_ids(annotations: str) -> dict[str, int]:
         names = [_file_name(image["file_name"]) for image in content["images"]]
         known = dict(zip(names, (int(image["id"]) for image in content["images"]), strict=True))
     except (ValueError, KeyError, TypeError) as error:
-        raise StorageError(f"--annotations={annotations} is no annotation file of COCO: {error!r}") from error
+        raise StorageError(f"--annotations={annotations} is not a COCO annotation file: {error!r}") from error
     if len(known) < len(names):
         twice = next(name for name, count in Counter(names).items() if count > 1)
-        raise StorageError(f"--annotations={annotations}: several images are called {twice!r}; rename them there")
+        raise StorageError(f"--annotations={annotations}: several images are named {twice!r}; rename them there")
     return known
 
 
@@ -90,7 +90,7 @@ def _file_name(uri: str) -> str:
 
 @contextlib.contextmanager
 def _json_list(path: str, name: str | None = None) -> Iterator[Any]:
-    """Writes a JSON list as it grows, alone or under `name` in an annotation file; yields what adds an item."""
+    """Writes a JSON list, alone or as `name` of an annotation file; yields a function that appends an item."""
     with open(path, "x", encoding="utf-8") as file:
         separator = "[\n" if name is None else f'{{"info": {{}}, "licenses": [], "annotations": [], "{name}": [\n'
 

@@ -1,15 +1,13 @@
-"""`export`: what stands in an output, in a form that other tools read."""
+"""`export`: an output's current captions, in a format that other tools read."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import dataclasses
-import os
 import shlex
 import shutil
 import sys
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -17,22 +15,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_job.config import JobConfig
-from beam_job.planning.run import read_runs
+from beam_job.results.arguments import refuse_wrong_usage, report_left_out
 from beam_job.results.corrections import BAD, EDITED
-from beam_job.results.current import read_standing
-from beam_job.results.export import csv_file
+from beam_job.results.current_results import CurrentResults, read_current_results
 from beam_job.results.export.bigquery import write_bigquery
 from beam_job.results.export.coco import write_coco
+from beam_job.results.export.csv_file import write_csv
+from beam_job.results.export.destination import new_folder
 from beam_job.results.export.hugging_face import write_imagefolder, write_with_images
-from beam_job.results.export.images import Images
+from beam_job.results.export.images import ImageFetcher
 from beam_job.results.export.left_out import LeftOut
 from beam_job.results.export.options import ExportError, parse_options
 from beam_job.results.export.sidecar import write_sidecars
 from beam_job.results.export.webdataset import write_webdataset
-from beam_job.storage import Allowed
+from beam_job.results.places import check_apart
+from beam_job.results.readable_runs import config_of, read_readable_runs
+from beam_job.storage import Allowed, StorageError
 from beam_job.text import counted, printable_lines
 
-_ROWS = 1_000  # held at a time
+_ROWS = 1_000  # held in memory at a time
 
 _NEXT = {
     "hf": "datasets.load_dataset({to!r})",
@@ -45,28 +46,22 @@ _NEXT = {
 
 
 @dataclass
-class Chosen:
-    """The captions to export, as tables of `_ROWS` rows; those marked bad are left out and counted.
+class Selection:
+    """The captions to export, without those that people marked as bad.
 
     Attributes:
-      output: of the job.
-      only_edited: those alone that a person has written.
-      bad: how many were marked so.
-      without_caption: images that have none.
+      results: of the output.
+      only_edited: select only the captions that a person has written.
+      bad: captions left out because they are marked as bad; counted while `tables` is read.
     """
 
-    output: str
+    results: CurrentResults
     only_edited: bool = False
     bad: int = field(default=0, init=False)
-    without_caption: int = field(default=0, init=False)
 
     def tables(self) -> Iterator[pa.Table]:
-        """All of them, once. Raises ExportError where there are none."""
-        standing = read_standing(self.output)
-        self.without_caption = standing.outcomes.failures.num_rows
-        if not standing.outcomes.captions.num_rows:
-            raise ExportError(f"no caption stands in {self.output}; is it the --output of a run?")
-        for table in standing.captions(_ROWS):
+        """All of them, once, in tables of at most `_ROWS` rows."""
+        for table in self.results.captions(_ROWS):
             good = table.filter(pc.fill_null(pc.not_equal(table["correction"], BAD), True))
             self.bad += table.num_rows - good.num_rows
             if self.only_edited:
@@ -74,70 +69,74 @@ class Chosen:
             yield good.combine_chunks()
 
 
+@refuse_wrong_usage
 def main(arguments: list[str]) -> int:
-    """The command; returns its exit code."""
-    to = ""
+    """The command; returns its exit code: 0 done, 1 something was left out or could not be written, 2 wrong usage."""
+    args = parse_options(arguments)
     try:
-        args = parse_options(arguments)
-        to = args.to
-        with contextlib.closing(LeftOut(f"{os.path.abspath(args.to)}.left_out.jsonl")) as left_out:
-            with _new_folder(args.to) as folder:
-                lines = _export(args, folder, left_out)
+        check_apart(args.output, args.to)
+        results = read_current_results(args.output)
+        damaged = report_left_out(results.latest.left_out)
+        if not results.latest.captions.num_rows:
+            raise ExportError(f"there is no caption in {args.output}; is it the --output of a run?")
+        with contextlib.closing(LeftOut(args.to)) as left_out:
+            with new_folder(args.to) as folder:
+                lines = _export(args, results, folder, left_out)
             print(printable_lines("\n".join(lines)))
-    except ExportError as error:
-        print(printable_lines(f"caption-images: {error}"), file=sys.stderr)
-        return 2
     except OSError as error:
-        print(printable_lines(f"caption-images: cannot write {to}: {error.strerror or error}"), file=sys.stderr)
+        print(printable_lines(f"caption-images: cannot write {args.to}: {error.strerror or error}"), file=sys.stderr)
         return 1
     for line in left_out.lines:
         print(printable_lines(line), file=sys.stderr)
-    return 1 if left_out.lines else 0
+    return 1 if left_out.lines or damaged else 0
 
 
-def _export(args: argparse.Namespace, folder: str, left_out: LeftOut) -> list[str]:
-    """Writes everything into `folder`, which is removed where nothing could be; what to tell."""
-    chosen = Chosen(args.output, args.only_edited)
-    policies, otherwise = _policies(args)
-    images = Images(policies, otherwise, left_out, link=args.images == "link", timeout=args.fetch_timeout)
-    tables, more = chosen.tables(), []
-    if args.format == "csv":
-        written, formulas = csv_file.write_csv(tables, folder, args.for_spreadsheets)
-        if formulas and not args.for_spreadsheets:
-            more = [
-                f"{counted(formulas, 'value')} would be a formula in a spreadsheet; for one, add --for_spreadsheets"
-            ]
-    else:
-        written = _write_others(args, tables, folder, images)
-    bad = f"; {chosen.bad:,} marked bad left out" if chosen.bad else ""
-    failed = f"; {counted(chosen.without_caption, 'image')} without a caption" if chosen.without_caption else ""
+def _export(args: argparse.Namespace, results: CurrentResults, folder: str, left_out: LeftOut) -> list[str]:
+    """Writes everything into `folder`, or removes it if there is nothing to write; returns the lines to print."""
+    selection = Selection(results, args.only_edited)
+    written, hints = _write(args, selection.tables(), folder, left_out)
+    without_caption = results.latest.failures.num_rows
+    bad = f"; {selection.bad:,} marked bad left out" if selection.bad else ""
+    failed = f"; {counted(without_caption, 'image')} without a caption" if without_caption else ""
     if not written:
         shutil.rmtree(folder)
-        return [f"nothing exported, so {args.to} was not made{bad}{failed}"]
+        return [f"nothing to export, so {args.to} was not written{bad}{failed}"]
     annotations = args.annotations or f"{args.to}/images.json"
     opened = _NEXT[args.format].format(to=args.to, quoted=shlex.quote(args.to), annotations=annotations)
     head = f"{counted(written, 'caption')} in {args.to}{bad}{failed}"
-    return [head, *more, *([f"next: {opened}"] if opened else [])]
+    return [head, *hints, *([f"next: {opened}"] if opened else [])]
 
 
-def _write_others(args: argparse.Namespace, tables: Iterator[pa.Table], folder: str, images: Images) -> int:
+def _write(
+    args: argparse.Namespace, tables: Iterator[pa.Table], folder: str, left_out: LeftOut
+) -> tuple[int, list[str]]:
+    """Writes the format that was asked for; returns the number of captions, and hints for the user."""
+    policies, otherwise = _policies(args)
+    images = ImageFetcher(policies, otherwise, left_out, link=args.images == "link", timeout=args.fetch_timeout)
+    if args.format == "csv":
+        written, formulas = write_csv(tables, folder, args.for_spreadsheets)
+        hint = f"{counted(formulas, 'value')} would be a formula in a spreadsheet; for one, add --for_spreadsheets"
+        return written, [hint] if formulas and not args.for_spreadsheets else []
     if args.format == "bigquery":
-        return write_bigquery(tables, folder)
+        return write_bigquery(tables, folder), []
     if args.format == "coco":
-        return write_coco(tables, folder, args.annotations, images.left_out)
+        return write_coco(tables, folder, args.annotations, left_out), []
     if args.format == "webdataset":
-        return write_webdataset(tables, folder, images, args.max_rows, args.max_bytes)
+        return write_webdataset(tables, folder, images, args.max_rows, args.max_bytes), []
     if args.format == "sidecar":
-        return write_sidecars(tables, folder, images, args.root, args.suffix, texts_only=args.images == "none")
+        return write_sidecars(tables, folder, images, args.root, args.suffix, texts_only=args.images == "none"), []
     if args.images == "embed":
-        return write_with_images(tables, folder, images, args.max_rows, args.max_bytes)
-    return write_imagefolder(tables, folder, images)
+        return write_with_images(tables, folder, images, args.max_rows, args.max_bytes), []
+    return write_imagefolder(tables, folder, images), []
 
 
 def _policies(args: argparse.Namespace) -> tuple[dict[str, Allowed], Allowed]:
-    """What the rows of each run may be read from: what the run could, by its note, and what this command allows.
+    """The places that the rows of each run may be read from: those of its manifest and of this command's options.
 
-    The second is for rows whose run has no note any more.
+    The second value is for rows of runs whose manifest is missing or damaged.
+
+    Raises:
+      ExportError: a value of an --allow_... option is wrong.
     """
 
     def with_options(config: JobConfig) -> Allowed:
@@ -151,33 +150,11 @@ def _policies(args: argparse.Namespace) -> tuple[dict[str, Allowed], Allowed]:
         return extended.allowed
 
     try:
-        policies = {
-            run.run_id: with_options(JobConfig.from_request(note.request, args.output))
-            for run, note in read_runs(args.output).items()
-        }
-        return policies, with_options(JobConfig(inputs=(), output=args.output))
-    except ValueError as error:  # of --allow_...
+        otherwise = with_options(JobConfig(inputs=(), output=args.output))
+        policies = {}
+        for run, manifest in read_readable_runs(args.output).manifests.items():
+            with contextlib.suppress(StorageError):  # `otherwise` then
+                policies[run.run_id] = with_options(config_of(run, manifest))
+    except ValueError as error:
         raise ExportError(str(error)) from error
-
-
-@contextlib.contextmanager
-def _new_folder(to: str) -> Iterator[str]:
-    """A folder beside `to` that takes its name when it is whole; it is removed where it does not come to that.
-
-    Raises:
-      ExportError: something is there already.
-      OSError: it cannot be made.
-    """
-    to = os.path.abspath(to)
-    if os.path.lexists(to) and not (os.path.isdir(to) and not os.listdir(to)):
-        raise ExportError(f"--to={to} is there and not empty; name a new folder, or remove it first")
-    parent, name = os.path.split(to)
-    os.makedirs(parent, exist_ok=True)
-    folder = os.path.join(parent, f".{name}.{uuid.uuid4().hex[:8]}.partial")
-    os.mkdir(folder)
-    try:
-        yield folder
-        if os.path.exists(folder):
-            os.rename(folder, to)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    return policies, otherwise

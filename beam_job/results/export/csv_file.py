@@ -1,8 +1,8 @@
-"""CSV as RFC 4180 has it: UTF-8, a header, text in quotes, quotes doubled; null is nothing, empty text is `""`.
+"""Writes CSV (RFC 4180): UTF-8, a header, text in quotes, quotes doubled; null is empty, empty text is `""`.
 
-Values stand as they are. A spreadsheet takes text that begins with `=`, `+`, `-`, `@`, a tab or a carriage return for a
-formula, in quotes or not, and captions and names are other people's text; but the usual guard, an apostrophe before it,
-changes the data that everything else reads. So the guard is an option, and such values are counted.
+Values are unchanged by default. A spreadsheet reads text that begins with `=`, `+`, `-`, `@`, a tab or a carriage
+return as a formula, quoted or not, and captions and names are other people's text. The usual guard, an apostrophe
+before it, would change the data for every other reader, so it is an option, and such values are counted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from beam_job.results.export.columns import as_json_text
+from beam_job.results.columns import as_json_text
 
 NAME = "captions.csv"
 _FORMULA = r"^[=+\-@\t\r]"
@@ -26,10 +26,10 @@ def write_csv(tables: Iterable[pa.Table], folder: str, for_spreadsheets: bool) -
     Args:
       tables: of one schema.
       folder: to write into.
-      for_spreadsheets: put an apostrophe before what a spreadsheet would take for a formula.
+      for_spreadsheets: put an apostrophe before values that a spreadsheet would read as formulas.
 
     Returns:
-      rows, and values that such a spreadsheet would take for formulas, guarded or not.
+      the number of rows, and of values that a spreadsheet would read as formulas, guarded or not.
     """
     rows = formulas = 0
     writer = None
@@ -60,7 +60,7 @@ def _formulas(column: pa.ChunkedArray) -> int:
 
 
 def _flat(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
-    """A column that CSV can hold: lists and the like as JSON."""
+    """Converts a column to a type that CSV can hold: nested values become JSON text."""
     kind = column.type
     if any(is_kind(kind) for is_kind in (pa.types.is_large_string, pa.types.is_dictionary, pa.types.is_null)):
         return column.cast(pa.string())

@@ -1,14 +1,14 @@
-"""Image files of an export."""
+"""Writes the image files of an export."""
 
 from __future__ import annotations
 
 import os
 
-from beam_job.results.export.images import TakenImage
+from beam_job.results.export.images import FetchedImage
 
 
-def put_image(image: TakenImage, path: str) -> None:
-    """Writes or links the image at `path`. Raises FileExistsError rather than to replace what is there."""
+def put_image(image: FetchedImage, path: str) -> None:
+    """Writes or links the image at `path`. Raises FileExistsError instead of replacing a file."""
     if image.data is None:
         os.symlink(str(image.path), path)
         return

@@ -1,4 +1,4 @@
-"""For Hugging Face's `datasets`: an ImageFolder, or Parquet with the images inside."""
+"""Writes data sets for Hugging Face's `datasets`: an ImageFolder, or Parquet with embedded images."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beam_job.results.export.files import put_image
-from beam_job.results.export.images import Images, TakenImage
+from beam_job.results.export.images import FetchedImage, ImageFetcher
 from beam_job.results.export.names import flat_name
 
 _FILES_A_FOLDER = 1_000
-_GROUP_BYTES = 32 * 2**20  # of images: what a reader holds at a time
+_GROUP_BYTES = 32 * 2**20  # of images in a row group, which a reader holds in memory
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
-def write_imagefolder(tables: Iterable[pa.Table], folder: str, images: Images) -> int:
+def write_imagefolder(tables: Iterable[pa.Table], folder: str, images: ImageFetcher) -> int:
     """Writes `train/metadata.parquet` and, below `train/images/`, the images; returns their number.
 
     The metadata has `file_name`, `text` (the caption) and the row's other columns.
@@ -45,23 +45,25 @@ def write_imagefolder(tables: Iterable[pa.Table], folder: str, images: Images) -
     return written
 
 
-def write_with_images(tables: Iterable[pa.Table], folder: str, images: Images, max_rows: int, max_bytes: int) -> int:
-    """Writes `data/train-00000-of-0000N.parquet` with the images inside; returns their number.
+def write_with_images(
+    tables: Iterable[pa.Table], folder: str, images: ImageFetcher, max_rows: int, max_bytes: int
+) -> int:
+    """Writes `data/train-00000-of-0000N.parquet` with embedded images; returns their number.
 
-    The columns are `image` (Hugging Face's image feature), `text`, `captions` (a list of it, or of all captions) and
-    the row's others: `python -m model train --data=DIR/data` reads the files too.
+    The columns are `image` (Hugging Face's image feature), `text`, `captions` (a list with the text, or with all
+    captions) and the row's other columns. `python -m model train --data=DIR/data` reads these files too.
 
     Args:
       tables: of captions.
-      folder: to write into.
-      images: of the captions.
+      folder: to write to.
+      images: fetches the images of the captions.
       max_rows: of a file.
-      max_bytes: of images in a file, but for one row group of 32 MB.
+      max_bytes: bytes of the images in a file; the last row group may exceed it by 32 MB.
     """
     files = _ParquetFiles(os.path.join(folder, "data"), max_rows, max_bytes)
     try:
         for table in tables:
-            waiting: list[tuple[int, TakenImage]] = []
+            waiting: list[tuple[int, FetchedImage]] = []
             size = 0
             for row, image in enumerate(images.of(table)):
                 if image is None or image.data is None:
@@ -80,7 +82,7 @@ def write_with_images(tables: Iterable[pa.Table], folder: str, images: Images, m
 
 
 class _ParquetFiles:
-    """Parquet files one after the other, named when it is known how many there are."""
+    """Writes Parquet files one after the other, and names them when their number is known."""
 
     def __init__(self, folder: str, max_rows: int, max_bytes: int) -> None:
         os.makedirs(folder)
@@ -113,8 +115,8 @@ class _ParquetFiles:
         return os.path.join(self._folder, name)
 
 
-def _put(train: str, number: int, uri: str, image: TakenImage) -> str:
-    """Puts an image below `train`, a thousand a folder; its name from there."""
+def _put(train: str, number: int, uri: str, image: FetchedImage) -> str:
+    """Writes an image below `train`, a thousand in each folder; returns its path from there."""
     inner = f"images/{number // _FILES_A_FOLDER:05d}"
     os.makedirs(os.path.join(train, inner), exist_ok=True)
     name = f"{inner}/{flat_name(uri)}{image.suffix}"
@@ -123,17 +125,17 @@ def _put(train: str, number: int, uri: str, image: TakenImage) -> str:
 
 
 def _renamed(table: pa.Table) -> pa.Table:
-    """With the caption as `text`, the name that trainers look for; carried columns make way for that and the others."""
+    """Names the caption `text`, as trainers expect, and renames carried columns that collide with reserved names."""
     return table.rename_columns(["text" if name == "caption" else _carried(name) for name in table.column_names])
 
 
 def _carried(name: str) -> str:
-    """`datasets` opens the file that any column with such an ending names, whoever wrote it into the list."""
+    """A carried column's name; `datasets` would open the files that a column ending in `file_name` lists."""
     taken = name in ("text", "image", "label") or name.endswith(("file_name", "file_names"))
     return f"{name}_in_list" if taken else name
 
 
-def _with_images(table: pa.Table, images: Sequence[tuple[int, TakenImage]]) -> pa.Table:
+def _with_images(table: pa.Table, images: Sequence[tuple[int, FetchedImage]]) -> pa.Table:
     rows = table.take(pa.array([row for row, _ in images], pa.int64()))
     said = [[caption] for caption in rows["caption"].to_pylist()]
     if "captions" in rows.column_names:
@@ -144,7 +146,7 @@ def _with_images(table: pa.Table, images: Sequence[tuple[int, TakenImage]]) -> p
     pictures = [{"bytes": image.data, "path": f"{flat_name(uri)}{image.suffix}"} for uri, (_, image) in files]
     rows = _renamed(rows).add_column(0, pa.field("image", _IMAGE), pa.array(pictures, _IMAGE))
     rows = rows.append_column("captions", pa.array(said, pa.list_(pa.string())))
-    # The one feature that `datasets` cannot tell from the types.
+    # The one feature that `datasets` cannot infer from the types.
     return rows.replace_schema_metadata(
         {"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})}
     )

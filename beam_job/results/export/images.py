@@ -1,4 +1,4 @@
-"""The images of caption rows: in the version that was captioned, and only from where their run was allowed to read."""
+"""Fetches images in the version that was captioned, and only from places that their run was allowed to read."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ import pyarrow as pa
 
 from beam_job.inputs.filters import Filters
 from beam_job.inputs.tars import container_of
-from beam_job.loading.images import fetch, unread
+from beam_job.loading.images import fetch, fetch_failure
 from beam_job.records import Failure, ImageInput
 from beam_job.results.export.left_out import LeftOut
 from beam_job.results.export.names import SIGNATURE_BYTES, suffix_of
 from beam_job.storage import Allowed, StorageError, real_path, scheme_of, storage_for
 
 _COLUMNS = ["uri", "object_version", "run"]
-_AHEAD = 2  # images for each thread that may wait for the writer
+_AHEAD = 2  # images per thread that may wait for the writer
 
 
 @dataclass(frozen=True)
-class TakenImage:
+class FetchedImage:
     """An image to export.
 
     Attributes:
-      suffix: of its kind, with the dot.
+      suffix: file extension of its kind, with the dot.
       data: the file's bytes; None where `path` is to be linked.
-      path: of the local file, without symbolic links.
+      path: the local file, without symbolic links.
     """
 
     suffix: str
@@ -38,15 +38,15 @@ class TakenImage:
     path: str | None = None
 
 
-class Images:
-    """Takes images, several at a time, in the order of their rows.
+class ImageFetcher:
+    """Fetches images, several at a time, and returns them in the order of their rows.
 
     Args:
       allowed: what each run could read, by the run's name.
       otherwise: what may be read for rows of any other run.
-      left_out: told of the images that are gone, have changed, or may not be read.
-      link: do not read local files, name them.
-      threads: that fetch.
+      left_out: gets the images that are missing, have changed, or may not be read.
+      link: return the paths of local files instead of their content.
+      threads: number of fetching threads.
       timeout: seconds for one image, retries included.
     """
 
@@ -66,31 +66,31 @@ class Images:
         self._timeout = timeout
         self.left_out = left_out
 
-    def of(self, rows: pa.Table) -> Iterator[TakenImage | None]:
+    def of(self, rows: pa.Table) -> Iterator[FetchedImage | None]:
         """The image of each row; None for one that is left out.
 
         Raises:
-          CredentialsError: nobody is logged in, or no more.
+          CredentialsError: the user is not logged in.
         """
         with ThreadPoolExecutor(self._threads, "fetch") as threads:
-            ahead: collections.deque[Future[TakenImage | Failure]] = collections.deque()
+            ahead: collections.deque[Future[FetchedImage | Failure]] = collections.deque()
             try:
                 for row in rows.select(_COLUMNS).to_pylist():
-                    ahead.append(threads.submit(self._take, row))
+                    ahead.append(threads.submit(self._fetch, row))
                     if len(ahead) == _AHEAD * self._threads:
-                        yield self._kept(ahead.popleft().result())
+                        yield self._or_left_out(ahead.popleft().result())
                 while ahead:
-                    yield self._kept(ahead.popleft().result())
+                    yield self._or_left_out(ahead.popleft().result())
             finally:
                 threads.shutdown(cancel_futures=True)
 
-    def _kept(self, taken: TakenImage | Failure) -> TakenImage | None:
+    def _or_left_out(self, taken: FetchedImage | Failure) -> FetchedImage | None:
         if isinstance(taken, Failure):
             self.left_out.add(taken)
             return None
         return taken
 
-    def _take(self, row: Mapping[str, Any]) -> TakenImage | Failure:
+    def _fetch(self, row: Mapping[str, Any]) -> FetchedImage | Failure:
         image = ImageInput(row["uri"], row["object_version"] or None)
         allowed = self._allowed.get(row["run"], self._otherwise)
         if self._link and scheme_of(image.uri) == "file" and container_of(image.uri) == image.uri:
@@ -99,22 +99,22 @@ class Images:
         if isinstance(fetched, Failure):
             return fetched
         data, version = fetched.data, fetched.object_version
-        return _changed(image, version) or TakenImage(suffix_of(data[:SIGNATURE_BYTES]), data)
+        return _changed(image, version) or FetchedImage(suffix_of(data[:SIGNATURE_BYTES]), data)
 
 
-def _link(image: ImageInput, allowed: Allowed) -> TakenImage | Failure:
+def _link(image: ImageInput, allowed: Allowed) -> FetchedImage | Failure:
     try:
         storage = storage_for(image.uri, allowed)
         path = real_path(image.uri)
         with contextlib.closing(storage.open(image.uri)) as file:
             head = file.read(SIGNATURE_BYTES)
-        return _changed(image, storage.stat(image.uri).version) or TakenImage(suffix_of(head), None, path)
+        return _changed(image, storage.stat(image.uri).version) or FetchedImage(suffix_of(head), None, path)
     except StorageError as error:
-        return unread(image, error)
+        return fetch_failure(image, error)
 
 
 def _changed(image: ImageInput, version: str) -> Failure | None:
-    """The failure of an image that is not what was captioned."""
+    """The failure of an image that is not the version that was captioned."""
     if image.object_version is None or version == image.object_version:
         return None
     message = (

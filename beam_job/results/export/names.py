@@ -1,4 +1,4 @@
-"""File names made from URIs, which may come from strangers."""
+"""Makes safe file names from URIs, which may come from strangers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import unicodedata
 from beam_job.inputs.tars import container_of
 from beam_job.storage import local_path, public_name, scheme_of
 
-_STEM_CHARACTERS = 40  # of four bytes each at most: with checksum and suffix well below the 255 bytes of file systems
+_STEM_CHARACTERS = 40  # at most four bytes each: with checksum and suffix below the 255 bytes that file systems allow
 _SEGMENT_BYTES = 200
-_FORBIDDEN = frozenset('<>:"|?*\\')  # by Windows, where these trees are taken too
+_FORBIDDEN = frozenset('<>:"|?*\\')  # on Windows, where exports may be copied to
 
-# How the files begin that the job captions; the content tells, not the name.
+# (offset, bytes, suffix) of the image formats: the content decides, not the name.
 _SIGNATURES = (
     (0, b"\xff\xd8\xff", ".jpg"),
     (0, b"\x89PNG\r\n\x1a\n", ".png"),
@@ -30,16 +30,16 @@ SIGNATURE_BYTES = 16
 
 
 class UnusableNameError(ValueError):
-    """A URI gives no name that could be used; the message says why."""
+    """A URI cannot be turned into a file name; the message says why."""
 
 
 def suffix_of(head: bytes) -> str:
-    """The suffix for an image file that begins so; `.img` for one that is not known."""
+    """The suffix for an image file with these first bytes; `.img` for an unknown format."""
     return next((suffix for at, mark, suffix in _SIGNATURES if head[at : at + len(mark)] == mark), ".img")
 
 
 def flat_name(uri: str) -> str:
-    """A name without suffix that no other URI has: what is readable of the URI's last part, and a checksum of it all.
+    """A unique name without suffix: the readable characters of the URI's last part, and a checksum of the whole URI.
 
     Letters and digits of any script, `-` and `_` are kept. The name is the same in every export.
     """
@@ -52,22 +52,24 @@ def flat_name(uri: str) -> str:
 
 
 def name_below(uri: str, root: str) -> str:
-    """The part of `uri` below `root`, as a relative path that stays below any folder it is joined to.
+    """The part of `uri` below `root`, as a relative path that cannot leave the folder it is joined to.
 
     Raises:
-      UnusableNameError: it does not lie there, or has a segment that a file system or another tool might misread.
+      UnusableNameError: it is not below `root`, or has a segment that a file system or another tool might misread.
     """
     base, name = (_absolute(root).rstrip("/") + "/"), _absolute(uri)
     if not name.startswith(base):
-        raise UnusableNameError(f"does not lie below --root={root}")
+        raise UnusableNameError(f"is not below --root={root}")
     relative = name[len(base) :]
     for segment in relative.split("/"):
         odd = any(letter in _FORBIDDEN or unicodedata.category(letter)[0] == "C" for letter in segment)
         if segment in ("", ".", "..") or odd or len(os.fsencode(segment)) > _SEGMENT_BYTES:
-            raise UnusableNameError(f"{segment[:80]!r} is no name for a file; leave out --root to have names made")
+            raise UnusableNameError(
+                f"{segment[:80]!r} is not usable as a file name; without --root, names are generated"
+            )
     return relative
 
 
 def _absolute(uri: str) -> str:
-    """Local names from the root on, but not normalised: `..` is to be seen."""
+    """Makes a local path absolute without resolving `..`, which must be refused."""
     return os.path.join(os.getcwd(), local_path(uri)) if scheme_of(uri) == "file" else uri

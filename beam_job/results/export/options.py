@@ -1,14 +1,16 @@
-"""The options of `export`, and which formats they are for."""
+"""The options of `export`, and the formats that take them."""
 
 from __future__ import annotations
 
 import argparse
+import math
 
 from beam_job.inputs.options import add_allowed_options
+from beam_job.results.arguments import CommandParser, UsageError, whole_number
 from beam_job.storage import local_path, scheme_of
 
 _DESCRIPTION = """\
-Writes each image that has a caption, once, with its newest caption or a person's (`correct`), into a new folder:
+Writes each image that has a caption, once, with its newest caption or a person's (`correct`), to a new folder:
 
   hf          Hugging Face: an ImageFolder with metadata.parquet; with --images=embed Parquet with the images inside
   webdataset  tars with jpg (or png, ...), txt and json of each image
@@ -17,9 +19,10 @@ Writes each image that has a caption, once, with its newest caption or a person'
   csv         captions.csv
   bigquery    captions.parquet, schema.json and load.sh
 
-Images are copied in the version that was captioned, from where their run was allowed to read. One that has changed, is
-gone, or finds no name is left out: it is told, it stands in DIR.left_out.jsonl, and the exit code is 1. Images
-marked bad and images without a caption are left out too, and counted. DIR appears when all of it is written.
+Images are copied in the version that was captioned, from places that their run was allowed to read. An image that has
+changed, is missing, or cannot be named is left out and listed with its reason in DIR.left_out.jsonl, and the exit code
+is 1. Images marked bad and images without a caption are left out too, and counted. DIR appears when it is complete; it
+must be a new or empty folder outside of --output.
 """
 _EPILOG = """\
 examples:
@@ -28,9 +31,9 @@ examples:
   caption-images export --output=captions --format=sidecar --images=none --root=photos --to=texts
   caption-images export --output=captions --format=hf --images=embed --only_edited --to=edited
 
-exit codes: 0 done, 1 images were left out or it broke off, 2 wrong usage
+exit codes: 0 done, 1 images or damaged files were left out, or writing failed, 2 wrong usage
 """
-# The options that only some formats take, and what they are without them.
+# Options that only some formats take, and their defaults.
 _DEFAULTS: dict[str, dict[str, object]] = {
     "hf": {"images": "copy", "max_rows": 10_000, "max_bytes": 500 * 10**6},
     "webdataset": {"max_rows": 10_000, "max_bytes": 500 * 10**6},
@@ -42,15 +45,16 @@ _DEFAULTS: dict[str, dict[str, object]] = {
 _IMAGES = {"hf": ("copy", "link", "embed"), "sidecar": ("copy", "link", "none")}
 
 
-class ExportError(ValueError):
-    """The options do not go together, or there is nothing to export; the message says what to do."""
+class ExportError(UsageError):
+    """The options contradict each other, or there is nothing to export; the message says what to do."""
 
 
 def parse_options(arguments: list[str]) -> argparse.Namespace:
     """The options, with the format's defaults; those that the format does not take are None.
 
     Raises:
-      ExportError: an option is not for the format, or out of range.
+      UsageError: an option is not for the format, or out of range.
+      StorageError: --to names another machine.
     """
     args = _parser().parse_args(arguments)
     _complete(args)
@@ -58,9 +62,9 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
 
 
 def _complete(args: argparse.Namespace) -> None:
-    """Checks the options and fills in the format's defaults. Raises ExportError."""
+    """Checks the options and fills in the format's defaults. Raises ExportError, StorageError."""
     if scheme_of(args.to) != "file":
-        raise ExportError(f"--to={args.to} must be a local folder; copy it from there, as with gcloud storage cp -r")
+        raise ExportError(f"--to={args.to} must be a local folder; copy it from there, for example with gcloud storage")
     args.to = local_path(args.to)
     defaults = _DEFAULTS[args.format]
     for name in sorted({name for options in _DEFAULTS.values() for name in options}):
@@ -73,33 +77,28 @@ def _complete(args: argparse.Namespace) -> None:
     modes = _IMAGES.get(args.format, (args.images,))
     if args.images not in modes:
         raise ExportError(f"--images={args.images} is not for {args.format}; give one of {', '.join(modes)}")
-    for name in ("max_rows", "max_bytes"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise ExportError(f"--{name} must be a whole number from 1, not {getattr(args, name)}")
-    if args.fetch_timeout <= 0:
-        raise ExportError(f"--fetch_timeout must be above 0 seconds, not {args.fetch_timeout}")
+    if not 0 < args.fetch_timeout < math.inf:
+        raise ExportError(f"--fetch_timeout must be a number of seconds above 0, not {args.fetch_timeout}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="caption-images export",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser() -> CommandParser:
+    parser = CommandParser("export", _DESCRIPTION, _EPILOG)
     add = parser.add_argument
-    add("--output", required=True, metavar="FOLDER", help="of the job")
     add("--format", required=True, choices=_DEFAULTS, help="see above")
-    add("--to", required=True, metavar="DIR", help="a new local folder")
-    add("--fetch_timeout", type=float, default=60.0, metavar="S", help="seconds to fetch one image (default: 60)")
+    add("--to", required=True, metavar="DIR", help="a new or empty local folder")
+    add(
+        "--fetch_timeout",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="seconds to fetch one image, retries included (default: 60)",
+    )
     add(
         "--only_edited",
         action="store_true",
-        help="only captions that a person has written (`correct`), such as for `python -m model train`",
+        help="only captions that a person has written (`correct`), for example for `python -m model train`",
     )
-    group = parser.add_argument_group("of some formats")
-    add = group.add_argument
+    add = parser.add_argument_group("options of some formats").add_argument
     add(
         "--images",
         choices=("copy", "link", "embed", "none"),
@@ -109,17 +108,22 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--root",
         metavar="PREFIX",
-        help="sidecar: keep folders and names below this one; without it all lie in one folder",
+        help="sidecar: keep the images' folders and names below this prefix (default: all files in one folder)",
     )
-    add("--suffix", choices=(".txt", ".caption"), help="sidecar: of the text files (default: .txt)")
-    add("--annotations", metavar="FILE", help="coco: the annotation file whose image ids to use, by the files' names")
+    add("--suffix", choices=(".txt", ".caption"), help="sidecar: suffix of the text files (default: .txt)")
+    add("--annotations", metavar="FILE", help="coco: annotation file whose image ids are used, matched by file name")
     add(
         "--for_spreadsheets",
         action="store_true",
         default=None,
-        help="csv: put ' before values that a spreadsheet would take for formulas; without it all stand as they are",
+        help="csv: put ' before values that a spreadsheet would read as formulas (default: values are unchanged)",
     )
-    add("--max_rows", type=int, metavar="N", help="webdataset, hf with embed: images a file (default: 10000)")
-    add("--max_bytes", type=int, metavar="N", help="likewise, bytes of a file, about (default: 500000000)")
-    add_allowed_options(parser.add_argument_group("where images may be read, beside where their run could"))
+    add("--max_rows", type=whole_number, metavar="N", help="webdataset, hf with embed: images a file (default: 10000)")
+    add(
+        "--max_bytes",
+        type=whole_number,
+        metavar="N",
+        help="webdataset, hf with embed: approximate bytes of a file (default: 500000000)",
+    )
+    add_allowed_options(parser.add_argument_group("where images may be read, in addition to where their run could"))
     return parser

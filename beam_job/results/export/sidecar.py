@@ -1,4 +1,4 @@
-"""A text file with the caption beside each image, as trainers of diffusion models read them (kohya: `.caption`)."""
+"""Writes each caption to a text file beside its image, as trainers of diffusion models read it (kohya: `.caption`)."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import pyarrow as pa
 
 from beam_job.records import Failure
 from beam_job.results.export.files import put_image
-from beam_job.results.export.images import Images, TakenImage
+from beam_job.results.export.images import FetchedImage, ImageFetcher
 from beam_job.results.export.names import UnusableNameError, flat_name, name_below
 
 
 def write_sidecars(
-    tables: Iterable[pa.Table], folder: str, images: Images, root: str | None, suffix: str, texts_only: bool
+    tables: Iterable[pa.Table], folder: str, images: ImageFetcher, root: str | None, suffix: str, texts_only: bool
 ) -> int:
     """Writes the captions, one line each; returns their number.
 
     Args:
       tables: of captions.
-      folder: to write into.
-      images: of the captions.
-      root: keep folders and names below it, so that the tree can be laid over it; None: all in one folder, under names
-        that no two images share.
+      folder: to write to.
+      images: fetches the images of the captions.
+      root: keep the folders and names below it, so that the export can be copied over it; None for one folder with
+        generated, unique names.
       suffix: of the text files.
-      texts_only: without the images; they are not read then.
+      texts_only: write no images, and do not read them.
     """
     written = 0
     for table in tables:
@@ -42,13 +42,13 @@ def write_sidecars(
                 _put(os.path.join(folder, f"{stem}{suffix}"), row["caption"], image, picture)
                 written += 1
             except (FileExistsError, NotADirectoryError):
-                message = f"{row['uri']}: {stem}{suffix} is taken by another image; leave out --root to have names made"
+                message = f"{row['uri']}: {stem}{suffix} is taken by another image; without --root, names are generated"
                 images.left_out.add(Failure(row["uri"], "list", "NameTaken", message, False))
     return written
 
 
-def _put(text: str, caption: str, image: TakenImage | None, picture: str | None) -> None:
-    """Writes image and text, or neither. Raises OSError."""
+def _put(text: str, caption: str, image: FetchedImage | None, picture: str | None) -> None:
+    """Writes both image and text, or neither. Raises OSError."""
     os.makedirs(os.path.dirname(text), exist_ok=True)
     if image is not None and picture is not None:
         put_image(image, picture)
@@ -61,14 +61,14 @@ def _put(text: str, caption: str, image: TakenImage | None, picture: str | None)
         raise
 
 
-def _name(uri: str, root: str | None, suffix: str, images: Images) -> str | None:
-    """A relative path for the image; None where it is left out."""
+def _name(uri: str, root: str | None, suffix: str, images: ImageFetcher) -> str | None:
+    """A relative path for the image; None if it is left out."""
     if root is None:
         return flat_name(uri)
     try:
         name = name_below(uri, root)
         if name.endswith(suffix):
-            raise UnusableNameError(f"the image itself ends in {suffix}; leave out --root to have names made")
+            raise UnusableNameError(f"the image itself ends in {suffix}; without --root, names are generated")
     except UnusableNameError as error:
         images.left_out.add(Failure(uri, "list", "UnusableName", f"{uri}: {error}", False))
         return None

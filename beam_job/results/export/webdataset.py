@@ -1,4 +1,4 @@
-"""WebDataset tars as img2dataset writes them: `00000.tar` with `000000000.jpg`, `.txt` and `.json` of each image."""
+"""Writes WebDataset tars like img2dataset: `00000.tar` with `000000000.jpg`, `.txt` and `.json` of each image."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
-from beam_job.results.export.columns import to_json
-from beam_job.results.export.images import Images
+from beam_job.results.columns import to_json
+from beam_job.results.export.images import ImageFetcher
 
 
-def write_webdataset(tables: Iterable[pa.Table], folder: str, images: Images, max_rows: int, max_bytes: int) -> int:
-    """Writes the tars; returns the images in them.
+def write_webdataset(
+    tables: Iterable[pa.Table], folder: str, images: ImageFetcher, max_rows: int, max_bytes: int
+) -> int:
+    """Writes the tars; returns the number of images in them.
 
-    The `json` holds the row. Names are numbers, so that nothing of a URI becomes one; the same rows give the same tars.
+    The `json` holds the row. Files are named by numbers, never by URIs; the same rows give the same tars.
 
     Args:
       tables: of captions.
-      folder: to write into.
-      images: of the captions.
-      max_rows: images a tar.
-      max_bytes: a tar, but for its last image.
+      folder: to write to.
+      images: fetches the images of the captions.
+      max_rows: images in a tar.
+      max_bytes: size of a tar; its last image may exceed it.
     """
     with _Tars(folder, max_rows, max_bytes) as tars:
         for table in tables:
@@ -40,7 +42,7 @@ def write_webdataset(tables: Iterable[pa.Table], folder: str, images: Images, ma
 
 
 class _Tars(contextlib.AbstractContextManager["_Tars"]):
-    """Tars one after the other; a sample is never split."""
+    """Writes tars one after the other; a sample is never split."""
 
     def __init__(self, folder: str, max_rows: int, max_bytes: int) -> None:
         self._folder, self._max_rows, self._max_bytes = folder, max_rows, max_bytes

@@ -85,8 +85,8 @@ def test_a_batch_too_large_for_the_memory_is_halved_for_the_rest_of_the_run(erro
     # 8 and 4 fail once each; from then on every batch, padded or not, has the size that fits.
     assert [len(batch) for batch in captioner.batches] == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2]
     assert told == [
-        "the device ran out of memory with 8 images at once; going on with 4 (--batch_size=4 begins there)",
-        "the device ran out of memory with 4 images at once; going on with 2 (--batch_size=2 begins there)",
+        "the device ran out of memory with 8 images in a batch; going on with 4 (--batch_size=4 starts there)",
+        "the device ran out of memory with 4 images in a batch; going on with 2 (--batch_size=2 starts there)",
     ]
 
 
@@ -143,7 +143,7 @@ def test_a_failure_may_pass_where_the_device_is_to_blame(error: Exception, trans
     assert (row.error_type, row.transient) == (type(error).__name__, transient)
 
 
-@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf, -1e300, 3.5e38])
 def test_a_score_that_is_no_number_is_a_failure_and_the_neighbours_keep_their_captions(score: float) -> None:
     captioner = FakeCaptioner(unscored={11: score}, num_captions=2)
     rows = BatchCaptioner(captioner, 4, Lines()).caption(images(10, 11, 12))
@@ -165,6 +165,20 @@ class Answers(FakeCaptioner):
 
 
 DOG = (Caption("a dog", -0.5),)
+CAT = (Caption("a cat", -0.7),)
+
+
+def test_fewer_captions_than_asked_for_are_a_failure_and_more_are_cut() -> None:
+    answers = Answers(DOG, DOG + CAT, DOG + CAT + DOG)
+    rows = BatchCaptioner(answers, 3, Lines(), num_captions=2).caption(images(10, 11, 12))
+    assert said(rows) == ["10.png!", "a dog", "a dog"]
+    assert rows[0].error_message == "the captioner answered 1 captions, not --num_captions=2"
+    assert [row.captions for row in rows[1:]] == [DOG + CAT] * 2
+
+
+def test_a_text_keeps_its_lines_and_loses_what_databases_refuse() -> None:
+    [row] = BatchCaptioner(Answers((Caption("a dog\nin the \0sun", -1.0),)), 1, Lines()).caption(images(10))
+    assert row.captions[0].text == "a dog\nin the  sun"
 
 
 @pytest.mark.parametrize("answers", [pytest.param(1, id="too few"), pytest.param(3, id="too many")])
@@ -184,6 +198,9 @@ def test_a_captioner_that_answers_another_number_of_times_loses_no_row(answers: 
         pytest.param((Caption(None, 0.0),), "answered (Caption(text=None, score=0.0),), which is no text", id="None"),
         pytest.param((Caption("a \udc80", 0.0),), "which is no text with a score", id="no UTF-8"),
         pytest.param((Caption("a dog", None),), "which is no text with a score", id="no score"),
+        pytest.param((Caption("a dog", 10**400),), "which is no text with a score", id="no float"),
+        pytest.param((Caption(" \n", -1.0),), "a caption without words", id="no words"),
+        pytest.param((Caption(b"a dog", -1.0),), "which is no text with a score", id="bytes"),
     ],
 )
 def test_an_answer_that_is_no_caption_costs_its_image_alone(answer: object, message: str) -> None:
@@ -209,5 +226,5 @@ def test_a_run_on_a_small_device_ends_well_and_says_so_once(
     arguments = [f"--input={tmp_path}/photos", f"--output={tmp_path}/out", f"--model={tiny_bundle}", "--batch_size=8"]
     assert main([*arguments, "--shard_size=10", *verbose]) == 0
     error = capfd.readouterr().err
-    assert error.count("the device ran out of memory with 8 images at once; going on with 4") == 1
+    assert error.count("the device ran out of memory with 8 images in a batch; going on with 4") == 1
     assert "30 captions and 0 failures of 30 images" in error

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
@@ -12,7 +16,7 @@ from PIL import Image
 from beam_job.captioning.captioners import CaptionerError, captioner_of_run
 from beam_job.cli.command import main
 from beam_job.config import JobConfig
-from model import Decoding
+from model import Caption, Decoding
 from tests.beam_job.cli.test_job import table
 
 MAKE = "--captioner=tests.saved_model_captioner:make"
@@ -81,6 +85,26 @@ def failing(model: str | None, decoding: Decoding) -> object:
     raise ValueError(f"no model {model}\nfor {decoding.method}")
 
 
+def exiting(model: str | None, decoding: Decoding) -> object:
+    sys.exit(0)
+
+
+def leaving(model: str | None, decoding: Decoding) -> object:
+    os._exit(0)
+
+
+class ExitingVersion:
+    input_size = 48
+
+    @property
+    def version(self) -> str:
+        sys.exit(0)
+
+
+def exiting_version(model: str | None, decoding: Decoding) -> object:
+    return ExitingVersion()
+
+
 HERE = "tests.beam_job.captioning.test_captioners"
 
 
@@ -91,6 +115,10 @@ HERE = "tests.beam_job.captioning.test_captioners"
         pytest.param(f"{HERE}:nothing", f"{HERE} has no function nothing", id="function"),
         pytest.param(f"{HERE}:HERE", f"{HERE} has no function HERE", id="no function"),
         pytest.param(f"{HERE}:failing", "failed: ValueError: no model x for beam", id="it fails"),
+        pytest.param(f"{HERE}:exiting", "exiting(model, decoding) failed: it called exit(0)", id="sys.exit"),
+        pytest.param(f"{HERE}:leaving", "leaving(model, decoding) failed: it called exit(0)", id="os._exit"),
+        pytest.param(f"{HERE}:exiting_version", "version or input_size failed: it called exit(0)", id="version exits"),
+        pytest.param("tests.exiting_module:make", "cannot be imported: it called exit(0)", id="module exits"),
         pytest.param(f"{HERE}:no_version", "the captioner's version must be text, not None", id="version"),
         pytest.param(f"{HERE}:sizeless", "input_size must be a whole number from 1, not '48'", id="size"),
     ],
@@ -104,6 +132,49 @@ def test_what_makes_no_captioner_is_refused_in_one_line(
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+class Leaving:
+    """Ends its process in one of its methods, with the exit code of success."""
+
+    version = "leaving-1"
+    input_size = 48
+
+    def __init__(self, method: str | None) -> None:
+        self.method = method
+
+    def load(self) -> None:
+        if self.method == "load":
+            sys.exit(0)
+
+    def caption(self, images: np.ndarray) -> list:
+        if self.method == "os._exit":
+            os._exit(0)
+        if self.method == "fork":  # whose children may end as they like
+            if (child := os.fork()) == 0:
+                os._exit(0)
+            os.waitpid(child, 0)
+            return [[Caption("a dog", -1.0)] for _ in images]
+        sys.exit(0)
+
+
+def make_leaving(model: str | None, decoding: Decoding) -> Leaving:
+    return Leaving(model)
+
+
+@pytest.mark.parametrize("method", ["load", "sys.exit", "os._exit", "fork"])
+def test_a_captioner_that_ends_the_process_is_no_success(method: str, photos: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "beam_job", f"--input={photos}", f"--output={tmp_path}/out"]
+    command += [f"--captioner={HERE}:make_leaving", f"--model={method}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if method == "fork":
+        assert done.returncode == 0, done.stderr
+        return
+    assert done.returncode == 1, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert "called exit(0)" in last
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("out/runs/*/_SUCCESS"))
 
 
 def test_a_worker_with_another_version_refuses(saved_model: Path) -> None:

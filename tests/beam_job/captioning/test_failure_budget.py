@@ -17,6 +17,7 @@ from beam_job.captioning.engine import Engine
 from beam_job.captioning.progress_file import ProgressFile
 from beam_job.cli.command import main
 from beam_job.config import JobConfig
+from beam_job.loading.images import fetch
 from beam_job.planning.plan import Shard
 from beam_job.planning.run import Run
 from beam_job.records import Failure, ImageInput
@@ -25,6 +26,7 @@ from tests.fault_server import FaultServer, ok, serve, status
 
 FINE = None
 GONE = Failure("x.jpg", "fetch", "NotFound", "x.jpg: 404 Not Found", transient=False)
+MISSING = Failure("x.jpg", "fetch", "FileNotFoundError", "x.jpg: No such file", True)
 BROKEN = Failure("x.jpg", "decode", "ImageError", "this JPEG cannot be decoded", transient=False)
 DOWN = Failure("x.jpg", "fetch", "ServiceUnavailable", "x.jpg: 503 Service Unavailable", transient=True)
 
@@ -41,6 +43,7 @@ DOWN = Failure("x.jpg", "fetch", "ServiceUnavailable", "x.jpg: 503 Service Unava
         pytest.param([FINE] + [DOWN] * 200, 0.5, "200 images in a row failed", id="a server goes down"),
         pytest.param([FINE] + [*[DOWN] * 199, FINE] * 2, 0.5, None, id="a server comes back"),
         pytest.param([FINE] + [*[DOWN] * 199, GONE] * 2, 0.5, None, id="a server that says no is up"),
+        pytest.param([FINE] + [MISSING] * 400, 0.5, None, id="many are missing"),
         pytest.param([FINE] + [GONE] * 501, 0.5, "501 of 1,000 images failed, more than", id="beyond mending"),
         pytest.param([FINE] + [GONE] * 200, 0.0, "200 of 1,000 images failed, more than", id="none allowed"),
         pytest.param([DOWN] * 1000, 1.0, None, id="turned off"),
@@ -62,7 +65,7 @@ def test_when_to_stop(outcomes: list[Failure | None], max_ratio: float, message:
 
 def test_an_image_that_waits_to_be_decoded_counts_as_fetched() -> None:
     counted = FailureBudget(0.5, inputs=1000)
-    counted.fetched()
+    counted.count_fetched()
     for _ in range(400):
         counted.add(GONE)
 
@@ -104,7 +107,7 @@ def test_a_list_of_a_bucket_that_has_gone(bucket, tmp_path: Path, tiny_bundle: P
     arguments += [f"--allow_buckets=gs://gone-{bucket.name}"]
     assert main(arguments) == 1
     *_, last = capfd.readouterr().err.splitlines()
-    assert "all of the first 200 images failed, at last fetch: gs://gone-" in last
+    assert "all of the first 200 images failed, the last one at fetch: gs://gone-" in last
     assert "the same command goes on" in last
     assert rows(tmp_path / "out", "failures") == rows(tmp_path / "out", "captions") == []
     assert not (tmp_path / "out" / "runs" / "_LEASE.json").exists()
@@ -129,7 +132,7 @@ def test_a_server_that_goes_down_and_comes_back(
     assert main(arguments) == 1
     printed = capfd.readouterr().err
     assert "Traceback" not in printed
-    assert "10 images in a row failed, at last fetch: http://127.0.0.1" in printed.splitlines()[-1]
+    assert "10 images in a row failed, the last one at fetch: http://127.0.0.1" in printed.splitlines()[-1]
     assert rows(tmp_path / "out", "captions") in ([], uris[:20])  # the stop may come before the first shard is decoded
     assert rows(tmp_path / "out", "failures") == []
     for name in names:
@@ -149,26 +152,31 @@ def grey(folder: Path, count: int) -> Shard:
     return Shard(images, pa.table({"place": range(count)}))
 
 
-def engine(folder: Path, captioner: FakeCaptioner, in_flight_bytes: int = 2**30) -> Engine:
-    config = JobConfig(("unused",), str(folder / "out"), in_flight_bytes=in_flight_bytes)
+def test_who_waits_hears_of_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The images hang in the loader, all its room is taken, and a runner's thread waits for the shard."""
+    hanging, going_on = threading.Event(), threading.Event()
+
+    def hang(image: ImageInput, *limits: object) -> object:
+        hanging.set()
+        assert going_on.wait(60)
+        return fetch(image, *limits)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("beam_job.loading.loader.fetch", hang)
+    config = JobConfig((str(tmp_path),), str(tmp_path / "out"), in_flight_bytes=1000)
     failures = FailureBudget(config.max_failure_ratio, 100)
-    return Engine(config, Run(config.output, "r1"), captioner, 8, 2, ProgressFile(None), failures)
-
-
-def test_who_waits_to_submit_hears_of_the_end(tmp_path: Path) -> None:
-    """More images than fit in flight while the model is held: the submitter hangs until the engine fails."""
-    gate, results = threading.Semaphore(0), []
-    made = engine(tmp_path, FakeCaptioner(gate=gate), in_flight_bytes=1000)
+    engine = Engine(config, Run(config.output, "r1"), FakeCaptioner(), 8, 2, ProgressFile(None), failures)
     shard = grey(tmp_path, 30)
-    submitter = threading.Thread(target=lambda: results.append(made.submit(0, shard)))
-    submitter.start()
-    made.fail(RuntimeError("no more"))
-    submitter.join(60)
-    [future] = results
+    future = engine.submit(0, shard)
+    heard: list[BaseException | None] = []
+    waiting = threading.Thread(target=lambda: heard.append(future.exception(timeout=60)))
+    waiting.start()
+    assert hanging.wait(60)
+    assert not future.done()
+    engine.fail(RuntimeError("no more"))
+    waiting.join(60)
+    assert [str(error) for error in heard] == ["no more"]
     with pytest.raises(RuntimeError, match="no more"):
-        future.result(timeout=60)
-    with pytest.raises(RuntimeError, match="no more"):
-        made.submit(1, shard).result(timeout=60)
-    gate.release(100)
-    made.close()
+        engine.submit(1, shard).result(timeout=60)
+    going_on.set()
+    engine.close()
     assert not (tmp_path / "out").exists()

@@ -44,6 +44,7 @@ def test_every_option_sets_its_field() -> None:
         "--retry": ("retry", "all"),
         "--recaption": ("recaption", True),
         "--fetch_timeout": ("fetch_timeout", 1.5),
+        "--batch_timeout": ("batch_timeout", 900.0),
         "--min_bytes": ("filters.min_bytes", 31),
         "--max_bytes": ("filters.max_bytes", 37),
         "--limit": ("filters.limit", 41),
@@ -142,7 +143,7 @@ def test_values_out_of_range(argument: str, message: str) -> None:
 
 
 NUMBERS = {
-    *("--fetch_timeout", "--max_failure_ratio", "--min_score", "--worker_price", "--sample"),
+    *("--fetch_timeout", "--batch_timeout", "--max_failure_ratio", "--min_score", "--worker_price", "--sample"),
     *("--temperature", "--length_penalty"),
 }
 

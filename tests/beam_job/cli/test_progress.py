@@ -93,8 +93,8 @@ def test_what_workers_tell_stands_on_a_line_of_its_own_once(stream: io.StringIO,
     with ProgressPrinter(str(tmp_path), 4, stream):
         for _ in range(2):
             worker = ProgressFile(str(tmp_path))
-            worker.tell("short of memory")
-            worker.tell("shorter still")
+            worker.log("short of memory")
+            worker.log("shorter still")
             worker.add(False)
             worker.close()
     lines = [line.split("\r")[-1] for line in stream.getvalue().split("\n")]
@@ -103,5 +103,5 @@ def test_what_workers_tell_stands_on_a_line_of_its_own_once(stream: io.StringIO,
 
 
 def test_where_nobody_looks_into_the_folder_the_log_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    ProgressFile(None).tell("short of memory")
+    ProgressFile(None).log("short of memory")
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [("WARNING", "short of memory")]

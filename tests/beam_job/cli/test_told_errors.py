@@ -32,10 +32,14 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("arguments", "told"),
     [
         pytest.param("--input=photos --outptu=out --output=out", "did you mean --output", id="misspelt option"),
-        pytest.param("--input=fotos --output=out", "fotos is not there; check its spelling", id="wrong path"),
+        pytest.param(
+            "--input=fotos --output=out",
+            "fotos does not exist; check the spelling",
+            id="wrong path",
+        ),
         pytest.param("--input=empty --output=out", "empty holds no images (.jpg", id="empty folder"),
         pytest.param(
-            "--input=photos/*.png --output=out", "photos/*.png; check its spelling", id="a glob that matches nothing"
+            "--input=photos/*.png --output=out", "photos/*.png; check the spelling", id="a glob that matches nothing"
         ),
         pytest.param(
             "--input=photos --output=out --model=no_model",
@@ -85,7 +89,7 @@ def test_no_rights(arguments: str, desk: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
-    assert_tells(done.stderr, "Permission denied; change its rights, or name another ")
+    assert_tells(done.stderr, "Permission denied; change its ")
     assert set(desk.rglob("*")) == before, "nothing is written"
 
 
@@ -114,7 +118,7 @@ def test_a_bucket_of_another_project(
     storage._storage.cache_clear()
     said = capfd.readouterr().err
     assert "me@example.com does not have storage.objects.list access" in said
-    assert_tells(said, "grant this right to the account, or log in as another with `gcloud auth")
+    assert_tells(said, "grant this permission to the account, or log in as another with `gcloud auth")
     assert not (desk / "out").exists()
 
 

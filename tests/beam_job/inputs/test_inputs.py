@@ -94,8 +94,8 @@ def test_a_bucket(bucket) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        pytest.param("{folder}/nowhere", "nowhere is not there", id="missing folder"),
-        pytest.param("{folder}/nowhere.jpg", "nowhere.jpg is not there", id="missing image"),
+        pytest.param("{folder}/nowhere", "nowhere does not exist", id="missing folder"),
+        pytest.param("{folder}/nowhere.jpg", "nowhere.jpg does not exist", id="missing image"),
         pytest.param("{folder}/nowhere.txt", "nowhere.txt: No such file", id="missing list"),
         pytest.param("{folder}/*.webp", "nothing matches", id="glob without a match"),
         pytest.param("{folder}/empty", "holds no images", id="folder without images"),

@@ -263,7 +263,7 @@ def test_a_missing_shard_is_an_error(write) -> None:
         pytest.param("manifest.json", "{", "cannot be read as a manifest", id="broken manifest"),
         pytest.param("manifest.json", '{"files": []}', "must list CSV or Parquet files, not None", id="S3's manifest"),
         pytest.param("manifest.json", '{"report_shards_file_names": ["x.orc"]}', r"not \['x.orc'\]", id="odd shards"),
-        pytest.param("l.xml", "a", "l.xml is no list; .* .parquet", id="no list"),
+        pytest.param("l.xml", "a", "l.xml is not a list; .* .parquet", id="no list"),
     ],
 )
 def test_unreadable_lists(name: str, content: str | bytes, message: str, write) -> None:
@@ -295,7 +295,7 @@ def test_columns_that_cannot_be_carried(name: str, content: str, carried: str, m
 def test_the_outputs_own_columns_are_not_carried(name: str) -> None:
     with pytest.raises(ListError, match=f"--carry_columns: {name} is a column of the output; carry it under another"):
         read_list("l.csv", carry_columns=("label", name))
-    with pytest.raises(ListError, match="label is named twice"):
+    with pytest.raises(ListError, match="label is given twice"):
         read_list("l.csv", carry_columns=("label", "label"))
 
 

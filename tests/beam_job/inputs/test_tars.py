@@ -139,7 +139,7 @@ def test_a_tar_that_ends_within_an_image(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        pytest.param(b"{", "the json beside 1.jpg is not JSON", id="not JSON"),
+        pytest.param(b"{", "the .json file beside 1.jpg is not JSON", id="not JSON"),
         pytest.param(b'{"width": "20"}', "width has values of several types", id="types"),
     ],
 )

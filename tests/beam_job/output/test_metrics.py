@@ -12,7 +12,8 @@ import pytest
 from apache_beam.runners.runner import PipelineResult
 
 from beam_job.config import JobConfig
-from beam_job.output.metrics import counters, measured
+from beam_job.output.metrics import RunMetrics, counters, read_metrics
+from beam_job.output.summary import summarize
 from beam_job.pipeline import Unattended, build_pipeline
 from beam_job.planning.plan import Plan
 from beam_job.planning.prepare import PlannedRun
@@ -56,7 +57,7 @@ def test_images_failures_by_reason_bytes_and_the_batches_fill(tmp_path: Path) ->
         if (metric.key.metric.namespace, metric.key.metric.name) == (METRIC_NAMESPACE, "image_bytes")
     ]
     assert (shown.count, shown.sum, shown.min, shown.max) == (8, sum(sizes), min(sizes), max(sizes))
-    summed = measured(result)
+    summed = read_metrics(result)
     assert summed.bytes_fetched == sum(sizes)
     assert summed.batch_fill == pytest.approx((5 / 5 + 3 / 5) / 2)
     assert set(summed.seconds_by_stage) == stages
@@ -72,7 +73,25 @@ def test_rows_of_an_earlier_attempt_are_shown_and_its_work_is_not(tmp_path: Path
         "failures": 1,
         "failures_fetch_FileNotFoundError": 1,
     }
-    assert (measured(again).bytes_fetched, measured(again).batch_fill) == (0, None)
+    assert (read_metrics(again).bytes_fetched, read_metrics(again).batch_fill) == (0, None)
+
+
+def test_the_rate_of_a_resumed_run_is_that_of_its_last_attempt(tmp_path: Path) -> None:
+    """Of ten images in five shards, six were done before somebody killed the run."""
+    config, run, plan = planned_run(str(tmp_path), 10, missing=1, shard_size=2)
+    run_pipeline(config, run, plan)
+    for shard in (1, 4):
+        Path(run.captions(shard)).unlink()
+    metrics = read_metrics(run_pipeline(config, run, plan))
+
+    def rate(metrics: RunMetrics, again: bool = True) -> float | None:
+        return summarize(config, PlannedRun(run, plan, 0, again), 2.0, metrics, "fake-1").images_per_second
+
+    assert metrics.images == 4
+    assert rate(metrics) == 2.0
+    assert rate(read_metrics(run_pipeline(config, run, plan))) is None  # all was done, but for the summary
+    assert rate(RunMetrics()) is None  # where nobody waits, nobody knows
+    assert rate(RunMetrics(), again=False) == 5.0
 
 
 def run_unattended(config: JobConfig, run: Run, plan: Plan) -> dict[str, Any]:

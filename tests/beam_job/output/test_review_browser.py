@@ -134,7 +134,7 @@ def test_it_fits_a_phone(page: Any) -> None:
 
 def test_another_tab_is_heard(page: Any, output: Path) -> None:
     """Told through sessionStorage: a localStorage that Chromium brings back later would harm the next test."""
-    [run_folder] = output.glob("runs/*")
+    [run_folder] = [path.parent for path in output.glob("runs/*/run.json")]
     key = f"caption-images {run_folder.name}"
 
     def tell(of: str, edits: dict[str, Any]) -> str:
@@ -161,7 +161,7 @@ def test_corrections_come_back(page: Any, output: Path, downloads: Path, tmp_pat
     area = page.switch_to.active_element
     area.clear()
     area.send_keys('a "grey" dog <b>')
-    click(page, "#grid .keep")
+    click(page, "#grid .save")
     page.find_element("id", "search").clear()
     page.find_element("id", "search").send_keys("photo 04")
     click(page, "#grid .bad")

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from beam_job.cli.command import main
-from beam_job.output.thumbnails import place_of
+from beam_job.output import thumbnails
+from beam_job.output.thumbnails import sample_key
 from tests.images import encode
 from tests.reviewed import BROKEN, HOSTILE, IMAGES, Captioner, run, write_images
 
@@ -53,7 +54,7 @@ def test_the_sample_is_the_same_whatever_the_shards(photos: Path, tmp_path: Path
         held(run(photos, tmp_path / f"out{size}", report_samples=8, shard_size=size, batch_size=7)) for size in (5, 100)
     ]
     assert pages[0]["sample"] == pages[1]["sample"]
-    expected = sorted(map(str, photos.glob("*.png")), key=place_of)[:8]
+    expected = sorted(map(str, photos.glob("*.png")), key=sample_key)[:8]
     cards = {card["id"]: card["uri"] for card in pages[0]["cards"]}
     assert [cards[number] for number in pages[0]["sample"]] == expected
 
@@ -72,7 +73,7 @@ def test_pictures_are_small_whatever_the_image(tmp_path: Path) -> None:
 def test_no_report_leaves_nothing(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([f"--input={photos}", f"--output={tmp_path}/out", "--no_report"]) == 0
     assert "page:" not in capsys.readouterr().err
-    [folder] = (tmp_path / "out" / "runs").iterdir()
+    [folder] = [path.parent for path in (tmp_path / "out" / "runs").glob("*/run.json")]
     assert not (folder / "index.html").exists()
     assert not (folder / "thumbnails").exists()
 
@@ -90,10 +91,36 @@ def test_damaged_pictures_cost_the_page_its_pictures(
     assert data["summary"]["captions"] == IMAGES + 1
 
 
-def test_a_page_that_cannot_be_written_is_told(
+def test_a_page_that_cannot_be_written_is_not_named(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("beam_job.planning.run.Run.page", property(lambda run: f"{run.folder}/run.json/index.html"))
+    assert main([f"--input={photos}", f"--output={tmp_path}/out"]) == 0
+    error = capsys.readouterr().err
+    assert "the review page could not be written: " in error
+    assert "index.html" not in error.split("the review page could not be written: ")[1].split("\n", 1)[1]
+    [folder] = [path.parent for path in (tmp_path / "out" / "runs").glob("*/run.json")]
+    assert (folder / "_SUCCESS").exists()
+    assert json.loads((folder / "summary.json").read_text())["page"] is None
+
+
+def test_the_summary_names_the_page_and_its_format(photos: Path, tmp_path: Path) -> None:
     page = run(photos, tmp_path / "out")
-    assert (page.parent / "_SUCCESS").exists()
-    assert "the review page could not be written: " in capsys.readouterr().err
+    summary = json.loads((page.parent / "summary.json").read_text())
+    assert (summary["page"], summary["format"]) == (str(page), 1)
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("-inf"), -1e300])
+def test_odd_scores_do_not_break_the_page(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score: float
+) -> None:
+    """As a page of a version before scores were checked may have."""
+    entries = thumbnails._entry
+
+    def odd(*arguments: Any) -> dict[str, Any]:
+        return entries(*arguments) | {"score": score}
+
+    monkeypatch.setattr(thumbnails, "_entry", odd)
+    data = held(run(photos, tmp_path / "out"))
+    assert len(data["cards"]) == IMAGES + 1
+    assert {card["score"] for card in data["cards"]} == {None}

@@ -56,15 +56,15 @@ class Faulty:
 
 def put(output: object, number: int, process: ProcessIdentity = ELSEWHERE, **fields: Any) -> str:
     """A lease file of another process."""
-    uri = join(str(output), "runs", "_LEASE", f"{number:06d}.json")
+    uri = join(str(output), "_LEASE", f"{number:06d}.json")
     storage_for(uri).write(uri, LeaseRecord(f"token {number}", process, **{"since": 0.0, **fields}).to_json())
     return uri
 
 
 def records(output: object) -> dict[int, LeaseRecord]:
-    files = storage_for(str(output)).list(join(str(output), "runs", "_LEASE"))
+    files = storage_for(str(output)).list(join(str(output), "_LEASE"))
     names = (stored.uri.rpartition("/")[2] for stored in files if stored.uri.endswith(".json"))
-    uris = {int(name[:6]): join(str(output), "runs", "_LEASE", name) for name in names}
+    uris = {int(name[:6]): join(str(output), "_LEASE", name) for name in names}
     return {number: LeaseRecord.from_json(storage_for(uri).read(uri)[0]) for number, uri in uris.items()}
 
 

@@ -149,6 +149,18 @@ def test_captions_below_the_score_that_was_asked_for_are_marked(run: Run) -> Non
     assert read_report(run, 0) == report == ShardReport(3, (), low_confidence=1)
 
 
+@pytest.mark.parametrize("score", [-1e300, 1e300, float("inf"), float("-inf"), float("nan"), -3.4e38, 1e-45])
+def test_odd_scores_do_not_break_a_commit(run: Run, score: float) -> None:
+    rows = [
+        CaptionedImage(f"{n}.jpg", (Caption("a dog", s),), 30, 20, "v1", NOON) for n, s in enumerate((score, -0.25))
+    ]
+    report = commit_shard(run, 0, caption_table(rows, "model-1", False, None, -1.0), [], SHARD)
+    again = read_report(run, 0)
+    assert report.captions == again.captions == 2
+    assert again.scores == report.scores
+    assert again.scores[-3] == 1
+
+
 def test_a_shard_without_captions_marks_none(run: Run) -> None:
     commit_shard(run, 0, caption_table([], "model-1", True, None, -1.0), [failure("a.jpg")], SHARD)
     assert pq.read_schema(run.captions(0)).field("low_confidence").type == pa.bool_()

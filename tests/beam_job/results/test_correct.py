@@ -90,7 +90,7 @@ def test_corrections_win_in_snapshot_and_export(desk: Desk, capfd: pytest.Captur
     assert desk.correct(edited, "", bad) == 0
     assert "2 corrections added to " in capfd.readouterr().out
     rows = desk.snapshot()
-    assert "3 captions (1 edited, 1 marked bad) and 0 standing failures" in capfd.readouterr().out
+    assert "3 captions (1 edited, 1 marked bad) and 0 failures written" in capfd.readouterr().out
     assert {name: (row["caption"], row["correction"], row["score"]) for name, row in rows.items()} == {
         "a.png": ("ein Hund, <b>groß</b>, 猫", "edited", None),
         "b.png": ("brightness 20", "bad", pytest.approx(-0.2)),
@@ -123,6 +123,60 @@ def test_the_newest_wins_and_can_be_taken_back(desk: Desk) -> None:
     assert len(desk.kept()) == 3
 
 
+def test_a_return_to_earlier_options_returns_to_their_captions(desk: Desk, capfd: pytest.CaptureFixture[str]) -> None:
+    """The job has nothing to caption, and the snapshot is of the options that it was started with."""
+    first = {row["run"] for row in desk.snapshot().values()}
+    desk.run("--num_captions=2")
+    assert {len(row["captions"]) for row in desk.snapshot().values()} == {2}
+    desk.run()
+    assert "nothing to do" in capfd.readouterr().err
+    assert {row["run"] for row in desk.snapshot().values()} == first
+    assert main(["status", f"--output={desk.output}"]) == 0
+    out = capfd.readouterr().out
+    assert "nothing to do, 3 already done" in out
+    assert "would caption 0 images and skip 3 already done" in out
+
+
+def test_what_was_said_before_another_word_counts_again(desk: Desk, capfd: pytest.CaptureFixture[str]) -> None:
+    """A, B, A: the third is news, though its file is the first one's."""
+    first, second = desk.line("a.png", caption="first"), desk.line("a.png", caption="second")
+    for line, caption in ((first, "first"), (second, "second"), (first, "first")):
+        capfd.readouterr()
+        assert desk.correct(line) == 0
+        assert "1 correction added to" in capfd.readouterr().out
+        assert desk.said()["a.png"] == (caption, "edited")
+    assert len(desk.kept()) == 3
+    bad, good = desk.line("a.png", bad=True), desk.line("a.png", bad=False)
+    for line, said in ((bad, "bad"), (good, None), (bad, "bad"), (good, None)):
+        assert desk.correct(line) == 0
+        assert desk.said()["a.png"][1] == said
+
+
+def test_a_file_of_which_anything_is_new_is_added(desk: Desk) -> None:
+    one, other = desk.line("a.png", caption="a"), desk.line("b.png", caption="b")
+    assert desk.correct(one, other) == 0
+    assert desk.correct(desk.line("b.png", caption="c")) == 0
+    assert desk.correct(one, other) == 0
+    assert {name: caption for name, (caption, _) in desk.said().items()} == {
+        "a.png": "a",
+        "b.png": "b",
+        "c.png": "brightness 30",
+    }
+    kept = desk.kept()
+    assert desk.correct(one) == 0  # in force, though no file holds it alone
+    assert desk.kept() == kept
+
+
+def test_a_clock_that_is_behind_does_not_matter(desk: Desk) -> None:
+    assert desk.correct(desk.line("a.png", caption="first")) == 0
+    folder = desk.output / "corrections"
+    [first] = folder.iterdir()
+    first.rename(folder / f"29991231T235959999Z-{first.name.split('-')[1]}")
+    assert desk.correct(desk.line("a.png", caption="second")) == 0
+    assert desk.correct(desk.line("a.png", caption="third")) == 0
+    assert desk.said()["a.png"] == ("third", "edited")
+
+
 def test_they_survive_runs_until_the_image_changes(tmp_path: Path, tiny_bundle: Path, capfd) -> None:
     desk = Desk(tmp_path, tiny_bundle).begin()
     stale = desk.line("a.png", caption="mine")
@@ -134,7 +188,7 @@ def test_they_survive_runs_until_the_image_changes(tmp_path: Path, tiny_bundle: 
     assert desk.said()["a.png"] == ("brightness 200", None)
     capfd.readouterr()
     assert desk.correct(stale, desk.line("b.png", caption="theirs")) == 0
-    assert "1 of an earlier version of the image: the model's newer caption stands" in capfd.readouterr().out
+    assert "1 correction of an earlier version of an image" in capfd.readouterr().out
     assert desk.said()["a.png"] == ("brightness 200", None)
     assert desk.said()["b.png"] == ("theirs", "edited")
 
@@ -154,9 +208,9 @@ WRONG = {
     "no UTF-8": (b'{"uri": "\xff"}', "is not JSON in UTF-8"),
     "nested without end": ("[" * 100_000, "is not JSON"),
     "no object": ("[1]", "[1] is not an object"),
-    "a member too many": ({"caption": "x", "captoin": "x"}, "'captoin' does not belong into a correction"),
-    "nothing said": ({}, "needs either caption or bad"),
-    "both said": ({"caption": "x", "bad": True}, "needs either caption or bad"),
+    "a member too many": ({"caption": "x", "captoin": "x"}, "'captoin' is not a member of a correction"),
+    "nothing said": ({}, "it needs either caption or bad"),
+    "both said": ({"caption": "x", "bad": True}, "it needs either caption or bad"),
     "a caption that is none": ({"caption": 7}, "caption is 7; write a text"),
     "an empty caption": ({"caption": "  "}, "caption is '  '; write a text"),
     "two lines": ({"caption": "x\ny"}, r"caption holds '\n'; write one line"),
@@ -178,8 +232,8 @@ def test_one_wrong_line_and_nothing_is_added(untouched: Desk, capfd, line: str |
     capfd.readouterr()
     assert desk.correct(good, wrong) == 2
     error = capfd.readouterr().err
-    assert error.startswith("caption-images: 1 line of ")
-    assert "cannot be added; nothing was:\n  line 2: " in error
+    assert error.startswith("caption-images: nothing was added: 1 line of ")
+    assert "cannot be used:\n  line 2: " in error
     assert told in error
     assert len(error) < 1000
     assert "\x1b" not in error
@@ -205,7 +259,7 @@ def test_what_somebody_else_put_there_is_named(desk: Desk, capfd: pytest.Capture
     assert main(["snapshot", f"--output={desk.output}", f"--to={desk.root}/snapshot"]) == 2
     error = capfd.readouterr().err
     assert f"{desk.output}/corrections/notes.jsonl, line 1: 'my notes' is not JSON" in error
-    assert "or remove the file to forget its corrections" in error
+    assert "or remove the file to drop its corrections" in error
 
 
 def test_corrections_of_a_bucket(bucket, desk: Desk, capfd: pytest.CaptureFixture[str]) -> None:

@@ -193,7 +193,7 @@ def test_sidecars_in_the_images_own_folders(job: Job, tmp_path: Path, capfd: pyt
     assert len(files) == len(NAMES) - len(left_out)
     error = capfd.readouterr().err
     assert f"6 images left out; each with its reason in {tmp_path}/tree.left_out.jsonl" in error
-    assert "leave out --root" in error
+    assert "without --root, names are generated" in error
 
 
 def test_two_images_do_not_share_a_sidecar(own_job: Job, tmp_path: Path, job: Job) -> None:
@@ -236,11 +236,11 @@ def test_coco_results_take_the_numbers_of_an_annotation_file(job: Job, tmp_path:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        pytest.param("no json", "is no annotation file of COCO", id="not JSON"),
-        pytest.param('{"images": 3}', "is no annotation file of COCO", id="something else"),
+        pytest.param("no json", "is not a COCO annotation file", id="not JSON"),
+        pytest.param('{"images": 3}', "is not a COCO annotation file", id="something else"),
         pytest.param(
             json.dumps({"images": [{"id": 1, "file_name": "a/x.jpg"}, {"id": 2, "file_name": "b/x.jpg"}]}),
-            "several images are called 'x.jpg'",
+            "several images are named 'x.jpg'",
             id="names that do not tell images apart",
         ),
     ],
@@ -319,7 +319,7 @@ def test_what_has_changed_or_gone_is_left_out_and_told(own_job: Job, tmp_path: P
     assert rows == [f"{photos}/kept.png"]
     (photos / "kept.png").unlink()
     assert own_job.export("webdataset", tmp_path / "none") == 1
-    assert "nothing exported" in capfd.readouterr().out
+    assert "nothing to export" in capfd.readouterr().out
     assert not (tmp_path / "none").exists()
 
 
@@ -354,10 +354,15 @@ def test_images_are_read_only_where_their_run_could(own_job: Job, tmp_path: Path
         ),
         pytest.param(["--format=hf", "--root=x"], "--root is for the format sidecar, not for hf", id="root"),
         pytest.param(["--format=hf", "--images=none"], "give one of copy, link, embed", id="images"),
-        pytest.param(["--format=webdataset", "--max_rows=0"], "--max_rows must be a whole number from 1", id="rows"),
+        pytest.param(["--format=webdataset", "--max_rows=0"], "--max_rows: must be a whole number from 1", id="rows"),
         pytest.param(["--format=csv", "--to=gs://bucket/x"], "must be a local folder", id="bucket"),
-        pytest.param(["--format=csv", "--fetch_timeout=0"], "--fetch_timeout must be above 0", id="timeout"),
-        pytest.param(["--format=csv", "--output=/none"], "no caption stands in /none", id="no output"),
+        pytest.param(
+            ["--format=csv", "--fetch_timeout=0"], "--fetch_timeout must be a number of seconds above 0", id="timeout"
+        ),
+        pytest.param(["--format=csv", "--fetch_timeout=nan"], "must be a number of seconds above 0, not nan", id="NaN"),
+        pytest.param(["--format=csv", "--fetch_timeout=inf"], "must be a number of seconds above 0, not inf", id="inf"),
+        pytest.param(["--format=webdataset", "--max_bytes=-5"], "--max_bytes: must be a whole number", id="bytes"),
+        pytest.param(["--format=csv", "--output=/none"], "there is no caption in /none", id="no output"),
         pytest.param(["--format=csv", "--allow_schemes=ftp"], "not 'ftp'", id="scheme"),
     ],
 )
@@ -373,13 +378,68 @@ def test_a_folder_that_holds_something_is_left_alone(job: Job, tmp_path: Path, c
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     assert job.export("csv", tmp_path / "full") == 2
-    assert "is there and not empty; name a new folder, or remove it first" in capfd.readouterr().err
+    assert "exists and is not an empty folder; name a new folder, or remove it first" in capfd.readouterr().err
     assert os.listdir(tmp_path / "full") == ["mine.txt"]
     (tmp_path / "empty").mkdir()
     assert job.export("csv", tmp_path / "empty") == 0
     assert job.export("csv", tmp_path / "full" / "mine.txt" / "x") == 1
     assert f"cannot write {tmp_path}/full/mine.txt/x: " in capfd.readouterr().err
     assert sorted(os.listdir(tmp_path)) == ["empty", "full"]
+
+
+def test_a_list_of_what_was_left_out_is_never_overwritten(job: Job, tmp_path: Path, capfd) -> None:
+    (tmp_path / "tree.left_out.jsonl").write_text("mine")
+    options = ["--images=none", f"--root={job.photos}"]
+    for number in (2, 3):
+        assert job.export("sidecar", tmp_path / "tree", *options) == 1
+        name = f"{tmp_path}/tree.left_out.{number}.jsonl"
+        assert f"each with its reason in {name}" in capfd.readouterr().err
+        assert len(Path(name).read_text().splitlines()) == 6
+        shutil.rmtree(tmp_path / "tree")
+    assert (tmp_path / "tree.left_out.jsonl").read_text() == "mine"
+
+
+def test_an_empty_folder_is_filled_and_stays(job: Job, tmp_path: Path) -> None:
+    """As a mounted volume is, which can be neither renamed nor replaced."""
+    (tmp_path / "volume").mkdir(mode=0o750)
+    (tmp_path / "link").symlink_to("volume")
+    folder = (tmp_path / "volume").stat().st_ino
+    assert job.export("csv", tmp_path / "link") == 0
+    assert os.listdir(tmp_path / "volume") == ["captions.csv"]
+    assert (tmp_path / "volume").stat().st_ino == folder
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_an_export_that_breaks_off_leaves_nothing(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("beam_job.results.export.command.write_csv", full)
+    (tmp_path / "empty").mkdir()
+    for name in ("new", "empty"):
+        assert job.export("csv", tmp_path / name) == 1
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["empty"]
+
+
+@pytest.mark.parametrize("fills", [True, False])
+def test_what_comes_to_its_place_meanwhile_is_not_replaced(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd, fills: bool
+) -> None:
+    to = tmp_path / "to"
+    if fills:
+        to.mkdir()
+
+    def slow(tables: object, folder: str, *_: object) -> tuple[int, int]:
+        to.mkdir(exist_ok=True)
+        Path(folder, "captions.csv").write_text("ours")
+        (to / "captions.csv").write_text("theirs")
+        return 1, 0
+
+    monkeypatch.setattr("beam_job.results.export.command.write_csv", slow)
+    assert job.export("csv", to) == 2
+    assert "by somebody else during the export" in capfd.readouterr().err
+    assert {path.name: path.read_text() for path in to.iterdir()} == {"captions.csv": "theirs"}
+    assert os.listdir(tmp_path) == ["to"]
 
 
 def test_images_of_a_bucket(bucket, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:

@@ -33,7 +33,7 @@ DATA = b"photograph"
     ],
 )
 def test_addresses_that_are_not_public(address: str) -> None:
-    with pytest.raises(NotAllowedError, match="not a public one; add --allow_private_addresses"):
+    with pytest.raises(NotAllowedError, match="which is not public; add --allow_private_addresses"):
         check_addresses("host", [PUBLIC, address])
 
 
@@ -157,7 +157,7 @@ def test_each_redirect_is_asked_for(server: FaultServer, network: Network, targe
 def test_a_redirect_to_what_is_no_url(server: FaultServer, network: Network, web: HttpStorage) -> None:
     network.names["photos.example"] = [[PUBLIC]]
     server.script("x.jpg", status(302, {"Location": "http://[::1/"}))
-    with pytest.raises(StorageError, match="redirected to what is not a URL") as caught:
+    with pytest.raises(StorageError, match="redirected to an invalid URL") as caught:
         web.read("http://photos.example/x.jpg")
     assert not caught.value.transient
 

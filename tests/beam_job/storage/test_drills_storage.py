@@ -90,8 +90,8 @@ def test_a_night_of_faults(proxy: FaultServer, bucket, gcs_emulator: str, tiny_b
     assert main(arguments) == 0
     failures = rows(tmp_path / "out", "failures")
     assert {name: (row["stage"], row["error_type"], row["transient"]) for name, row in failures.items()} == {
-        "20.png": ("fetch", "NotFound", False),
-        "21.png": ("fetch", "NotFound", False),
+        "20.png": ("fetch", "NotFound", True),
+        "21.png": ("fetch", "NotFound", True),
         "22.png": ("fetch", "TimeoutError", True),
         "23.png": ("fetch", "TimeoutError", True),
         "24.png": ("fetch", "ServiceUnavailable", True),

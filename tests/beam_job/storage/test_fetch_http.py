@@ -9,8 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from beam_job.storage import HttpStorage, StorageError, StoredObject, storage_for
-from beam_job.storage import http as http_module
+from beam_job.storage import OPTIONS, HttpStorage, StorageError, StoredObject, storage_for
 from beam_job.storage.checksum import crc32c_of
 from beam_job.storage.retry import retrying
 from tests.fault_server import FaultServer, ok, serve, status, stored
@@ -101,16 +100,12 @@ def test_redirects_lead_to_the_web_alone(server: FaultServer, storage: HttpStora
 
 
 @pytest.mark.parametrize("headers", [LENGTH, {}], ids=["announced", "not-announced"])
-def test_too_large(
-    server: FaultServer, storage: HttpStorage, headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_large(server: FaultServer, storage: HttpStorage, headers: dict[str, str]) -> None:
     server.script("x.jpg", ok(DATA, headers))
-    monkeypatch.setattr(http_module, "MAX_BYTES", 10)
-    assert storage.read(f"{server.address}/x.jpg")[0] == DATA
-    monkeypatch.setattr(http_module, "MAX_BYTES", 9)
-    with pytest.raises(StorageError, match="more than 9 bytes") as caught:
-        storage.read(f"{server.address}/x.jpg")
-    assert not caught.value.transient
+    assert storage.read(f"{server.address}/x.jpg", max_bytes=10)[0] == DATA
+    with pytest.raises(StorageError, match="10 bytes are more than 9") as caught:
+        storage.read(f"{server.address}/x.jpg", max_bytes=9)
+    assert (caught.value.transient, caught.value.cause, caught.value.retry_when) == (False, "TooLarge", OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -120,24 +115,23 @@ def test_too_large(
         pytest.param(DATA, "identity", None, id="identity"),
         pytest.param(DATA, "br", "Content-Encoding: br", id="another"),
         pytest.param(gzip.compress(DATA)[:-9], "gzip", "damaged", id="damaged"),
-        pytest.param(gzip.compress(bytes(2000)), "gzip", "more than 1000 bytes", id="bomb"),
+        pytest.param(gzip.compress(bytes(2000)), "gzip", "bytes are more than 1,000", id="bomb"),
+        pytest.param(gzip.compress(DATA[:4]) + gzip.compress(DATA[4:]), "gzip", None, id="two-members"),
     ],
 )
 def test_encodings_that_nobody_asked_for(
     server: FaultServer,
     storage: HttpStorage,
-    monkeypatch: pytest.MonkeyPatch,
     body: bytes,
     encoding: str,
     expected: str | None,
 ) -> None:
-    monkeypatch.setattr(http_module, "MAX_BYTES", 1000)
     server.script("x.jpg", ok(body, {**stored(body), "Content-Encoding": encoding}))
     if expected is None:
-        assert storage.read(f"{server.address}/x.jpg")[0] == DATA
+        assert storage.read(f"{server.address}/x.jpg", max_bytes=1000)[0] == DATA
     else:
         with pytest.raises(StorageError, match=expected) as caught:
-            storage.read(f"{server.address}/x.jpg")
+            storage.read(f"{server.address}/x.jpg", max_bytes=1000)
         assert not caught.value.transient
     assert server.asked[0][2]["accept-encoding"] == "identity"
 

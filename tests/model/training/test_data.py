@@ -48,7 +48,7 @@ def test_a_folder_of_shards_and_rows_without_captions(tmp_path: Path) -> None:
     [
         pytest.param([{"image": b"1", "text": "a"}], "has the columns image, text; missing: captions", id="column"),
         pytest.param([{"image": 4, "captions": ["a"]}], "must be bytes or a path, not int", id="type"),
-        pytest.param([{"image": b"1", "captions": []}], "holds no photograph with a caption", id="nothing"),
+        pytest.param([{"image": b"1", "captions": []}], "contains no image with a caption", id="nothing"),
     ],
 )
 def test_refuses_parquet(rows: list[dict], message: str, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from model import Decoding, load_captioner, load_image
-from model.training.explain import caption_with_attention, main, marked
+from model.training.explain import caption_with_attention, main, overlay
 
 
 class Recorder:
@@ -43,7 +43,7 @@ def test_the_words_are_explained_by_the_weights_that_chose_them(
 
 
 def test_red_lies_where_the_weight_is_at_the_photographs_own_shape() -> None:
-    found = np.asarray(marked(Image.new("RGB", (80, 20), (100, 100, 100)), np.array([[0, 0], [0, 1]], np.float32)))
+    found = np.asarray(overlay(Image.new("RGB", (80, 20), (100, 100, 100)), np.array([[0, 0], [0, 1]], np.float32)))
     assert found.shape == (20, 80, 3)
     assert found[-1, -1, 0] > 200 > found[-1, -1, 2] < 70
     for place in ((0, 0), (-1, 0), (0, -1)):
@@ -63,7 +63,7 @@ def test_a_page_for_each_image_upright_and_a_line_for_what_is_none(
     assert main([*images, f"--output={tmp_path}/out", f"--model={tiny_bundle}"]) == 1
     told = capsys.readouterr()
     assert told.err.startswith(f"model explain: {images[0]}: not an image of a known format")
-    assert told.err.endswith(f"\nmodel.explain: {images[2]}: No such file or directory\n")
+    assert told.err.endswith(f"\nmodel explain: {images[2]}: No such file or directory\n")
     assert told.out.startswith(f"{tmp_path}/out/turned.png.png: ")
     [path] = (tmp_path / "out").iterdir()
     page = np.asarray(Image.open(path))

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from model import DEFAULT_BUNDLE, Decoding, check_bundle, load_captioner, load_image
 from model.training.train import main
-from tests.model.training import SAID, SMALL, log_of, train
+from tests.model.small_training import SAID, SMALL, log_of, train
 
 
 def test_it_learns_what_it_is_shown(parquet: str, photographs, tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_it_learns_what_it_is_shown(parquet: str, photographs, tmp_path: Path) -
 def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(parquet: str, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert train(parquet, whole, "--epochs=3") == 0
-    program = "import sys; from model import trainer, train\n" + STOP_AFTER_FIRST_EPOCH + "train.main(sys.argv[1:])"
+    program = STOP_AFTER_FIRST_EPOCH + "train.main(sys.argv[1:])"
     arguments = [f"--data={parquet}", f"--validation={parquet}", f"--output={parts}", *SMALL, "--epochs=3"]
     killed = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, check=False)
     assert killed.returncode == 9
@@ -42,7 +42,8 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(parquet: s
 
 
 STOP_AFTER_FIRST_EPOCH = """
-import os
+import os, sys
+from model.training import train, trainer
 finish = trainer.Trainer._finish
 trainer.Trainer._finish = lambda self, *epoch: (finish(self, *epoch), os._exit(9))
 """
@@ -68,7 +69,7 @@ def test_coco_json_with_an_image_folder(photographs, tmp_path: Path) -> None:
         == 0
     )
     assert check_bundle(bundle)
-    assert "5 photographs" in (bundle / "MODEL_CARD.md").read_text()  # the sixth was held out
+    assert "5 images" in (bundle / "MODEL_CARD.md").read_text()  # the sixth was held out
 
 
 @pytest.mark.parametrize(

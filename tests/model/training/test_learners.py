@@ -9,13 +9,13 @@ import pytest
 from safetensors.numpy import load_file
 
 from model.bundle import load_captioner
-from model.training.augment import changed
+from model.training.augment import augment
 from model.training.blend import main as blend
 from model.training.learners import cross_entropy, ended, one_of_each, trimmed
 from model.training.reward import CiderD, UnigramF
 from model.training.train import main
 from model.vocabulary import END, START
-from tests.model.training import SMALL, log_of, train
+from tests.model.small_training import SMALL, log_of, train
 
 STEM = "encoder/backbone/000/kernel"
 
@@ -150,16 +150,16 @@ def test_a_lost_bundle_to_go_on_from_is_one_line(parquet: str, tmp_path: Path, c
 
 def test_changed_photographs_are_parts_of_the_photograph() -> None:
     left_to_right = np.tile(np.linspace(0, 200, 64, dtype=np.uint8)[None, None, :, None], (40, 64, 1, 3))
-    seen = changed(left_to_right, 56, np.random.default_rng(0)).astype(int)
+    seen = augment(left_to_right, 56, np.random.default_rng(0)).astype(int)
     assert seen.shape == (40, 56, 56, 3)
     slope = np.sign(seen[:, :, -1, 0] - seen[:, :, 0, 0])
     assert np.all(slope == slope[:, :1])  # a picture is mirrored as a whole
     assert {-1, 1} == set(slope[:, 0].tolist())
     assert len({picture.tobytes() for picture in seen}) == 40
     assert np.ptp(seen, axis=2).min() < 0.85 * 200
-    hardly = changed(left_to_right, 56, np.random.default_rng(0), smallest_crop=1.0).astype(int)
+    hardly = augment(left_to_right, 56, np.random.default_rng(0), smallest_crop=1.0).astype(int)
     assert np.ptp(hardly, axis=2).min() > 0.85 * 0.8 * 200  # whole, but for the light
-    again = changed(left_to_right, 56, np.random.default_rng(0))
+    again = augment(left_to_right, 56, np.random.default_rng(0))
     np.testing.assert_array_equal(again, seen)
 
 

@@ -22,7 +22,9 @@ WIDE = Example("wide.jpg", encode(Image.new("RGB", (400, 100), "blue"), "JPEG"),
 
 
 def test_a_row_has_the_photograph_and_all_captions_as_text() -> None:
-    found = page([WIDE], [Caption("a <script>alert(1)</script>", -1.25)], [Caption("the sea", -0.5)])
+    before, after = [Caption("a <script>alert(1)</script>", -1.25)], [Caption("the sea", -0.5)]
+    found = page([WIDE], before, after, ["model-<1>", "model-2"])
+    assert "<th>image<th>human captions<th>model-&lt;1&gt;<th>model-2" in found
     cells = re.split("<td>", found)[1:]
     assert cells[1] == "a sea &lt;b&gt;<br>two &amp; two"
     assert cells[2] == "a &lt;script&gt;alert(1)&lt;/script&gt; <i>-1.25</i>"

@@ -9,7 +9,8 @@ from pathlib import Path
 from safetensors.numpy import save_file
 
 from model import DEFAULT_BUNDLE
-from model.training.train import backbone_arrays, main
+from model.training.start import backbone_arrays
+from model.training.train import main
 
 SAID = {
     "astronaut.png": ["a woman in an orange suit smiles", "a smiling woman before a flag"],
@@ -22,7 +23,7 @@ SAID = {
 # The backbone of the model that ships, in floating point: it can learn, and what it sees is worth learning from.
 _FOLDER = tempfile.TemporaryDirectory()
 _WEIGHTS = f"{_FOLDER.name}/backbone.safetensors"
-save_file(backbone_arrays(f"{DEFAULT_BUNDLE}/weights.safetensors", learns=True), _WEIGHTS)
+save_file(backbone_arrays(f"{DEFAULT_BUNDLE}/weights.safetensors", trainable=True), _WEIGHTS)
 SMALL = [
     f"--backbone_weights={_WEIGHTS}",
     "--input_size=64",

@@ -1,4 +1,4 @@
-"""Columns for formats that know fewer types than Arrow, or have names of their own."""
+"""Values and columns as JSON text, for formats with fewer types than Arrow."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pyarrow as pa
 
 
 def to_json(value: Any) -> str:
-    """A row, or a value of one: times as ISO 8601, bytes as base64, other things that JSON does not know as text."""
+    """A row or a value as JSON: times as ISO 8601, bytes as base64, other types that JSON lacks as text."""
     return json.dumps(value, ensure_ascii=False, default=_plain)
 
 
 def as_json_text(column: pa.ChunkedArray) -> pa.Array:
-    """Each value as JSON; null stays null."""
+    """Each value as JSON text; null stays null."""
     return pa.array([None if value is None else to_json(value) for value in column.to_pylist()], pa.string())
 
 

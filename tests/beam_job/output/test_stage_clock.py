@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from beam_job.output.stage_clock import ModelTime, told_model_time
+from beam_job.output.stage_clock import StageClock, format_model_time
 
 THREADS = 2
 
@@ -25,30 +25,30 @@ THREADS = 2
 )
 def test_each_moment_is_on_one_account(held: list[str], stage: str | None) -> None:
     now = [100.0]
-    spent = ModelTime(THREADS, clock=lambda: now[0])
+    spent = StageClock(THREADS, clock=lambda: now[0])
     now[0] += 50  # before the first image
     for place in held:
-        spent.move(enters=place)
+        spent.transition(to=place)
     now[0] += 3
     assert {name: seconds for name, seconds in spent.seconds().items() if seconds} == ({stage: 3.0} if stage else {})
 
 
 def test_an_image_on_its_way() -> None:
     now = [0.0]
-    spent = ModelTime(THREADS, clock=lambda: now[0])
+    spent = StageClock(THREADS, clock=lambda: now[0])
     taken = []
     for seconds, move in (
-        (0, {"enters": "fetch"}),
-        (4, {"leaves": "fetch", "enters": "decode"}),
-        (3, {"leaves": "decode"}),
-        (0, {"enters": "model"}),
-        (2, {"leaves": "model"}),
-        (0, {"enters": "write"}),
-        (1, {"leaves": "write"}),
-        (7, {"enters": "fetch"}),
+        (0, {"to": "fetch"}),
+        (4, {"from_": "fetch", "to": "decode"}),
+        (3, {"from_": "decode"}),
+        (0, {"to": "model"}),
+        (2, {"from_": "model"}),
+        (0, {"to": "write"}),
+        (1, {"from_": "write"}),
+        (7, {"to": "fetch"}),
     ):
         now[0] += seconds
-        spent.move(**move)
+        spent.transition(**move)
     taken.append(spent.take())
     now[0] += 5
     taken.append(spent.take())
@@ -78,4 +78,4 @@ def test_an_image_on_its_way() -> None:
     ],
 )
 def test_told(seconds: dict[str, float], line: str) -> None:
-    assert told_model_time(seconds) == line
+    assert format_model_time(seconds) == line

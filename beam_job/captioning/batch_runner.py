@@ -1,0 +1,164 @@
+"""Batches under way: filled image by image, run in threads, finished in their order."""
+
+from __future__ import annotations
+
+import collections
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+
+from beam_job.captioning.batches import BatchCaptioner
+from beam_job.captioning.open_shard import OpenShard
+from beam_job.config import JobConfig
+from beam_job.output.stage_clock import StageClock
+from beam_job.records import CaptionedImage, DecodedImage, Failure
+from model import ImageCaptioner
+
+_REPORT_SECONDS = 300.0  # after which a batch that has not ended is reported
+_SETTLE_SECONDS = 30.0  # for batches under way when the engine has failed
+
+
+class BatchTimeoutError(RuntimeError):
+    """A batch took longer than --batch_timeout."""
+
+
+@dataclass(frozen=True)
+class FinishedBatch:
+    """A batch that is done.
+
+    Attributes:
+      rows: each image with its shard and its outcome.
+      seconds: that the captioner took.
+    """
+
+    rows: list[tuple[OpenShard, DecodedImage, CaptionedImage | Failure]]
+    seconds: float
+
+
+class _Batch:
+    """A batch that runs in a thread of its own; not an executor's, which the process waits for: a device may hang."""
+
+    def __init__(
+        self, images: list[tuple[OpenShard, DecodedImage]], captioner: BatchCaptioner, clock: StageClock
+    ) -> None:
+        self.images = images
+        self.started = time.monotonic()
+        self.done: Future[FinishedBatch] = Future()
+        self._captioner = captioner
+        self._clock = clock
+        threading.Thread(target=self._run, name="batch", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self.done.set_result(self._caption())
+        except BaseException as error:
+            self.done.set_exception(error)
+
+    def _caption(self) -> FinishedBatch:
+        self._clock.transition(to="model")
+        try:
+            outcomes = self._captioner.caption([image for _, image in self.images])
+        finally:
+            self._clock.transition(from_="model")
+        rows = [(*given, outcome) for given, outcome in zip(self.images, outcomes, strict=True)]
+        return FinishedBatch(rows, time.monotonic() - self.started)
+
+
+class BatchRunner:
+    """Runs batches; only the model's thread calls it.
+
+    Args:
+      captioner: what runs them.
+      batch_size: images in a batch, to begin with.
+      config: the job's.
+      log: logs a line.
+      clock: counts the time in which a batch runs.
+    """
+
+    def __init__(
+        self,
+        captioner: ImageCaptioner,
+        batch_size: int,
+        config: JobConfig,
+        log: Callable[[str], None],
+        clock: StageClock,
+    ) -> None:
+        # Only the project's own captioner has these two.
+        self._runs_on = getattr(captioner, "engine", "custom"), getattr(captioner, "precision", "unknown")
+        self._captioner = BatchCaptioner(captioner, batch_size, log, config.decoding.num_captions)
+        self._at_once = 2 if self._runs_on[0] == "xla" else 1
+        self._running: collections.deque[_Batch] = collections.deque()
+        self._next: list[tuple[OpenShard, DecodedImage]] = []
+        self._timeout = config.batch_timeout
+        self._log = log
+        self._clock = clock
+
+    @property
+    def ran_with(self) -> tuple[str, str, int]:
+        """What runs the captioner, its precision, and the present size of its batches."""
+        return *self._runs_on, self._captioner.size
+
+    def add(self, shard: OpenShard, image: DecodedImage) -> list[FinishedBatch]:
+        """Adds an image to the next batch, and runs that if it is full; returns batches that had to end first.
+
+        Raises:
+          BatchTimeoutError: one of them did not end in time.
+          BaseException: whatever the captioner raised that is not an Exception.
+        """
+        self._next.append((shard, image))
+        return self._run_next() if len(self._next) >= self._captioner.size else []
+
+    def flush(self) -> list[FinishedBatch]:
+        """Runs the next batch as it is, and returns all batches once they have ended. Raises as `add`."""
+        finished = self._run_next() if self._next else []
+        return finished + self._take(left=0)
+
+    def take_finished(self) -> list[FinishedBatch]:
+        """The batches that have ended by now. Raises as `add`."""
+        return self._take(left=self._at_once)
+
+    def wait(self) -> None:
+        """After a failure: waits a while for the batches that still run, whose outcomes nobody needs."""
+        wait([batch.done for batch in self._running], _SETTLE_SECONDS)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the captioner still works on a batch."""
+        return not all(batch.done.done() for batch in self._running)
+
+    def _run_next(self) -> list[FinishedBatch]:
+        """Starts the next batch when no more than the allowed number run; returns those that had to end first."""
+        finished = self._take(left=self._at_once - 1)
+        images, self._next = self._next, []
+        first, _ = images[0]
+        first.batch_fill.append(100 * len(images) // self._captioner.size)
+        self._running.append(_Batch(images, self._captioner, self._clock))
+        return finished
+
+    def _take(self, left: int) -> list[FinishedBatch]:
+        """The batches that have ended, in their order, waiting until no more than `left` run."""
+        finished = []
+        while self._running and (len(self._running) > left or self._running[0].done.done()):
+            finished.append(self._result(self._running.popleft()))
+        return finished
+
+    def _result(self, batch: _Batch) -> FinishedBatch:
+        report_after = _REPORT_SECONDS
+        while True:
+            limit = min(report_after, self._timeout)
+            wait([batch.done], max(0.0, batch.started + limit - time.monotonic()))
+            if batch.done.done():
+                return batch.done.result()
+            if limit == self._timeout:
+                self._running.appendleft(batch)
+                raise BatchTimeoutError(
+                    f"a batch of {len(batch.images)} images has not ended after --batch_timeout={self._timeout:g} "
+                    f"seconds; if the captioner is only slow, give more seconds or a smaller --batch_size"
+                )
+            self._log(
+                f"no batch has ended for {limit / 60:.0f} minutes; the captioner may hang "
+                f"(the run ends after --batch_timeout={self._timeout:g} seconds)"
+            )
+            report_after *= 2

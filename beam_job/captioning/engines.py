@@ -1,0 +1,54 @@
+"""The engines of this process, which are all its process-wide state: one for each run, shared by its threads.
+
+Runners make a DoFn for each of their threads; all of them use one engine, and so one model.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Hashable
+
+from beam_job.captioning.engine import Engine
+
+
+class Engines:
+    """Engines by key; an engine that has failed is not handed out again."""
+
+    def __init__(self) -> None:
+        self._current: dict[Hashable, Engine] = {}
+        self._users: Counter[Engine] = Counter()
+        self._lock = threading.Lock()  # guards both, and is held while a model is loaded
+
+    def acquire(self, key: Hashable, open_engine: Callable[[Engine | None], Engine]) -> Engine:
+        """The engine of `key`; each call needs a `release`.
+
+        Args:
+          key: what the engine depends on.
+          open_engine: called if there is none; it gets the failed engine that the new one replaces, or None.
+        """
+        with self._lock:
+            engine = self._current.get(key)
+            if engine is None or engine.has_failed:
+                engine = self._current[key] = open_engine(engine)
+            self._users[engine] += 1
+            return engine
+
+    def release(self, engine: Engine) -> None:
+        """Closes the engine if nobody else uses it."""
+        with self._lock:
+            self._users[engine] -= 1
+            if self._users[engine]:
+                return
+            del self._users[engine]
+            self._current = {key: other for key, other in self._current.items() if other is not engine}
+        engine.close()
+
+    def stop(self, timeout: float) -> None:
+        """Ends all work; shards that have all their rows are written. Each engine gets `timeout` seconds."""
+        for engine in list(self._users):  # without the lock, which is held while a model is loaded
+            engine.fail(RuntimeError("the job was stopped"))
+            engine.settle(timeout)
+
+
+ENGINES = Engines()

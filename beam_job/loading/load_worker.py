@@ -1,0 +1,82 @@
+"""A process that loads images for a `ProcessLoader`: a thread loader of its own, asked for what is done.
+
+A request is a list of images, an answer is an `Answer`. Both are made of tuples, which take a fifth of a dataclass's
+time to pickle; the pixels of an answer lie one after the other in the shared memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+import queue
+import time
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from beam_job.loading.child_process import join_parent, report_ready
+from beam_job.loading.loader import LoadConfig, ThreadLoader
+from beam_job.records import Failure, ImageInput
+from beam_job.storage import CredentialsError
+
+GROUP = 16  # images of an answer
+_LINGER_SECONDS = 0.05  # that an answer waits for its group to fill
+
+# A number that the parent chose, and the fields of `ImageInput`.
+Given = tuple[Any, ...]
+fields_of = operator.attrgetter(*(field.name for field in dataclasses.fields(ImageInput)))
+# The number, seconds of fetching and decoding, and the failure, or width, height and object version of the picture.
+Decoded = tuple[int, int, str]
+Row = tuple[int, tuple[float, float], Failure | Decoded]
+# Numbers and bytes of files that have arrived, images that are done, and why no more can be loaded.
+Answer = tuple[list[tuple[int, int]], list[Row], BaseException | None]
+
+
+def main() -> None:
+    """Answers requests until the parent closes the connection; the first one is the configuration."""
+    connection, memory, _ = join_parent()
+    report_ready(connection)
+    config: LoadConfig = connection.recv()
+    connection.send(None)
+    size = config.input_size
+    loader = ThreadLoader(config)
+    try:
+        _serve(connection, loader, memory.reshape(GROUP, size, size, 3))
+    except (EOFError, OSError):
+        loader.stop()
+
+
+def _serve(connection: Connection, loader: ThreadLoader, pixels: npt.NDArray[np.uint8]) -> None:
+    while True:
+        for number, *image in connection.recv():
+            loader.put(number, [ImageInput(*image)])
+        connection.send(_answer(loader, pixels))
+
+
+def _answer(loader: ThreadLoader, pixels: npt.NDArray[np.uint8]) -> Answer:
+    """What is done by now, or soon."""
+    fetched: list[tuple[int, int]] = []
+    rows: list[Row] = []
+    decoded = 0
+    until = time.monotonic() + _LINGER_SECONDS
+    while len(rows) < GROUP and loader.pending:
+        try:
+            [event] = loader.get(timeout=max(0.0, until - time.monotonic()))
+        except queue.Empty:
+            break
+        except CredentialsError as error:
+            return fetched, rows, error
+        except BaseException as error:  # perhaps one that cannot be pickled
+            return fetched, rows, RuntimeError(repr(error))
+        outcome, seconds = event.outcome, (event.fetch_seconds, event.decode_seconds)
+        if outcome is None:
+            fetched.append((event.key, event.file_bytes or 0))
+        elif isinstance(outcome, Failure):
+            rows.append((event.key, seconds, outcome))
+        else:
+            pixels[decoded] = outcome.pixels
+            decoded += 1
+            rows.append((event.key, seconds, (outcome.width, outcome.height, outcome.object_version)))
+    return fetched, rows, None

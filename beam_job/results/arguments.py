@@ -1,0 +1,75 @@
+"""What the commands that read an output have in common: options, and errors of one line."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from collections.abc import Callable, Iterable
+from typing import NoReturn
+
+from beam_job.text import printable
+
+Main = Callable[[list[str]], int]
+
+
+class UsageError(ValueError):
+    """The arguments are wrong; the message says what to do."""
+
+
+def refuse_wrong_usage(main: Main) -> Main:
+    """Makes `main` print a UsageError as one line and return 2."""
+
+    @functools.wraps(main)
+    def refusing(arguments: list[str]) -> int:
+        try:
+            return main(arguments)
+        except UsageError as error:
+            print(f"caption-images: {printable(str(error))}", file=sys.stderr)
+            return 2
+
+    return refusing
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser of `caption-images COMMAND` whose errors are one line; options are not abbreviated."""
+
+    def __init__(self, command: str, description: str, epilog: str | None = None) -> None:
+        super().__init__(
+            prog=f"caption-images {command}",
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.add_argument("--output", required=True, type=_folder, metavar="FOLDER", help="the job's output folder")
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UsageError."""
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def whole_number(text: str) -> int:
+    """An option's value from 1 up."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, not {text!r}")
+    return value
+
+
+def report_left_out(lines: Iterable[str]) -> int:
+    """Prints a line on stderr for each file that was left out; returns the exit code, 1 if there is any."""
+    code = 0
+    for line in lines:
+        print(f"caption-images: left out: {printable(line)}", file=sys.stderr)
+        code = 1
+    return code
+
+
+def _folder(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty; name the job's output folder")
+    return text
