@@ -121,8 +121,11 @@ class Decoding:
 
 
 def _check_whole(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError(f"--{name} must be a whole number from {least}, not {value!r:.40}")
+    if value < least:
+        allowed = "a whole number from 1" if least == 1 else f"at least {least}"
+        raise ValueError(f"--{name} must be {allowed}, not {value!r:.40}")
 
 
 def _check_length_penalty(name: str, value: float) -> None:

@@ -136,7 +136,7 @@ def test_refuses_other_arrays(images: np.ndarray) -> None:
         pytest.param({"temperature": 0.0}, "temperature must be above 0", id="temperature"),
         pytest.param({"length_penalty": -1.0}, "length_penalty must be from 0 to 10", id="length penalty"),
         pytest.param({"no_repeat_ngram": -1}, "no_repeat_ngram must be at least 0, not -1", id="repetition"),
-        pytest.param({"seed": -1}, "seed must be a whole number from 0", id="seed"),
+        pytest.param({"seed": -1}, "seed must be at least 0", id="seed"),
     ],
 )
 def test_decoding_is_checked_when_made(options: dict, message: str) -> None:

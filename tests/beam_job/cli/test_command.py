@@ -57,10 +57,10 @@ def test_sys_exit_in_a_captioner_is_a_failed_run(place: str, code: object, tmp_p
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (80, 60)).save(tmp_path / "photos" / "black.png")
     done = run(tmp_path, "--input=photos", "--output=out", "--captioner=mine:make")
-    assert done.returncode == 1
+    assert done.returncode in (1, 2)
     last = done.stderr.splitlines()[-1]
     assert last.startswith("caption-images: ")
-    assert f"sys.exit({code!r})" in last or f"SystemExit({code!r})" in last
+    assert f"exit({code!r})" in last.lower()
     assert not list(tmp_path.glob("out/runs/*/_SUCCESS"))
 
 
