@@ -38,10 +38,11 @@ class CommandParser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        line = f"{self.prog.split()[0]}: {printable(self._in_plain_words(message))}"
+        line = f"{self.prog.split()[0]}: {printable(self.in_plain_words(message))}"
         self.exit(2, f"{line}\n")
 
-    def _in_plain_words(self, message: str) -> str:
+    def in_plain_words(self, message: str) -> str:
+        """One of argparse's error messages, in this project's words."""
         subject, _, rest = message.partition(": ")
         if subject == "the following arguments are required":
             required = rest.split(", ")
