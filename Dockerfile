@@ -1,10 +1,10 @@
-# The image of Beam's workers: the SDK harness, TensorFlow, the job and its model. deploy/README.md tells how to use it.
+# The image of Beam workers: the SDK harness, TensorFlow, the job and its model. deploy/README.md shows how to use it.
 #
-#   docker build --target=worker -t IMAGE .                        with CUDA's libraries
-#   docker build --target=worker -t IMAGE --build-arg DEVICE=cpu . without
-#   docker build --target=launcher -t IMAGE --build-arg DEVICE=cpu .   of a flex template, which captions nothing
+#   docker build --target=worker -t IMAGE .                        with the CUDA libraries
+#   docker build --target=worker -t IMAGE --build-arg DEVICE=cpu . without CUDA
+#   docker build --target=launcher -t IMAGE --build-arg DEVICE=cpu .   the launcher of a flex template, which does not caption
 
-# Of the process that submits the job too: a harness of another version is refused.
+# Must equal the version of the process that submits the job; Beam refuses a harness of another version.
 ARG BEAM=2.77.0
 ARG PYTHON=3.11
 ARG DEVICE=gpu
@@ -23,7 +23,7 @@ RUN pip install --no-cache-dir --no-deps -r requirements.txt
 FROM cpu AS gpu
 COPY deploy/requirements-gpu.txt ./
 RUN pip install --no-cache-dir --no-deps -r requirements-gpu.txt
-# Where the driver of the machine is mounted.
+# The path at which the host's driver is mounted.
 ENV LD_LIBRARY_PATH=/usr/local/nvidia/lib64 NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
 # hadolint ignore=DL3006
@@ -33,18 +33,18 @@ COPY --from=harness /opt/apache/beam /opt/apache/beam
 COPY setup.py pyproject.toml README.md LICENSE NOTICE ./
 COPY beam_job beam_job
 COPY model model
-# Installed, the checkout has no use any more, and Python would find it before the package.
+# Python would import the copied sources before the installed package, so they are removed.
 RUN pip install --no-cache-dir --no-deps . && pip check && rm -rf beam_job model build ./*.egg-info \
     && useradd --create-home --uid 1000 beam
-# The harness would make an environment of its own below /opt to install staged packages into: nothing is staged.
+# Otherwise the harness creates a virtual environment below /opt for staged packages; this image needs none.
 ENV RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT=1 TF_CPP_MIN_LOG_LEVEL=3
-# Dataflow mounts folders of root's that the harness writes to, so there it must be root. Elsewhere (Flink, Spark, a
-# worker pool of one's own) build with --build-arg RUN_AS=beam.
+# On Dataflow the harness must run as root, because it writes to mounted folders that root owns. For Flink, Spark or
+# your own worker pool build with --build-arg RUN_AS=beam.
 ARG RUN_AS=root
 USER ${RUN_AS}
 ENTRYPOINT ["/opt/apache/beam/boot"]
 
-# What starts a job from the template: the same environment, so that job and workers have one Beam.
+# The flex template's launcher: the same environment, so that launcher and workers have the same version of Beam.
 FROM worker AS launcher
 COPY --from=template-launcher /opt/google/dataflow/python_template_launcher /opt/google/dataflow/
 COPY deploy/launch.py /template/

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Captions on this machine.
+# Runs caption-images on this machine.
 #
-#   ./run_local.sh                                     the sample photographs, with the model that ships
-#   ./run_local.sh --input=photos --output=captions    any arguments go to the job
+#   ./run_local.sh                                     captions sample photographs with the bundled model
+#   ./run_local.sh --input=photos --output=captions    all arguments are those of caption-images
+#   ./run_local.sh status --output=captions            so are its commands
 #
-# The first run makes .venv beside this script; later ones install nothing. PYTHON names another interpreter than
-# the newest suitable one on the PATH; EXTRAS other extras of setup.py than `demo`.
+# The first run installs into .venv beside this script; later runs install nothing unless dependencies have changed.
+# PYTHON chooses the interpreter (default: the first suitable one on the PATH), EXTRAS the extras of setup.py
+# (default: demo).
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -25,7 +27,7 @@ find_python() {
   return 2
 }
 
-# Each extra that is installed is noted with a checksum of setup.py, so that a changed dependency installs again.
+# Installed extras are recorded with a checksum of setup.py, so that changed dependencies are installed.
 checksum=$(cksum < "$root/setup.py")
 
 is_installed() {
@@ -37,7 +39,7 @@ is_installed() {
 
 if ! is_installed; then
   python=$(find_python)
-  echo "Installing into $venv, once; this takes some minutes ..." >&2
+  echo "Installing into $venv; this takes a few minutes, once ..." >&2
   "$venv/bin/python" -m pip --version > /dev/null 2>&1 || "$python" -m venv --clear "$venv"
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$root[$extras]" >&2
   for extra in ${extras//,/ }; do
@@ -45,7 +47,14 @@ if ! is_installed; then
   done
 fi
 
+# Hints of the program then name a command that exists here.
+case $0 in
+  */*) CAPTION_IMAGES_COMMAND=$(printf '%q' "$0") ;;
+  *) CAPTION_IMAGES_COMMAND="bash $(printf '%q' "$0")" ;;
+esac
+export CAPTION_IMAGES_COMMAND
+
 if [ $# -eq 0 ]; then
-  exec "$venv/bin/python" -m beam_job.cli.demo
+  set -- demo
 fi
 exec "$venv/bin/python" -m beam_job "$@"

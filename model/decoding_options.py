@@ -8,7 +8,7 @@ from dataclasses import fields
 from model.config import METHODS, Decoding
 
 _HELP = {
-    "num_captions": "captions for each image, best first",
+    "num_captions": "captions per image, best first",
     "beam_width": "hypotheses that beam search keeps",
     "top_k": "number of likeliest words that sampling draws from",
     "temperature": "temperature of sampling; below 1 favours likely words",
@@ -23,11 +23,11 @@ def add_decoding_options(group: argparse._ArgumentGroup) -> None:
         "--decoding",
         choices=METHODS,
         default=Decoding.method,
-        help="beam search, greedy choice, or sampling from the likeliest words (default: %(default)s)",
+        help="beam search, greedy decoding, or sampling from the most likely words (default: %(default)s)",
     )
     group.add_argument(
         "--length_penalty",
-        type=float,
+        type=number,
         metavar="X",
         help="length penalty of beam search; 0 prefers short captions, 1 is neutral, 2 prefers long ones (default: the "
         "value in the model's config.json)",
@@ -37,11 +37,25 @@ def add_decoding_options(group: argparse._ArgumentGroup) -> None:
 
 
 def add_number(group: argparse._ArgumentGroup, name: str, default: float, text: str) -> None:
-    """Adds the option `--name=N`, or `--name=X` if the default is not an integer."""
-    metavar = "N" if isinstance(default, int) else "X"
-    group.add_argument(
-        f"--{name}", type=type(default), default=default, metavar=metavar, help=f"{text} (default: %(default)s)"
-    )
+    """Adds `--name=N` (or X, if the default is not a whole number)."""
+    kind, metavar = (whole_number, "N") if isinstance(default, int) else (number, "X")
+    group.add_argument(f"--{name}", type=kind, default=default, metavar=metavar, help=f"{text} (default: %(default)s)")
+
+
+def whole_number(text: str) -> int:
+    """The value of an option, for argparse's `type`."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r:.40}") from None
+
+
+def number(text: str) -> float:
+    """The value of an option, for argparse's `type`."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not {text!r:.40}") from None
 
 
 def decoding_from(args: argparse.Namespace) -> Decoding:

@@ -14,6 +14,7 @@ import pyarrow.dataset as ds
 import pytest
 from PIL import Image
 
+from beam_job.cli.options_page import options_page
 from tests.conftest import ROOT
 
 README = ROOT / "README.md"
@@ -27,6 +28,11 @@ def test_the_readme_can_be_read_in_five_minutes() -> None:
     lines = README.read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 200
     assert [line for line in lines if len(line) > 120] == []
+
+
+def test_the_page_of_options_is_that_of_the_parser() -> None:
+    """After a change: `python -m beam_job.cli.options_page > docs/options.md`."""
+    assert (ROOT / "docs" / "options.md").read_text(encoding="utf-8") == options_page()
 
 
 def links(page: Path) -> Iterator[tuple[Path, str | None]]:

@@ -1,4 +1,4 @@
-"""The local try: captions of photographs that scikit-image and scikit-learn carry, as a table on the screen."""
+"""`demo`: captions sample photographs that scikit-image and scikit-learn contain, and prints them as a table."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow.dataset as ds
 
 from beam_job.cli.command import main as caption_images
+from beam_job.inputs.options import CommandParser
 from beam_job.text import printable
 
 SAMPLES = {
@@ -24,15 +25,22 @@ SAMPLES = {
     "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
 }
 OUTPUT = "demo-output"
+_DESCRIPTION = """\
+Captions sample photographs with the bundled model, writes the output to demo-output/ in the working directory, and
+prints a table of the captions. The photographs come with scikit-image and scikit-learn:
+pip install 'caption-images[demo]'
+"""
 
 
 def sample_photographs() -> list[Path]:
-    """Paths of the sample photographs. Raises FileNotFoundError where the packages of the extra are not installed."""
+    """Paths of the sample photographs. Raises FileNotFoundError if the packages of the extra are not installed."""
     found = []
     for package, names in SAMPLES.items():
         spec = importlib.util.find_spec(package)
         if spec is None or spec.origin is None:
-            raise FileNotFoundError(f"the sample photographs come with {package}: pip install 'caption-images[demo]'")
+            raise FileNotFoundError(
+                "the sample photographs come with scikit-image and scikit-learn: pip install 'caption-images[demo]'"
+            )
         found += [Path(spec.origin).parent / name for name in names]
     missing = [str(path) for path in found if not path.is_file()]
     if missing:
@@ -40,12 +48,13 @@ def sample_photographs() -> list[Path]:
     return found
 
 
-def main(arguments: Sequence[str] = ()) -> int:
-    """Captions the samples into `demo-output/` of the working directory; returns an exit code."""
+def main(arguments: Sequence[str]) -> int:
+    """Captions the samples into `demo-output/` in the working directory; returns the exit code."""
+    CommandParser("caption-images demo", description=_DESCRIPTION).parse_args(arguments)
     try:
         photographs = sample_photographs()
     except FileNotFoundError as error:
-        print(f"demo: {error}", file=sys.stderr)
+        print(f"caption-images: {printable(str(error))}", file=sys.stderr)
         return 2
     code = caption_images([*(f"--input={path}" for path in photographs), f"--output={OUTPUT}", "--recaption"])
     if code == 0:
@@ -54,7 +63,7 @@ def main(arguments: Sequence[str] = ()) -> int:
 
 
 def print_captions(output: Path) -> None:
-    """A table of the newest run: image, caption, score."""
+    """Prints a table of the newest run: image, caption, score."""
     newest = max((output / "captions").iterdir())
     rows = ds.dataset(newest).to_table(["uri", "caption", "score"]).to_pylist()
     names = [printable(Path(row["uri"]).name) for row in rows]
@@ -63,8 +72,4 @@ def print_captions(output: Path) -> None:
     print(f"\n{'image':{name_width}}  {'caption':{caption_width}}  score")
     for name, caption, row in zip(names, captions, rows, strict=True):
         print(f"{name:{name_width}}  {caption:{caption_width}}  {row['score']:.2f}")
-    print(f"\nThe Parquet lies in {newest.resolve()}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    print(f"\nParquet files: {newest.resolve()}")

@@ -1,4 +1,4 @@
-"""The command line: arguments to one frozen JobConfig; what is not the job's own is left for Beam."""
+"""The command line: arguments to one frozen JobConfig; options that are not the job's own are left for Beam."""
 
 from __future__ import annotations
 
@@ -10,33 +10,41 @@ from beam_job import __version__
 from beam_job.cli.log_format import LOG_FORMATS
 from beam_job.config import RETRY, JobConfig
 from beam_job.inputs.filters import Filters
-from beam_job.inputs.options import CommaSeparated, add_allowed_options
+from beam_job.inputs.options import CommandParser, CommaSeparated, add_allowed_options
 from beam_job.runners.machines import GPUS, check_gpu
-from model.decoding_options import add_decoding_options, add_number, decoding_from
+from model.decoding_options import add_decoding_options, add_number, decoding_from, number, whole_number
 from model.engine_choice import add_engine_options
 
-_DESCRIPTION = "Captions for all images of a folder or bucket, in Parquet."
+_DESCRIPTION = "Captions all images of a folder or bucket and writes the captions to Parquet files."
+_USAGE = """\
+caption-images --input=PATH --output=FOLDER [OPTION ...]
+       caption-images COMMAND [OPTION ...]"""
 _EPILOG = """\
-Other options go to Beam, for instance --runner=DataflowRunner --project=... --region=... --temp_location=gs://...
-What --gpu and Dataflow's runner set of Beam's own options (--machine_type, --max_num_workers, ...) you may give too.
+Other options are passed to Beam, for example
+  --runner=DataflowRunner --project=... --region=... --temp_location=gs://...
+On Dataflow, the job chooses --machine_type, --max_num_workers and others unless you give them.
 
 examples:
   caption-images --input=photos --output=captions
   caption-images --input='photos/**/*.jpg' --output=captions --num_captions=3
   caption-images --input=uris.txt --output=gs://bucket/captions
 
-commands:
-  caption-images status --output=captions                         the runs, what stands, what a new run would do
-  caption-images snapshot --output=captions --to=newest           one row a URI, the newest, as compact Parquet
-  caption-images export --output=captions --format=hf --to=set    the same with the images, for other tools
-  caption-images correct --output=captions corrections.jsonl      add what people have said of captions
+commands (caption-images COMMAND --help shows their options):
+  caption-images status --output=captions                         runs, current captions, what a new run would do
+  caption-images snapshot --output=captions --to=newest           write the current captions, one row per URI
+  caption-images export --output=captions --format=hf --to=set    write captions and images for other tools
+  caption-images correct --output=captions corrections.jsonl      add corrections that people made
+  caption-images demo                                             caption sample photographs
 
-exit codes: 0 done, 1 the job broke or too many images failed, 2 wrong usage, 130 and 143 stopped by Ctrl-C and SIGTERM
+exit codes:
+  0 success, 1 the run failed or too many images failed, 2 invalid usage, 130 stopped by Ctrl-C, 143 by SIGTERM
+
+A run that was stopped or failed is resumed by repeating the command.
 """
 
 
 T = TypeVar("T")
-# Options that are fields of JobConfig by the same name.
+# Options that are fields of JobConfig with the same name.
 _SAME_NAME = (
     "output",
     "model",
@@ -79,11 +87,13 @@ def parse(arguments: list[str] | None = None) -> tuple[JobConfig, list[str]]:
     """The job's configuration, and the arguments left for Beam.
 
     Raises:
-      UsageError: a value is out of range.
-      SystemExit: for --help, --version (0) and arguments that argparse refuses (2).
+      UsageError: a value is out of range, or options contradict each other.
+      SystemExit: for --help and --version (0), and for arguments that argparse refuses (2).
     """
-    args, rest = _parser().parse_known_args(arguments)
+    args, rest = job_parser().parse_known_args(arguments)
     try:
+        if not args.output or not all(args.input):
+            raise UsageError("--input and --output must not be empty")
         if args.gpu:
             check_gpu(args.gpu)
         config = JobConfig(
@@ -99,121 +109,198 @@ def parse(arguments: list[str] | None = None) -> tuple[JobConfig, list[str]]:
 
 def option_names() -> list[str]:
     """All options of the job, for suggestions."""
-    return [name for action in _parser()._actions for name in action.option_strings]
+    return [name for action in job_parser()._actions for name in action.option_strings]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="caption-images",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"caption-images {__version__}")
-    parser.add_argument(
-        "--log_format",
-        choices=LOG_FORMATS,
-        default="text",
-        help="of stderr: lines for people, or json, an object a line, for a log collector (default: %(default)s)",
-    )
-    parser.add_argument("--verbose", action="store_true", help="show what Beam and TensorFlow say of themselves")
-    _add_what(parser.add_argument_group("what"))
-    _add_which(parser.add_argument_group("which images"))
-    add_allowed_options(parser.add_argument_group("what a list may name, beside the place of --input itself"))
-    captions = parser.add_argument_group("captions")
-    add_decoding_options(captions)
-    captions.add_argument(
-        "--min_score",
-        type=float,
-        metavar="X",
-        help="mark captions whose score is lower, such as -1.0, in the column low_confidence; none is left out",
-    )
+def job_parser() -> CommandParser:
+    """The parser of a run, without Beam's options; `docs/options.md` is made from it."""
+    parser = CommandParser("caption-images", usage=_USAGE, description=_DESCRIPTION, epilog=_EPILOG)
+    _add_input_and_output(parser.add_argument_group("input and output"))
+    _add_model(parser.add_argument_group("model and captions"))
+    _add_selection(parser.add_argument_group("which images to caption"))
+    add_allowed_options(parser.add_argument_group("what lists may name, besides the location of --input"))
+    _add_failures(parser.add_argument_group("failures"))
     _add_report(parser.add_argument_group("review page (OUTPUT/runs/RUN_ID/index.html)"))
-    _add_speed(parser.add_argument_group("speed"))
-    _add_dataflow(parser.add_argument_group("before a large run, and on Dataflow"))
+    _add_speed(parser.add_argument_group("speed and memory"))
+    _add_dataflow(parser.add_argument_group("estimates and Dataflow"))
+    _add_logging(parser.add_argument_group("logging"))
     return parser
 
 
-def _add_what(group: argparse._ArgumentGroup) -> None:
+def _add_input_and_output(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--input",
         action="append",
         required=True,
         metavar="PATH",
-        help="images: a folder or bucket prefix (searched with its subfolders), a glob in quotes ('**/*.jpg'), a list "
-        "of URIs (.txt with one a line, .csv, .jsonl, .parquet, a Storage Insights manifest; .gz too), or one image; "
-        "may be given several times",
+        help="images to caption: a folder or bucket prefix, including subfolders; a quoted glob ('photos/**/*.jpg'); "
+        "a list of URIs (.txt with one per line, .csv, .jsonl, .parquet or a Storage Insights manifest, also "
+        "compressed as .gz); or a single image; repeatable (required)",
+    )
+    group.add_argument(
+        "--output",
+        required=True,
+        metavar="FOLDER",
+        help="the job's output folder: local, file:// or gs:// (required)",
     )
     group.add_argument(
         "--uri_column",
         default=JobConfig.uri_column,
         metavar="NAME",
-        help="of lists with columns (default: %(default)s)",
+        help="the column of a list that holds the URIs (default: %(default)s)",
     )
     group.add_argument(
         "--carry_columns",
         action=CommaSeparated,
         default=(),
         metavar="NAMES",
-        help="columns of the list to repeat in the captions' rows, separated by commas",
+        help="columns of the list to copy to the output rows, separated by commas",
     )
-    group.add_argument("--output", required=True, metavar="FOLDER", help="results go here; local, file:// or gs://")
+
+
+def _add_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--model", metavar="FOLDER", help="a model bundle, local, file:// or gs:// (default: the one that ships)"
+        "--model", metavar="FOLDER", help="a model bundle: local, file:// or gs:// (default: the bundled model)"
     )
     group.add_argument(
         "--captioner",
         metavar="MODULE:FUNCTION",
-        help="any other captioner: what package.module:function, called with --model and the decoding, returns (see "
+        help="use your own captioner: a function, called with --model and the decoding options, that returns it (see "
         "the README)",
     )
+    add_decoding_options(group)
     group.add_argument(
-        "--max_failure_ratio",
-        type=float,
-        default=JobConfig.max_failure_ratio,
-        metavar="R",
-        help="exit with 1 where more than this share of the images failed (default: %(default)s); a worker that has "
-        "seen 200 failures or more stops the run where no image has succeeded, where the last 200 failed for reasons "
-        "that may pass, and where more than this share of all images failed; 1 never stops",
+        "--min_score",
+        type=number,
+        metavar="X",
+        help="mark captions with a score below X, such as -1.0, in the column low_confidence; all captions are kept",
     )
 
 
-def _add_report(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--no_report", action="store_true", help="write none")
-    group.add_argument(
-        "--report_samples",
-        type=int,
-        default=JobConfig.report_samples,
-        metavar="N",
-        help="images on it, the same ones every time, beside the lowest scores and the failures (default: %(default)s)",
-    )
-
-
-def _add_which(group: argparse._ArgumentGroup) -> None:
+def _add_selection(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--include",
         action=CommaSeparated,
         default=(),
         metavar="GLOBS",
-        help="only URIs that match one of these, separated by commas: '*.jpg' looks at the file's name, "
-        "'**/cats/*.jpg' at the whole URI; * stops at /, ** does not",
+        help="only URIs that match one of these globs, separated by commas: '*.jpg' is compared with the file name, "
+        "'**/cats/*.jpg' with the whole URI; * does not match /, ** does",
     )
-    group.add_argument("--exclude", action=CommaSeparated, default=(), metavar="GLOBS", help="none of these")
-    group.add_argument("--min_bytes", type=int, metavar="N", help="only files of this size or more, where it is known")
-    group.add_argument("--max_bytes", type=int, metavar="N", help="only files of this size or less, where it is known")
     group.add_argument(
-        "--sample", type=float, metavar="X", help="only this share of the URIs, from 0 to 1, the same ones every time"
+        "--exclude", action=CommaSeparated, default=(), metavar="GLOBS", help="skip URIs matching any of these globs"
     )
-    group.add_argument("--limit", type=int, metavar="N", help="only the first N of those that remain")
+    group.add_argument("--min_bytes", type=whole_number, metavar="N", help="only files of at least N bytes")
+    group.add_argument("--max_bytes", type=whole_number, metavar="N", help="only files of at most N bytes")
+    group.add_argument(
+        "--sample",
+        type=number,
+        metavar="X",
+        help="only this share of the URIs, above 0 and at most 1; each run selects the same ones",
+    )
+    group.add_argument(
+        "--limit", type=whole_number, metavar="N", help="only the first N images after all other filters"
+    )
+    group.add_argument(
+        "--recaption", action="store_true", help="caption all images, including those that already have a caption"
+    )
+
+
+def _add_failures(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--retry",
         choices=RETRY,
         default=JobConfig.retry,
-        help="failures of earlier runs to try again, if the file is the same as then (default: %(default)s)",
+        help="which failures of earlier runs to retry if the file is unchanged: transient, temporary failures and "
+        "those that other options, credentials or permissions may fix, unless a limit that was exceeded is unchanged; "
+        "all; or none (default: %(default)s)",
     )
     group.add_argument(
-        "--recaption", action="store_true", help="caption everything, also what an earlier run has captioned"
+        "--max_failure_ratio",
+        type=number,
+        default=JobConfig.max_failure_ratio,
+        metavar="R",
+        help="exit with 1 if more than this share of the images failed, from 0 to 1 (default: %(default)s); a worker "
+        "stops the run early after 200 failures if no image has succeeded, if the last 200 failures were all "
+        "temporary, or if more than this share has failed; 1 never stops it",
+    )
+    add_number(group, "fetch_timeout", JobConfig.fetch_timeout, "seconds to fetch one image, including retries")
+    add_number(
+        group, "batch_timeout", JobConfig.batch_timeout, "seconds for one batch in the model; after that the run fails"
+    )
+    add_number(
+        group,
+        "max_pixels",
+        JobConfig.max_pixels,
+        "images with more pixels fail; a large JPEG counts with the reduced size at which it is decoded",
+    )
+
+
+def _add_report(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--no_report", action="store_true", help="do not write a review page")
+    add_number(
+        group,
+        "report_samples",
+        JobConfig.report_samples,
+        "sampled images on the page, the same in each run, in addition to the lowest scores and the failures",
+    )
+
+
+def _add_speed(group: argparse._ArgumentGroup) -> None:
+    add_number(group, "workers", JobConfig.workers, "processes on this machine; each loads the model")
+    group.add_argument(
+        "--batch_size",
+        type=_number_or_auto,
+        metavar="N",
+        help="images per call of the model (default: auto, which is 256 on a GPU and 32 on a CPU)",
+    )
+    add_number(group, "shard_size", JobConfig.shard_size, "images per shard, the unit of work; one output file each")
+    group.add_argument(
+        "--fetch_threads",
+        type=whole_number,
+        metavar="N",
+        help="images fetched at the same time (default: 32, or with a GPU 8 per decoding thread)",
+    )
+    group.add_argument(
+        "--decode_threads",
+        type=whole_number,
+        metavar="N",
+        help="images decoded at the same time (default: one per core, at most 8, or with a GPU at most 32)",
+    )
+    add_engine_options(group)
+    group.add_argument(
+        "--require_gpu", action="store_true", help="exit with 2 if TensorFlow finds no GPU, instead of using the CPU"
+    )
+
+
+def _add_dataflow(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--estimate",
+        action="store_true",
+        help="print the estimated time and cost, and for Dataflow whether the job could start; then exit",
+    )
+    group.add_argument(
+        "--worker_price",
+        type=number,
+        metavar="DOLLARS",
+        help="price of a worker per hour, for the estimate (default: the list price)",
+    )
+    group.add_argument(
+        "--gpu",
+        metavar="TYPE",
+        help=f"a GPU for each Dataflow worker, with its driver and a suitable machine type: {', '.join(GPUS)}",
+    )
+
+
+def _add_logging(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--verbose", action="store_true", help="show Beam and TensorFlow logs")
+    group.add_argument(
+        "--log_format",
+        choices=LOG_FORMATS,
+        default="text",
+        help="format of stderr: text, or json with one object per line for log collectors (default: %(default)s)",
+    )
+    group.add_argument(
+        "--version", action="version", version=f"caption-images {__version__}", help="show the version and exit"
     )
 
 
@@ -223,58 +310,9 @@ def _number_or_auto(text: str) -> int | None:
     try:
         return int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a whole number or auto, not {text!r}") from None
+        raise argparse.ArgumentTypeError(f"must be a whole number or auto, not {text!r:.40}") from None
 
 
 def _from_args(kind: type[T], args: argparse.Namespace) -> T:
     """A record whose fields are options of the same names."""
     return kind(**{field.name: getattr(args, field.name) for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
-
-
-def _add_speed(group: argparse._ArgumentGroup) -> None:
-    defaults = JobConfig(inputs=(), output="")
-    add_number(group, "workers", defaults.workers, "processes on this machine, each with its own model")
-    group.add_argument(
-        "--batch_size",
-        type=_number_or_auto,
-        metavar="N",
-        help="images that the model captions at once (default: auto, which is 256 on a GPU and 32 on the CPU)",
-    )
-    add_number(group, "shard_size", defaults.shard_size, "images a shard: the unit of work, one output file each")
-    group.add_argument(
-        "--fetch_threads",
-        type=int,
-        metavar="N",
-        help="images fetched at the same time (default: 32, or 8 for each that is decoded where there is a GPU)",
-    )
-    add_number(group, "fetch_timeout", defaults.fetch_timeout, "seconds to fetch one image, retries included")
-    add_number(group, "batch_timeout", defaults.batch_timeout, "seconds for one batch; after that the run fails")
-    group.add_argument(
-        "--decode_threads",
-        type=int,
-        metavar="N",
-        help="images decoded at the same time (default: one a core, 8 at most, or 32 where there is a GPU)",
-    )
-    add_number(
-        group, "max_pixels", defaults.max_pixels, "larger images fail; a large JPEG counts with its reduced size"
-    )
-    add_engine_options(group)
-    group.add_argument(
-        "--require_gpu", action="store_true", help="refuse to start, with exit code 2, where TensorFlow sees no GPU"
-    )
-
-
-def _add_dataflow(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--estimate",
-        action="store_true",
-        help="tell what the run would take and cost, and on Dataflow whether it could start, and do nothing",
-    )
-    group.add_argument(
-        "--worker_price", type=float, metavar="DOLLARS", help="an hour of a worker, instead of the list price"
-    )
-    group.add_argument(
-        "--gpu",
-        metavar="TYPE",
-        help=f"for each worker of Dataflow, with its driver and a machine that fits: {', '.join(GPUS)}",
-    )

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 # `**/` as a whole segment matches any number of folders, or none.
 _TOKENS = re.compile(r"(?P<folders>(?<![^/])\*\*+/)|(?P<any>\*\*+)|(?P<part>\*)|(?P<one>\?)|\[(?P<set>[!^]?.[^\]]*)\]")
 _HASHES = 1 << 64
+_INT64_MAX = (1 << 63) - 1  # of Arrow, which compares sizes and counts rows
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Filters:
         ):
             if value is not None and value < least:
                 raise ValueError(f"{option} must be {least} or more, not {value}")
+            if value is not None and value > _INT64_MAX:
+                raise ValueError(f"{option} must be at most {_INT64_MAX}, not {value!r:.40}")
         if self.min_bytes is not None and self.max_bytes is not None and self.min_bytes > self.max_bytes:
             raise ValueError(f"--min_bytes must be at most --max_bytes ({self.max_bytes}), not {self.min_bytes}")
         if self.sample is not None and not 0 < self.sample <= 1:  # false for NaN also

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import NoReturn
 
+from beam_job.inputs.options import CommandParser
 from beam_job.text import printable
 
 Main = Callable[[list[str]], int]
@@ -31,22 +32,18 @@ def refuse_wrong_usage(main: Main) -> Main:
     return refusing
 
 
-class CommandParser(argparse.ArgumentParser):
-    """A parser of `caption-images COMMAND` whose errors are one line; options are not abbreviated."""
+class OutputParser(CommandParser):
+    """The parser of a `caption-images COMMAND` that reads an output; what is wrong is raised as a UsageError."""
 
     def __init__(self, command: str, description: str, epilog: str | None = None) -> None:
-        super().__init__(
-            prog=f"caption-images {command}",
-            description=description,
-            epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+        super().__init__(f"caption-images {command}", description=description, epilog=epilog)
         self.add_argument("--output", required=True, type=_folder, metavar="FOLDER", help="the job's output folder")
 
     def error(self, message: str) -> NoReturn:
         """Raises UsageError."""
-        raise UsageError(f"{message}; see {self.prog} --help")
+        reason = self.in_plain_words(message)
+        hint = f"; see {self.prog} --help"
+        raise UsageError(reason if hint in reason else reason + hint)
 
 
 def whole_number(text: str) -> int:

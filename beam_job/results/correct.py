@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from beam_job.records import now
-from beam_job.results.arguments import CommandParser, refuse_wrong_usage
+from beam_job.results.arguments import OutputParser, refuse_wrong_usage
 from beam_job.results.corrections import (
     Correction,
     corrections_files,
@@ -130,7 +130,7 @@ def _next_time(output: str) -> str:
 @refuse_wrong_usage
 def main(arguments: list[str]) -> int:
     """The command; returns its exit code: 0 added, or in force already, 2 refused."""
-    parser = CommandParser("correct", _DESCRIPTION)
+    parser = OutputParser("correct", _DESCRIPTION)
     parser.add_argument("file", metavar="FILE", help="JSON lines, such as the review page's download")
     args = parser.parse_args(arguments)
     try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from beam_job.output.formats import PARQUET_FORMAT
-from beam_job.results.arguments import CommandParser, refuse_wrong_usage, report_left_out, whole_number
+from beam_job.results.arguments import OutputParser, refuse_wrong_usage, report_left_out, whole_number
 from beam_job.results.corrections import BAD, EDITED
 from beam_job.results.current_results import CurrentResults, read_current_results
 from beam_job.results.latest_rows import Part
@@ -112,7 +112,7 @@ def _rows_of_a_file(count: int, parts: Sequence[Part], max_rows: int, max_bytes:
 @refuse_wrong_usage
 def main(arguments: list[str]) -> int:
     """The command; returns its exit code: 0 done, 1 without damaged files, which are named on stderr."""
-    parser = CommandParser("snapshot", _DESCRIPTION, _EPILOG)
+    parser = OutputParser("snapshot", _DESCRIPTION, _EPILOG)
     parser.add_argument("--to", required=True, metavar="DIR", help="folder for the snapshot, local or gs://")
     parser.add_argument(
         "--max_rows", type=whole_number, default=MAX_ROWS, metavar="N", help="rows of a file (default: %(default)s)"

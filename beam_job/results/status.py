@@ -15,7 +15,7 @@ from beam_job.inputs.listing import InputError
 from beam_job.output.formats import check_format
 from beam_job.planning.prepare import count_new, list_inputs
 from beam_job.planning.run import Run, RunManifest
-from beam_job.results.arguments import CommandParser, refuse_wrong_usage, report_left_out
+from beam_job.results.arguments import OutputParser, refuse_wrong_usage, report_left_out
 from beam_job.results.latest_rows import LatestRows, read_latest_rows, read_rows
 from beam_job.results.readable_runs import config_of, read_readable_runs
 from beam_job.storage import StorageError, public_name
@@ -133,7 +133,7 @@ def _next_run(run: Run, manifest: RunManifest) -> str:
 @refuse_wrong_usage
 def main(arguments: list[str]) -> int:
     """The command; returns its exit code: 0 done, 1 without damaged files, which are named on stderr."""
-    parser = CommandParser("status", _DESCRIPTION, _EPILOG)
+    parser = OutputParser("status", _DESCRIPTION, _EPILOG)
     parser.add_argument(
         "--no_listing", action="store_true", help="do not list the inputs again to say what a new run would do"
     )

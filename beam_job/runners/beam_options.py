@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 from collections.abc import Sequence
 
 from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions, StandardOptions
 
 from beam_job.config import JobConfig
+from beam_job.inputs.options import CommandParser
 
 IN_PROCESS = "FnApiRunner"
 
@@ -73,7 +73,7 @@ def _workers(count: int) -> list[str]:
 
 def _refuse_unknown(arguments: Sequence[str], job_options: Sequence[str]) -> None:
     """Beam itself only logs what it does not know, and a misspelt option would be lost."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = CommandParser("caption-images", add_help=False)
     known: list[str] = []
     for group in _all_option_groups(PipelineOptions):
         group._add_argparse_args(parser)

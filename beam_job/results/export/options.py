@@ -6,7 +6,7 @@ import argparse
 import math
 
 from beam_job.inputs.options import add_allowed_options
-from beam_job.results.arguments import CommandParser, UsageError, whole_number
+from beam_job.results.arguments import OutputParser, UsageError, whole_number
 from beam_job.storage import local_path, scheme_of
 
 _DESCRIPTION = """\
@@ -81,8 +81,8 @@ def _complete(args: argparse.Namespace) -> None:
         raise ExportError(f"--fetch_timeout must be a number of seconds above 0, not {args.fetch_timeout}")
 
 
-def _parser() -> CommandParser:
-    parser = CommandParser("export", _DESCRIPTION, _EPILOG)
+def _parser() -> OutputParser:
+    parser = OutputParser("export", _DESCRIPTION, _EPILOG)
     add = parser.add_argument
     add("--format", required=True, choices=_DEFAULTS, help="see above")
     add("--to", required=True, metavar="DIR", help="a new or empty local folder")

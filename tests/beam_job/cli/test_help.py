@@ -1,4 +1,4 @@
-"""The examples of `--help`, given as they stand: each does what it says."""
+"""The examples of `--help`, run as printed: each does what the text beside it says."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _EXAMPLE = re.compile(r"^  (caption-images .*?)(?:   *(\S.*))?$", re.MULTILINE)
 
 @pytest.fixture
 def desk(photographs: dict[str, Path], tmp_path: Path, gcs_emulator: str, monkeypatch) -> Iterator[Path]:
-    """A folder to stand in, with three photographs, a list of them, and a bucket named `bucket`."""
+    """A working directory with three photographs, a list of them, and a bucket named `bucket`."""
     (tmp_path / "photos").mkdir()
     for name in ("chelsea.png", "flower.jpg", "china.jpg"):
         shutil.copy(photographs[name], tmp_path / "photos")
@@ -50,13 +50,13 @@ def examples(capfd: pytest.CaptureFixture[str], *command: str) -> list[str]:
 
 
 def rows(folder: str) -> dict[str, dict]:
-    """The newest row of each image, by its name; runs differ in their columns."""
+    """The newest row of each image, by file name; runs differ in their columns."""
     tables = [pq.read_table(path, partitioning=None) for path in sorted(Path(folder).rglob("*.parquet"))]
     return {Path(row["uri"]).name: row for table in tables for row in table.to_pylist()}
 
 
 def test_each_example_does_what_it_says(desk: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """In the order in which they stand, as somebody would who tries them all."""
+    """In their order, as by a user who tries them all."""
     first, globbed, listed, *commands = examples(capfd)
     assert main(shlex.split(first)[1:]) == 0
     assert rows("captions/captions").keys() == {"chelsea.png", "flower.jpg", "china.jpg"}
@@ -70,7 +70,7 @@ def test_each_example_does_what_it_says(desk: Path, capfd: pytest.CaptureFixture
     said = {"uri": row["uri"], "object_version": row["object_version"], "caption": "a hall under a blue sky"}
     Path("corrections.jsonl").write_text(json.dumps(said))
     names = [shlex.split(command)[1] for command in commands]
-    assert names == ["status", "snapshot", "export", "correct"]
+    assert names == ["status", "snapshot", "export", "correct", "demo"]
     capfd.readouterr()
     told = {}
     for name, command in zip(names, commands, strict=True):
@@ -81,6 +81,7 @@ def test_each_example_does_what_it_says(desk: Path, capfd: pytest.CaptureFixture
     assert len(list(Path("set").rglob("*.png"))) == 1
     assert len(list(Path("set").rglob("*.jpg"))) == 2
     assert "1 correction added" in told["correct"]
+    assert "chelsea.png" in told["demo"]
 
     exports = examples(capfd, "export")
     for export in exports:

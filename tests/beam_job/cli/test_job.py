@@ -340,7 +340,7 @@ def test_run_local_from_another_folder(photographs, tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     assert lines[1].split() == ["image", "caption", "score"]
     assert [line.split()[0] for line in lines[2:-2]] == list(photographs)
-    parquet = Path(lines[-1].removeprefix("The Parquet lies in "))
+    parquet = Path(lines[-1].removeprefix("Parquet files: "))
     assert parquet.is_relative_to(tmp_path)
     assert pd.read_parquet(parquet)["caption"].str.len().gt(5).all()
 

@@ -59,7 +59,7 @@ def test_a_log_has_plain_lines_of_ours_alone(photos: Path) -> None:
         r"  failures  \S+/out/failures/run=\S+",
         r"            1 x decode: ImageError",
         r"  page      \S+/index\.html",
-        r"  time      model busy \d+%; it waited for fetch .*",
+        r"  time      model busy \d+%; waiting for fetch .*",
         r"  next      caption-images snapshot --output=\S+ --to=DIR, or export, or status",
     ]
     for pattern, line in zip(told, lines, strict=True):
@@ -101,7 +101,7 @@ def test_the_words_at_a_signal_are_an_object_too(photos: Path, tmp_path: Path) -
     process.send_signal(signal.SIGTERM)
     [*_, last] = objects(first + process.communicate(timeout=60)[1])
     assert process.returncode == 143
-    assert "to go on: caption-images" in last["message"]
+    assert "to resume: caption-images" in last["message"]
 
 
 def test_a_terminal_has_a_bar(photos: Path) -> None:

@@ -134,7 +134,7 @@ def test_a_stopped_run_says_how_to_go_on_and_goes_on(
     assert process.returncode == code
     last = printed.splitlines()[-1]
     quoted = " ".join(["caption-images", f"'{arguments[0]}'", *arguments[1:]])
-    assert last == f"caption-images: stopped; 1 of 3 shards are written; to go on: {quoted}"
+    assert last == f"caption-images: stopped; 1 of 3 shards are written; to resume: {quoted}"
     assert "Traceback" not in printed
     assert "Exception ignored" not in printed
     assert not (tmp_path / "out" / "runs" / "_LEASE.json").exists()
@@ -172,5 +172,5 @@ def test_a_second_signal_ends_at_once(
         process.send_signal(signal.SIGTERM)
         _, printed = process.communicate(timeout=30)
     assert process.returncode in (130, 143)  # two signals at once come in any order
-    assert "to go on" not in printed
+    assert "to resume" not in printed
     finish(server, arguments, tmp_path, capfd)

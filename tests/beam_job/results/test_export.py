@@ -354,14 +354,14 @@ def test_images_are_read_only_where_their_run_could(own_job: Job, tmp_path: Path
         ),
         pytest.param(["--format=hf", "--root=x"], "--root is for the format sidecar, not for hf", id="root"),
         pytest.param(["--format=hf", "--images=none"], "give one of copy, link, embed", id="images"),
-        pytest.param(["--format=webdataset", "--max_rows=0"], "--max_rows: must be a whole number from 1", id="rows"),
+        pytest.param(["--format=webdataset", "--max_rows=0"], "--max_rows must be a whole number from 1", id="rows"),
         pytest.param(["--format=csv", "--to=gs://bucket/x"], "must be a local folder", id="bucket"),
         pytest.param(
             ["--format=csv", "--fetch_timeout=0"], "--fetch_timeout must be a number of seconds above 0", id="timeout"
         ),
         pytest.param(["--format=csv", "--fetch_timeout=nan"], "must be a number of seconds above 0, not nan", id="NaN"),
         pytest.param(["--format=csv", "--fetch_timeout=inf"], "must be a number of seconds above 0, not inf", id="inf"),
-        pytest.param(["--format=webdataset", "--max_bytes=-5"], "--max_bytes: must be a whole number", id="bytes"),
+        pytest.param(["--format=webdataset", "--max_bytes=-5"], "--max_bytes must be a whole number", id="bytes"),
         pytest.param(["--format=csv", "--output=/none"], "there is no caption in /none", id="no output"),
         pytest.param(["--format=csv", "--allow_schemes=ftp"], "not 'ftp'", id="scheme"),
     ],

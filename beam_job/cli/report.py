@@ -1,0 +1,58 @@
+"""What a run prints at its end: counts, where the files are, and what to do with them."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from beam_job.cli.log_format import tell
+from beam_job.text import command_name, counted, printable
+
+if TYPE_CHECKING:
+    from beam_job.config import JobConfig
+    from beam_job.output.summary import Summary
+
+_HINTS = {"list: NotAllowed": " (error_message names the option that allows it)"}
+
+
+def report(summary: Summary, config: JobConfig) -> int:
+    """Logs the summary of a finished run; returns the exit code, 1 if too many images failed."""
+    fields = dataclasses.asdict(summary)
+    del fields["options"]
+    rate = "" if summary.images_per_second is None else f" ({summary.images_per_second:.1f} images/s)"
+    tell(
+        f"{counted(summary.captions, 'caption')} and {counted(summary.failures, 'failure')} of "
+        f"{counted(summary.inputs, 'image')} "
+        f"in {summary.seconds:.1f} s{rate}",
+        **fields,
+    )
+    for name, text in _lines(summary, config):
+        tell(f"  {name:<8}  {text}")
+    if summary.failure_ratio <= config.max_failure_ratio:
+        return 0
+    tell(
+        f"caption-images: {summary.failure_ratio:.0%} of the images failed, more than "
+        f"--max_failure_ratio={config.max_failure_ratio}"
+    )
+    return 1
+
+
+def _lines(summary: Summary, config: JobConfig) -> Iterator[tuple[str, str]]:
+    """A heading, empty where the line continues the one above, and its text."""
+    yield "captions", f"{config.output}/captions/run={summary.run_id}"
+    if summary.low_confidence is not None:
+        share = summary.low_confidence / max(summary.captions, 1)
+        yield "", f"{summary.low_confidence:,} ({share:.0%}) below --min_score={config.min_score}: low_confidence"
+    if summary.failures:
+        yield "failures", f"{config.output}/failures/run={summary.run_id}"
+    for reason, count in summary.failures_by_reason.items():
+        yield "", f"{count:,} x {printable(reason)}{_HINTS.get(reason, '')}"
+    if summary.page is not None:
+        yield "page", summary.page
+    if summary.model_share is not None:
+        waits = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.wait_seconds.items())
+        yield "time", f"model busy {summary.model_share:.0%}; waiting for {waits}"
+    output = shlex.quote(config.output)
+    yield "next", f"{command_name()} snapshot --output={output} --to=DIR, or export, or status"
