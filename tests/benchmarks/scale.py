@@ -20,7 +20,7 @@ BYTES = {"500x375": 52_000, "1920x1080": 420_000}
 NIGHT_H = 8.0
 SHARD_SIZE = 512
 
-LIST_S_A_MILLION = 92  # list_million --latency=0.04: 1,000 names a page, one page after the other
+LIST_S_A_MILLION = 92  # list_million --latency=0.04, the slower of its runs: one page after the other
 PLAN_S_A_MILLION = 6  # plan_million: CPU, half of them done
 PLAN_BYTES_A_ROW = 39  # 16 of a completed image, 10 of a listed one, and half of that again while they are merged
 PLAN_ROWS_A_FILE = 100 * SHARD_SIZE
