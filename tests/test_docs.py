@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from beam_job.cli.options_page import options_page
+from tests.beam_job.test_packages import MAY_IMPORT
 from tests.conftest import ROOT
 
 README = ROOT / "README.md"
@@ -33,6 +34,13 @@ def test_the_readme_can_be_read_in_five_minutes() -> None:
 def test_the_page_of_options_is_that_of_the_parser() -> None:
     """After a change: `python -m beam_job.cli.options_page > docs/options.md`."""
     assert (ROOT / "docs" / "options.md").read_text(encoding="utf-8") == options_page()
+
+
+def test_the_architecture_lists_the_packages_so_that_imports_go_up() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    first_columns = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
+    named = [name for column in first_columns for name in re.findall(r"`(\w+)`", column)]
+    assert [name for name in named if name in MAY_IMPORT] == list(MAY_IMPORT)
 
 
 def links(page: Path) -> Iterator[tuple[Path, str | None]]:

@@ -20,9 +20,9 @@ BYTES = {"500x375": 52_000, "1920x1080": 420_000}
 NIGHT_H = 8.0
 SHARD_SIZE = 512
 
-LIST_S_A_MILLION = 25  # list_million, the slower of its runs: 16 threads, 50 ms a request, two cores
+LIST_S_A_MILLION = 92  # list_million --latency=0.04, the slower of its runs: one page after the other
 PLAN_S_A_MILLION = 6  # plan_million: CPU, half of them done
-PLAN_BYTES_A_ROW = 26  # 16 of a completed image, 10 of a listed one
+PLAN_BYTES_A_ROW = 39  # 16 of a completed image, 10 of a listed one, and half of that again while they are merged
 PLAN_ROWS_A_FILE = 100 * SHARD_SIZE
 PLAN_FILE_S = 0.2  # some 2 MB written to a bucket, one after the other; assumed
 SUM_UP_A_SECOND = 16 / 0.05  # shards: a request of 50 ms for each, 16 threads
