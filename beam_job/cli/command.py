@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             return _run(given)
         except Stopped as stopped:
-            terminal.say(f"caption-images: stopped; {stopped.standing}; to resume: {again}")
+            terminal.write_line(f"caption-images: stopped; {stopped.state}; to resume: {again}")
             end_process(stopped.exit_code)
 
 
@@ -79,7 +79,7 @@ def _run(given: list[str]) -> int:
     # Imported here so that --help and usage errors do not wait for Beam.
     with quiet_stderr(config.verbose):
         from beam_job.captioning.captioners import CaptionerError
-        from beam_job.cli.job import BrokenOffError, JobError, run_job
+        from beam_job.cli.job import ExplainedJobError, JobError, run_job
         from beam_job.inputs.listing import InputError
         from beam_job.output.summary import RowCountError
         from beam_job.planning.lease import LeaseError
@@ -107,7 +107,7 @@ def _run(given: list[str]) -> int:
     except refused as error:
         return _refuse(error, config.inputs)
     except (JobError, RowCountError) as error:
-        if config.verbose or not isinstance(error, BrokenOffError):
+        if config.verbose or not isinstance(error, ExplainedJobError):
             print(printable_lines(_without_secrets(traceback.format_exc(), config.inputs)), end="", file=sys.stderr)
         print(f"caption-images: {printable(_without_secrets(str(error), config.inputs))}", file=sys.stderr)
         return 1

@@ -1,6 +1,6 @@
-"""What the command says on stderr: lines for people, or with `--log_format=json` an object a line for log collectors.
+"""The log on stderr: plain lines, or with `--log_format=json` one JSON object per line for log collectors.
 
-The objects have the fields that Google Cloud Logging reads, `time`, `severity` and `message`, and figures beside them.
+The objects have the fields that Google Cloud Logging reads, `time`, `severity` and `message`, and further figures.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, TextIO, cast
 
 LOG_FORMATS = ("text", "json")
 _OPTION = "--log_format"
-_ERROR = "caption-images: "  # begins what the command says before it gives up
+_SEVERITIES = {"caption-images: ": "ERROR", "warning: ": "WARNING"}  # by how a line begins
 
 
 class JsonLines(io.TextIOBase):
@@ -53,14 +53,14 @@ class JsonLines(io.TextIOBase):
 
 
 def json_line(message: str, **fields: Any) -> str:
-    """The object of a line, with further fields."""
+    """The JSON object for a line of the log, with further fields."""
     time = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
-    severity = "ERROR" if message.startswith(_ERROR) else "INFO"
+    severity = next((level for start, level in _SEVERITIES.items() if message.startswith(start)), "INFO")
     return json.dumps({"time": time, "severity": severity, "message": message, **fields}, default=str)
 
 
-def tell(message: str, stream: TextIO | None = None, **fields: Any) -> None:
-    """Says a line on stderr, or on `stream`; `fields` are for log collectors alone."""
+def log(message: str, stream: TextIO | None = None, **fields: Any) -> None:
+    """Logs a line to stderr, or to `stream`; `fields` appear in JSON only."""
     stream = stream or sys.stderr
     if isinstance(stream, JsonLines):
         stream.emit(message, **fields)
@@ -69,20 +69,20 @@ def tell(message: str, stream: TextIO | None = None, **fields: Any) -> None:
 
 
 def like_stderr(stream: TextIO) -> TextIO:
-    """`stream`, in the format that stderr has."""
+    """`stream`, with the log format of stderr."""
     if isinstance(sys.stderr, JsonLines):
         return cast(TextIO, JsonLines(stream))
     return stream
 
 
 def wants_json(arguments: Sequence[str]) -> bool:
-    """Whether these arguments ask for it: known before they are parsed, for that may fail."""
+    """Whether the arguments ask for JSON; they are not parsed yet, since that may fail."""
     return f"{_OPTION}=json" in arguments or (_OPTION, "json") in itertools.pairwise(arguments)
 
 
 @contextlib.contextmanager
 def stderr_in_json() -> Iterator[None]:
-    """In this block, all that Python writes to stderr is JSON."""
+    """Makes everything that Python writes to stderr in this block JSON."""
     before = sys.stderr
     sys.stderr = cast(TextIO, JsonLines(before))
     try:

@@ -20,7 +20,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from beam_job.captioning.progress_file import MESSAGES_SUFFIX
-from beam_job.cli.log_format import tell
+from beam_job.cli.log_format import log
 from beam_job.output.stage_clock import format_model_time
 from beam_job.text import counted
 
@@ -51,8 +51,8 @@ def read_model_seconds(folder: str) -> Mapping[str, float]:
     return total
 
 
-def read_said(folder: str) -> list[str]:
-    """The lines that workers have told; what several of them say, once."""
+def read_messages(folder: str) -> list[str]:
+    """The lines that workers have logged; what several of them say, once."""
     said: dict[str, None] = {}
     for path in sorted(Path(folder).glob(f"*{MESSAGES_SUFFIX}")):
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -115,7 +115,7 @@ class ProgressPrinter:
 
     def _run(self) -> None:
         first: tuple[float, int] | None = None  # time and count when the first images were seen done
-        told: set[str] = set()
+        logged: set[str] = set()
         stopping = False
         while not stopping:
             stopping = self._stop.wait(_BAR_EVERY_S if self._bar else _LINE_EVERY_S)
@@ -124,19 +124,19 @@ class ProgressPrinter:
             if done and first is None:
                 first = (seen, done)
             rate = (done - first[1]) / (seen - first[0]) if first and seen > first[0] else None
-            for line in read_said(self._folder):
-                if line not in told:
-                    told.add(line)
-                    self._tell(line)
+            for line in read_messages(self._folder):
+                if line not in logged:
+                    logged.add(line)
+                    self._log(line)
             self._show(Counts(self._before.done + done, self._before.failed + failed), rate)
         if self._bar:
             self._bar.close()
 
-    def _tell(self, line: str) -> None:
+    def _log(self, line: str) -> None:
         if self._bar:
             self._bar.write(line, file=self._stream)
         else:
-            tell(line, self._stream)
+            log(line, self._stream)
 
     def _show(self, counts: Counts, rate: float | None) -> None:
         model = format_model_time(read_model_seconds(self._folder))
@@ -147,7 +147,7 @@ class ProgressPrinter:
             return
         line = progress_line(counts.done, counts.failed, self._total, rate, model)
         figures = {"done": counts.done, "failed": counts.failed, "total": self._total, "images_per_second": rate}
-        tell(line, self._stream, **figures)
+        log(line, self._stream, **figures)
 
 
 def _bar(total: int, stream: TextIO, before: Counts) -> tqdm:

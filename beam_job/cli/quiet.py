@@ -15,15 +15,16 @@ from beam_job.text import printable_lines
 
 
 @contextlib.contextmanager
-def quiet_stderr(verbose: bool = False, plain: tuple[type[BaseException], ...] = ()) -> Iterator[TextIO]:
+def quiet_stderr(verbose: bool = False, explained: tuple[type[BaseException], ...] = ()) -> Iterator[TextIO]:
     """Holds back what this process and its children write to stderr in this block; shows it only if the block fails.
 
-    Log levels do not suffice: TensorFlow's C++ code writes to file descriptor 2 before they apply, and Beam's worker
-    processes set their own.
+    Log levels are not enough. With `TF_CPP_MIN_LOG_LEVEL=3` and Python's loggers at ERROR, TensorFlow 2.21 still writes
+    some ten lines about oneDNN, CUDA and XNNPACK to file descriptor 2, because absl logs before it is initialized, and
+    Beam's worker processes set log levels of their own.
 
     Args:
       verbose: hold nothing back.
-      plain: errors that say it all in their message: nothing is shown for them.
+      explained: errors whose message is all that a user needs; nothing else is shown for them.
 
     Yields:
       the real stderr, for what people should see meanwhile.
@@ -42,18 +43,18 @@ def quiet_stderr(verbose: bool = False, plain: tuple[type[BaseException], ...] =
             yield terminal
         except Stopped:
             terminal.flush()
-            raise  # the process ends; what its threads say of that stays held back
+            raise  # the process ends; messages of its threads about that stay hidden
         except BaseException as error:
-            if not isinstance(error, plain):
+            if not isinstance(error, explained):
                 held_back.seek(0)
                 terminal.write(printable_lines(held_back.read().decode("utf-8", "replace")))
-            _turn_back(terminal)
+            _restore(terminal)
             raise
         else:
-            _turn_back(terminal)
+            _restore(terminal)
 
 
-def _turn_back(terminal: TextIO) -> None:
+def _restore(terminal: TextIO) -> None:
     sys.stderr.flush()
     terminal.flush()
     os.dup2(terminal.fileno(), 2)

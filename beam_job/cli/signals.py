@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the first ends the job in good order within seconds, the second at once."""
+"""SIGTERM and Ctrl-C: the first stops the job cleanly within seconds, the second at once."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-GRACE_S = 8.0  # what service managers allow before they kill is 10 s and more
+GRACE_S = 8.0  # service managers allow 10 s or more before they kill
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asks the job to end; not an Exception, so that nothing takes it for the failure of what it interrupts.
+    """A signal has asked the job to end; not an Exception, so that nothing takes it for a failure of the work.
 
     Attributes:
-      exit_code: 128 and the signal's number, as shells have it.
-      standing: what has been written so far, for people.
+      exit_code: 128 plus the number of the signal, as in shells.
+      state: what has been written so far, for the last message.
     """
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.exit_code = 128 + number
-        self.standing = "nothing is written yet"
+        self.state = "nothing is written yet"
 
 
 class Terminal:
-    """The stderr of the command's start: what is said last must reach people wherever stderr has been turned since."""
+    """The stderr that the command was started with, for the last message, wherever stderr has been redirected since."""
 
     def __init__(self, as_line: Callable[[str], str]) -> None:
         self._descriptor = os.dup(2)
         self._as_line = as_line
 
-    def say(self, line: str) -> None:
+    def write_line(self, line: str) -> None:
         """Writes a line."""
         with contextlib.suppress(OSError):  # it may be closed by now
             os.write(self._descriptor, f"{self._as_line(line)}\n".encode("utf-8", "replace"))
 
     def close(self) -> None:
-        """Lets go of the descriptor."""
+        """Closes the descriptor."""
         os.close(self._descriptor)
 
 
@@ -102,7 +102,7 @@ def _watched(terminal: Terminal, last_words: str) -> Iterator[None]:
         second = os.read(reading, 1)[0] if in_time else 0
         if second or (first and not in_time):
             if not second:
-                terminal.say(last_words)
+                terminal.write_line(last_words)
             end_process(128 + (second or first))
 
     watcher = threading.Thread(target=watch, name="signals", daemon=True)

@@ -1,4 +1,4 @@
-"""A graph on Dataflow from its submission to its end: its name, what is told of it, and why it failed, in a line."""
+"""A job on Dataflow: its name, its states in the log, and the reason for a failure in one line."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _LONGEST = 600
 _HINTS = {
     403: "; the Dataflow API must be on, and you need roles/dataflow.developer and iam.serviceAccountUser",
     404: "; see whether --project and --region are right",
-    409: "; wait for it, or end it there, then give the same command",
-    429: "; it is a quota of the project: give less --max_num_workers or another --region, or ask for more",
+    409: "; wait for it, or cancel it, then repeat the command",
+    429: "; it is a quota of the project: lower --max_num_workers, choose another --region, or request more",
 }
 
 
@@ -73,84 +73,84 @@ def options_without_gpu(options: PipelineOptions) -> PipelineOptions:
     return options
 
 
-def page_of(options: PipelineOptions, job_id: str = "") -> str:
+def job_page(options: PipelineOptions, job_id: str = "") -> str:
     """The job's page at Google; without a job, that of the project's jobs."""
     cloud = options.view_as(GoogleCloudOptions)
     job = f"/{cloud.region}/{job_id}" if job_id else ""
     return f"https://console.cloud.google.com/dataflow/jobs{job}?project={cloud.project}"
 
 
-def submitted(options: PipelineOptions, result: PipelineResult, run_id: str) -> str:
-    """What to say of a job that is not waited for."""
+def format_submitted(options: PipelineOptions, result: PipelineResult, run_id: str) -> str:
+    """The message for a job that is not waited for."""
     if template := template_of(options):
         return f"template written to {template}; started once, it captions what run {run_id} has planned and sums it up"
     job_id = result.job_id()
     return (
-        f"not waiting for job {job_id} of run {run_id}: {page_of(options, job_id)}; at its end the job writes the "
+        f"not waiting for job {job_id} of run {run_id}: {job_page(options, job_id)}; at its end the job writes the "
         "run's summary.json"
     )
 
 
 @contextlib.contextmanager
-def told_states(options: PipelineOptions, terminal: TextIO) -> Iterator[None]:
-    """In this block the job's page, its states and its warnings are told as Dataflow's runner logs them."""
+def log_job_states(options: PipelineOptions, terminal: TextIO) -> Iterator[None]:
+    """Logs the job's page, states and warnings in this block, from the records of Dataflow's runner."""
     logger = logging.getLogger(_RUNNER_LOG)
-    teller, level = _Teller(options, terminal), logger.level
-    logger.addHandler(teller)
+    state_logger, level = _StateLogger(options, terminal), logger.level
+    logger.addHandler(state_logger)
     logger.setLevel(logging.INFO)
     try:
         yield
     finally:
         logger.setLevel(level)
-        logger.removeHandler(teller)
+        logger.removeHandler(state_logger)
 
 
-class _Teller(logging.Handler):
+class _StateLogger(logging.Handler):
     def __init__(self, options: PipelineOptions, terminal: TextIO) -> None:
         super().__init__()
         self._options = options
         self._terminal = terminal
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         line = None
         if text.startswith("Created job with id: ["):
             job_id = text.partition("[")[2].rstrip("]")
-            line = f"Dataflow job {job_id}: {page_of(self._options, job_id)}"
+            line = f"Dataflow job {job_id}: {job_page(self._options, job_id)}"
         elif state := re.fullmatch(r"Job (\S+) is in state JOB_STATE_(\w+)", text):
             line = f"Dataflow job {state.group(1)}: {state.group(2).lower()}"
         elif message := re.match(r".*?: JOB_MESSAGE_(?:WARNING|ERROR): ", text):
-            line = f"Dataflow: {gist(text[message.end() :])}"
-        if line and line not in self._told:
-            self._told.add(line)
+            line = f"Dataflow: {last_error_line(text[message.end() :])}"
+        if line and line not in self._logged:
+            self._logged.add(line)
             self._terminal.write(f"{printable(line)}\n")
             self._terminal.flush()
 
 
-def reason_of(error: BaseException, options: PipelineOptions) -> str | None:
+def failure_reason(error: BaseException, options: PipelineOptions) -> str | None:
     """Why Dataflow did not start the job or did not bring it to its end, in a line; None for errors of another kind."""
     from google.api_core.exceptions import GoogleAPICallError, RetryError
 
     kind = type(error).__name__
     if isinstance(error, GoogleAPICallError):
         code = int(error.code or 0)
-        said = re.sub(r"^[A-Z]+ https?://\S+: ", "", gist(error.message))
+        said = re.sub(r"^[A-Z]+ https?://\S+: ", "", last_error_line(error.message))
         return f"Dataflow refused the job: {code} {said}{_HINTS.get(code, '')}"
     if isinstance(error, RetryError):
-        return f"Dataflow cannot be reached: {gist(str(error))}"
+        return f"Dataflow cannot be reached: {last_error_line(str(error))}"
     if kind == "DataflowJobAlreadyExistsError":
-        return f"Dataflow refused the job: {gist(str(error))}{_HINTS[409]}"
+        return f"Dataflow refused the job: {last_error_line(str(error))}{_HINTS[409]}"
     if kind == "DataflowRuntimeException":
         job_id = error.result.job_id()  # type: ignore[attr-defined]
         head, _, said = str(error).partition("Error:\n")
         state = re.search(r"State: (\w+)", head)
-        why = "" if said.strip() in ("", "None") else f": {gist(said)}"
+        why = "" if said.strip() in ("", "None") else f": {last_error_line(said)}"
         return (
-            f"Dataflow job {job_id} {_ended(state.group(1) if state else 'FAILED')}{why} ({page_of(options, job_id)})"
+            f"Dataflow job {job_id} {_ended(state.group(1) if state else 'FAILED')}{why} ({job_page(options, job_id)})"
         )
     if runs_on_dataflow(options) and isinstance(error, (OSError, ValueError)):
-        return gist(str(error))  # staging, and Beam's check of its options; both say what is wrong
+        return last_error_line(str(error))  # staging, and Beam's check of its options; both say what is wrong
     return None
 
 
@@ -158,8 +158,8 @@ def _ended(state: str) -> str:
     return {"CANCELLED": "was cancelled", "FAILED": "failed"}.get(state, f"ended as {state}")
 
 
-def gist(text: str) -> str:
-    """The line of a worker's traceback, or of a service's message, that tells what was wrong."""
+def last_error_line(text: str) -> str:
+    """The line of a worker's traceback, or of a service's message, that gives the reason."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     raised = [line for line in lines if _RAISED.match(line)]
     line = (raised or lines or ["no reason was given"])[-1]

@@ -1,8 +1,8 @@
-"""What a run takes and costs, from measured speeds: arithmetic, with its assumptions beside it.
+"""Estimates the time and cost of a run from measured speeds.
 
-The speeds are those of the default model on a CPU (README.md, Performance), and of an H200's host; every one is of one
-process. What was not measured says so in the text. `tests/benchmarks/scale.py` computes docs/scale.md with the same
-functions.
+The speeds were measured with one process: the default model on a CPU (docs/performance.md), and loading on the host of
+an H200. The text names what was assumed instead of measured. `tests/benchmarks/scale.py` computes docs/scale.md with
+the same functions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from beam_job.runners.dataflow import Workers
 from beam_job.runners.machines import GPUS, PRICES, READS, WRITES
 from beam_job.text import counted
 
-MEAN_BYTES = 200_000  # of an image whose size nobody has told
+MEAN_BYTES = 200_000  # of an image whose size is unknown
 
 # Milliseconds of a core an image takes: so much, and so much more for each kB of JPEG. Fitted through two points each.
 # Two cores of an AMD EPYC, the whole job (growth.py): 200 images/s of 46 kB (500x375), 166 of 348 kB (1920x1080).
@@ -188,17 +188,18 @@ def describe(estimate: Estimate, listed: bool, own_price: bool) -> list[str]:
       listed: whether the images' sizes are known, or assumed.
       own_price: whether the user has given the price.
     """
-    each = f"{estimate.mean_bytes / 1_000:,.0f} kB each{'' if listed else ', assumed: the list tells no sizes'}"
+    each = f"{estimate.mean_bytes / 1_000:,.0f} kB each{'' if listed else ', assumed, since the list has no sizes'}"
     rate = estimate.worker.images_per_second
+    size = format_bytes(estimate.images * estimate.mean_bytes)
     lines = [
-        f"estimate: {counted(estimate.images, 'image')}, {told_bytes(estimate.images * estimate.mean_bytes)} ({each})",
-        f"  {told_hours(estimate.hours)} with {counted(estimate.workers, 'worker')} at {rate:,.0f} images/s each, "
-        f"{estimate.worker_hours:,.2f} worker-hours; {told_hours(estimate.start_hours)} of each to start",
+        f"estimate: {counted(estimate.images, 'image')}, {size} ({each})",
+        f"  {format_hours(estimate.hours)} with {counted(estimate.workers, 'worker')} at {rate:,.0f} images/s each, "
+        f"{estimate.worker_hours:,.2f} worker-hours; {format_hours(estimate.start_hours)} of each to start",
         f"  what limits a worker: {estimate.worker.bottleneck} "
         f"({', '.join(f'{part} {limit:,.0f}' for part, limit in estimate.worker.parts.items())} images/s)",
     ]
     if estimate.cost is None:
-        lines.append("  cost: unknown, since no price of this machine is at hand; give --worker_price=DOLLARS")
+        lines.append("  cost: unknown, since this machine is not in the price table; give --worker_price=DOLLARS")
     elif estimate.cost or estimate.price:
         source = "as given" if own_price else PRICES
         lines.append(
@@ -212,7 +213,7 @@ def describe(estimate: Estimate, listed: bool, own_price: bool) -> list[str]:
     return lines
 
 
-def told_bytes(number: float) -> str:
+def format_bytes(number: float) -> str:
     """`12.3 GB`."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if number < 1_000:
@@ -221,7 +222,7 @@ def told_bytes(number: float) -> str:
     return f"{number:,.1f} PB"
 
 
-def told_hours(hours: float) -> str:
+def format_hours(hours: float) -> str:
     """`2 min`, `3.4 h`, `5.6 days`."""
     if hours < 1:
         return f"{round(60 * hours)} min" if hours > 1 / 60 else "less than a minute"

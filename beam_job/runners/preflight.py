@@ -1,4 +1,4 @@
-"""Before a run: what it would take, on Dataflow also whether it could start. Nothing is written."""
+"""Checks and estimates before a run: its time and cost, and on Dataflow whether it could start. Writes nothing."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _WRITE = ("storage.objects.create", "storage.objects.delete", *_READ)
 
 
 class PreflightError(ValueError):
-    """The run could not be done; the message says what is missing."""
+    """The run cannot start; the message says what is missing."""
 
 
 def check_reachable(config: JobConfig, arguments: Sequence[str]) -> None:
-    """Asks each bucket of a run on Dataflow for what its reading and writing needs; another runner's pass.
+    """Checks that a run on Dataflow may read and write its buckets; does nothing for another runner.
 
-    What is asked for are this caller's rights; the workers' are those of their service account.
+    It checks the permissions of the caller; the workers have those of their service account.
 
     Raises:
       PreflightError: a bucket is missing, or may not be read or written.
@@ -61,19 +61,19 @@ def check_reachable(config: JobConfig, arguments: Sequence[str]) -> None:
         if lacking is None:
             unknown.append(place)
     if unknown:
-        _say(f"whether you may read and write in {', '.join(unknown)} could not be asked")
+        _log(f"whether you may read and write in {', '.join(unknown)} could not be asked")
 
 
-def announce_workers(config: JobConfig, arguments: Sequence[str], prepared: PlannedRun) -> None:
+def log_workers(config: JobConfig, arguments: Sequence[str], prepared: PlannedRun) -> None:
     """Tells of a run on Dataflow which workers it will have and what it will take; of another runner nothing."""
     if not on_dataflow(arguments):
         return
     table = read_parquet(prepared.run.plan_part(0)).read(columns=["size"])
     left = _left(prepared)
-    _tell(config, arguments, left, _mean_bytes([table["size"]]))
+    _log_estimate(config, arguments, left, _mean_bytes([table["size"]]))
 
 
-def tell_estimate(config: JobConfig, arguments: Sequence[str], model_version: str) -> None:
+def log_estimate(config: JobConfig, arguments: Sequence[str], model_version: str) -> None:
     """`--estimate`: what the same command would take and cost.
 
     Raises:
@@ -83,17 +83,17 @@ def tell_estimate(config: JobConfig, arguments: Sequence[str], model_version: st
     """
     check_reachable(config, arguments)
     if resumable := find_resumable_run(config, model_version):
-        _say(f"would continue run {resumable.run.run_id}, planned with {counted(resumable.plan.inputs, 'image')}")
+        _log(f"would continue run {resumable.run.run_id}, planned with {counted(resumable.plan.inputs, 'image')}")
         table = read_parquet(resumable.run.plan_part(0)).read(columns=["size"])
-        _tell(config, arguments, _left(resumable), _mean_bytes([table["size"]]))
+        _log_estimate(config, arguments, _left(resumable), _mean_bytes([table["size"]]))
         return
     new = count_new(config, new_manifest(config, model_version), list_inputs(config))
     if new.skipped:
-        _say(f"{counted(new.skipped, 'image')} already done, skipped")
+        _log(f"{counted(new.skipped, 'image')} already done, skipped")
     if new.images:
-        _tell(config, arguments, new.images, new.mean_bytes)
+        _log_estimate(config, arguments, new.images, new.mean_bytes)
     else:
-        _say("nothing to do: all images listed are done")
+        _log("nothing to do: all images listed are done")
 
 
 def _left(prepared: PlannedRun) -> int:
@@ -102,11 +102,11 @@ def _left(prepared: PlannedRun) -> int:
     return round(prepared.plan.inputs * (1 - done / prepared.plan.shards))
 
 
-def _tell(config: JobConfig, arguments: Sequence[str], images: int, mean_bytes: float | None) -> None:
+def _log_estimate(config: JobConfig, arguments: Sequence[str], images: int, mean_bytes: float | None) -> None:
     assumed = mean_bytes or MEAN_BYTES
     if on_dataflow(arguments):
         workers = workers_of(arguments)
-        _say(f"Dataflow workers: {workers}")
+        _log(f"Dataflow workers: {workers}")
         estimate = estimate_on_dataflow(
             images, assumed, workers, config.shard_size, config.worker_price, config.fetch_threads
         )
@@ -114,9 +114,9 @@ def _tell(config: JobConfig, arguments: Sequence[str], images: int, mean_bytes: 
         in_bucket = scheme_of(config.inputs[0]) == "gs"
         estimate = estimate_here(images, assumed, config.shard_size, in_bucket, config.worker_price)
     if estimate is None:
-        _say(f"estimate: {counted(images, 'image')}; no more can be told of a machine that is not in the table")
+        _log(f"estimate: {counted(images, 'image')}; the speed of a machine that is not in the table is unknown")
         return
-    _say("\n".join(describe(estimate, listed=mean_bytes is not None, own_price=config.worker_price is not None)))
+    _log("\n".join(describe(estimate, listed=mean_bytes is not None, own_price=config.worker_price is not None)))
 
 
 def _mean_bytes(sizes: Sequence[pa.Array | pa.ChunkedArray]) -> float | None:
@@ -125,5 +125,5 @@ def _mean_bytes(sizes: Sequence[pa.Array | pa.ChunkedArray]) -> float | None:
     return sum(pc.sum(column).as_py() or 0 for column in sizes) / known if known else None
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 from beam_job.runners.dataflow import Workers
-from beam_job.runners.estimate import Estimate, estimate_on_dataflow, told_hours
+from beam_job.runners.estimate import Estimate, estimate_on_dataflow, format_hours
 from beam_job.runners.machines import CPU_MACHINE, GPUS, PRICES
 
 IMAGES = (1_000_000, 100_000_000, 1_000_000_000)
@@ -72,8 +72,8 @@ def _launcher_row(images: int) -> str:
     plan_h = (millions * PLAN_S_A_MILLION + images / PLAN_ROWS_A_FILE * PLAN_FILE_S) / 3600
     memory = f"{0.4 + images * PLAN_BYTES_A_ROW / 1e9:,.1f} GB"
     return (
-        f"| {images:,} | {images * 52_000 / 1e12:,.2f} TB | {told_hours(millions * LIST_S_A_MILLION / 3600)} | "
-        f"{told_hours(plan_h)}, {memory} | {shards:,} | {told_hours(shards / SUM_UP_A_SECOND / 3600)} |"
+        f"| {images:,} | {images * 52_000 / 1e12:,.2f} TB | {format_hours(millions * LIST_S_A_MILLION / 3600)} | "
+        f"{format_hours(plan_h)}, {memory} | {shards:,} | {format_hours(shards / SUM_UP_A_SECOND / 3600)} |"
     )
 
 

@@ -64,7 +64,7 @@ def test_a_saved_model_through_the_job(
     assert json.loads(summary.read_text())["model"] == version
     Image.new("L", (80, 60), 40).save(photos / "40.png")
     assert main(arguments) == 0  # the next night
-    assert "1 image in 1 shard, 3 images done before" in capfd.readouterr().err
+    assert "1 image in 1 shard, 3 images already done, skipped" in capfd.readouterr().err
     assert [row["caption"] for row in table(tmp_path / "out", "captions")][3:] == ["brightness 40"]
 
 

@@ -108,7 +108,7 @@ def test_a_list_of_a_bucket_that_has_gone(bucket, tmp_path: Path, tiny_bundle: P
     assert main(arguments) == 1
     *_, last = capfd.readouterr().err.splitlines()
     assert "all of the first 200 images failed, the last one at fetch: gs://gone-" in last
-    assert "the same command goes on" in last
+    assert "repeat the command to resume" in last
     assert rows(tmp_path / "out", "failures") == rows(tmp_path / "out", "captions") == []
     assert not (tmp_path / "out" / "runs" / "_LEASE.json").exists()
     assert main([*arguments, "--max_failure_ratio=1"]) == 0
@@ -138,7 +138,7 @@ def test_a_server_that_goes_down_and_comes_back(
     for name in names:
         server.script(name, good)
     assert main(arguments) == 0
-    assert "continuing run" in capfd.readouterr().err
+    assert "resuming run" in capfd.readouterr().err
     assert rows(tmp_path / "out", "captions") == uris
     assert rows(tmp_path / "out", "failures") == []
 

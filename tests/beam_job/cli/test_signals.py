@@ -108,7 +108,7 @@ def finish(server: FaultServer, arguments: list[str], tmp_path: Path, capfd: pyt
     capfd.readouterr()
     assert main(arguments) == 0
     printed = capfd.readouterr().err
-    assert "continuing run" in printed
+    assert "resuming run" in printed
     assert f"{LOCAL + 2 * LOCAL} of 9 images (100 %), 0 failed" in printed  # with those that had been written before
     assert before.stat().st_mtime_ns == written
     rows = ds.dataset(tmp_path / "out" / "captions").to_table(["uri"])["uri"].to_pylist()

@@ -74,7 +74,7 @@ def test_a_second_night_does_what_is_new_or_changed(nights: Nights, capfd: pytes
     runs = len(list((nights.output / "runs").glob("*/run.json")))
     capfd.readouterr()
     assert nights.run() == []
-    assert "nothing to do: 4 images done before" in capfd.readouterr().err
+    assert "nothing to do: 4 images already done" in capfd.readouterr().err
     assert len(list((nights.output / "runs").glob("*/run.json"))) == runs
 
 
@@ -181,7 +181,7 @@ def test_a_killed_run_is_continued_by_the_same_command(nights: Nights, capfd: py
     assert len(nights.rows()) == 6
     parts = {path: path.stat().st_mtime_ns for path in nights.output.rglob("part-*.parquet")}
     assert len(nights.run()) == 6
-    assert "continuing run" in capfd.readouterr().err
+    assert "resuming run" in capfd.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in parts} == parts  # not done again
     uris = [uri for uri, _ in nights.rows()]
     assert len(uris) == len(set(uris)) == 12
@@ -330,7 +330,7 @@ def test_three_nights_over_a_bucket(bucket, tiny_bundle: Path, monkeypatch: pyte
     for number in range(3):
         bucket.blob(f"photos/{number:03d}.png").delete()
     assert "10 captions and 0 failures of 10 images" in night()
-    assert "nothing to do: 43 images done before" in night()
+    assert "nothing to do: 43 images already done" in night()
     assert main(["status", f"--output=gs://{bucket.name}/out"]) == 0
     status = capfd.readouterr().out
     assert "current: 46 captions, 0 failures" in status

@@ -27,7 +27,7 @@ from google.api_core.exceptions import TooManyRequests
 
 from beam_job import storage
 from beam_job.captioning import caption_shards
-from beam_job.runners.dataflow_job import gist, options_of_run, options_without_gpu, reason_of
+from beam_job.runners.dataflow_job import failure_reason, last_error_line, options_of_run, options_without_gpu
 from tests.dataflow_service import JOB_ID, DataflowService, log_in, private_key, serving
 from tests.fakes import FakeCaptioner
 
@@ -143,14 +143,16 @@ def test_a_worker_without_its_gpu_fails_the_job_and_says_so(ended: dict[str, Fut
     line = only_line(run)
     assert f"Dataflow job {JOB_ID} failed: --require_gpu: TensorFlow sees no GPU" in line
     assert PAGE in line
-    assert line.endswith("; the same command goes on")
+    assert line.endswith("; fix that, then repeat the command to resume")
     assert not [uri for uri in stored(run.output) if uri.endswith("summary.json")]
 
 
 def test_a_cancelled_job_is_no_success(ended: dict[str, Future[Ended]]) -> None:
     run = ended["cancelled"].result()
     assert run.code == 1
-    assert f"Dataflow job {JOB_ID} was cancelled ({PAGE}); the same command goes on" in only_line(run)
+    assert f"Dataflow job {JOB_ID} was cancelled ({PAGE}); fix that, then repeat the command to resume" in only_line(
+        run
+    )
 
 
 def test_a_refused_job_names_what_is_missing(ended: dict[str, Future[Ended]]) -> None:
@@ -227,7 +229,9 @@ def test_a_job_that_captions_nothing_rents_no_gpu() -> None:
 
 
 def test_a_quota_is_told_with_what_to_do() -> None:
-    told = reason_of(TooManyRequests("Quota NVIDIA_L4_GPUS exceeded"), PipelineOptions(["--runner=DataflowRunner"]))
+    told = failure_reason(
+        TooManyRequests("Quota NVIDIA_L4_GPUS exceeded"), PipelineOptions(["--runner=DataflowRunner"])
+    )
     assert told is not None
     assert told.startswith("Dataflow refused the job: 429 Quota NVIDIA_L4_GPUS exceeded; it is a quota of the project")
 
@@ -247,4 +251,4 @@ def test_a_quota_is_told_with_what_to_do() -> None:
     ],
 )
 def test_the_line_that_tells(text: str, line: str) -> None:
-    assert gist(text) == line
+    assert last_error_line(text) == line

@@ -8,7 +8,7 @@ import pytest
 
 from beam_job.config import JobConfig
 from beam_job.runners.dataflow import DataflowError, with_dataflow, workers_of
-from beam_job.runners.estimate import describe, estimate_on_dataflow, speed, told_hours
+from beam_job.runners.estimate import describe, estimate_on_dataflow, format_hours, speed
 from beam_job.runners.machines import GPUS, machine_of
 from tests.conftest import has_package
 
@@ -176,4 +176,4 @@ def test_of_an_unknown_machine_no_price_is_made_up() -> None:
     ("hours", "told"), [(0.001, "less than a minute"), (0.2, "12 min"), (3, "3.0 h"), (72, "3.0 days")]
 )
 def test_hours_for_people(hours: float, told: str) -> None:
-    assert told_hours(hours) == told
+    assert format_hours(hours) == told

@@ -143,7 +143,10 @@ def test_a_job_server_that_is_not_there_is_one_line(
         assert main([*options, *portable]) == 1
     told = capfd.readouterr().err
     assert "Traceback" not in told
-    assert f"no job server answers at --job_endpoint={endpoint}; the same command goes on" in told.splitlines()[-1]
+    assert (
+        f"no job server answers at --job_endpoint={endpoint}; fix that, then repeat the command to resume"
+        in told.splitlines()[-1]
+    )
 
 
 def rows(output: str, table: str) -> list[dict]:

@@ -67,5 +67,5 @@ def test_a_dead_worker_ends_the_run_and_the_same_command_resumes_it(tmp_path: Pa
     assert last.endswith("repeat the command to resume")
     second = run()  # the lease was given back, or this would be refused
     assert second.returncode == 0, second.stderr
-    assert "continuing run" in second.stderr
+    assert "resuming run" in second.stderr
     assert "12 captions and 0 failures" in second.stderr

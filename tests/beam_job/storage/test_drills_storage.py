@@ -173,7 +173,7 @@ def test_credentials_that_vanish_spoil_nothing(
     for name in names:
         proxy.script(f"photos/{name}", proxy.otherwise)
     assert main(arguments) == 0
-    assert "continuing run" in capfd.readouterr().err
+    assert "resuming run" in capfd.readouterr().err
     assert sorted(rows(tmp_path / "out", "captions")) == names
     assert rows(tmp_path / "out", "failures") == {}
 
