@@ -89,7 +89,10 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
     check_reachable(config, beam_arguments)
     plan = _resume_or_list(config, version)  # before the lease: wrong usage writes nothing
     with lease(config.output) as held:
-        planned = plan(held)
+        try:
+            planned = plan(held)
+        except LeaseLostError as error:
+            raise ExplainedJobError(f"the run was not planned: {error}") from error
         _log_plan(planned, version)
         if planned.choice:
             conclude(dataclasses.replace(config, no_report=True), planned, 0.0, RunMetrics(), version)
