@@ -197,7 +197,7 @@ def test_a_return_to_earlier_options_is_recorded(job: Any, config: JobConfig, ca
     capfd.readouterr()
     assert main(["status", f"--output={config.output}"]) == 0
     status = capfd.readouterr().out
-    assert f"{newest.run_id}  done, 0 captions, 0 failures, 5 skipped" in status
+    assert f"{newest.run_id}  nothing to do, 5 already done" in status
     assert "would caption 0 images and skip 5" in status
 
 
