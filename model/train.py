@@ -42,9 +42,10 @@ from model.network import BACKBONE_PREFIX, Encoder, build_network, named_backbon
 from model.preprocessing import ImageError
 from model.quantize import floating, is_int8
 from model.reward import Caption, CiderD, Reward, UnigramF
+from model.sentences import WithSentences, encode_sentences, read_sentences
 from model.train_options import train_parser
 from model.trainer import Epoch, Trainer, TrainingOptions
-from model.validation import Validation
+from model.validation import Validation, mean_validation
 from model.vocabulary import END, PAD, Vocabulary
 
 Tensor = Any
@@ -67,15 +68,20 @@ def train(args: argparse.Namespace) -> list[Epoch]:
     args.tuned_share = _tuned_share(args)
     training, validation = _examples(args)
     keras.utils.set_random_seed(options.seed)
-    captioner, origin = _begin(args, training)
+    sentences = [sentence for path in args.sentences for sentence in read_sentences(path)]
+    captioner, origin = _begin(args, training, sentences)
     print(
-        f"{len(training):,} photographs, {len(validation):,} for validation, {len(captioner.vocabulary):,} words",
+        f"{len(training):,} photographs, {sum(map(len, validation)):,} for validation, "
+        f"{len(captioner.vocabulary):,} words",
         flush=True,
     )
     folder = _workplace(args)
     folder.mkdir(parents=True, exist_ok=True)
     cache = args.cache_features or folder
     learner, validate = _learner(args, captioner, training, validation, cache)
+    if sentences:
+        encoded = encode_sentences(sentences, captioner.vocabulary, captioner.config.max_words)
+        learner = WithSentences(learner, encoded, args.sentence_weight, options.label_smoothing)
 
     def keep(epoch: Epoch) -> None:
         save_bundle(args.output, captioner, _card(args, captioner.config, len(training), epoch))
@@ -87,7 +93,7 @@ def train(args: argparse.Namespace) -> list[Epoch]:
     return log
 
 
-def _begin(args: argparse.Namespace, training: Sequence[Example]) -> tuple[Captioner, str]:
+def _begin(args: argparse.Namespace, training: Sequence[Example], sentences: Sequence[str]) -> tuple[Captioner, str]:
     """The captioner before its first step, and what tells where its weights come from."""
     if args.init:
         start = load_captioner(args.init)
@@ -120,7 +126,8 @@ def _begin(args: argparse.Namespace, training: Sequence[Example]) -> tuple[Capti
             dropout=args.dropout,
             int8=is_int8(arrays),
         )
-        vocabulary = Vocabulary.build((text for example in training for text in example.captions), args.min_count)
+        captions = [text for example in training for text in example.captions]
+        vocabulary = Vocabulary.build([*captions, *sentences], args.min_count)
         weights = _keras_weights(args.backbone_weights)
         encoder, decoder = build_network(config, len(vocabulary), weights, args.precision, args.decoder_precision)
         load_backbone(encoder, arrays, args.backbone_weights)
@@ -134,9 +141,9 @@ def _learner(
     args: argparse.Namespace,
     captioner: Captioner,
     training: Sequence[Example],
-    validation: Sequence[Example],
+    validation: Sequence[Sequence[Example]],
     cache: Path,
-) -> tuple[Learner, Validation]:
+) -> tuple[Learner, Callable[[], float]]:
     """What `--method` names, and its validation."""
     encoder, decoder, config = captioner.encoder, captioner.decoder, captioner.config
     size, words = config.input_size, _words(training, captioner.vocabulary, config)
@@ -146,15 +153,24 @@ def _learner(
         looking = FineTuning(
             encoder, decoder, words, images, args.tuned_share, args.label_smoothing, args.smallest_crop
         )
-        pictures = cached_images(size, validation, cache / "validation")
-        validate = Validation(captioner, validation, pictures, encoder)
+        validate = mean_validation(
+            Validation(captioner, examples, cached_images(size, examples, cache / "validation"), encoder)
+            for examples in validation
+        )
     else:
         key = f"{_fingerprint(encoder)} {args.precision} {size}"
         views = Views(args.views, args.smallest_crop)
         features = cached_features(encoder, size, training, cache / "train", key, views)
-        looking = FrozenBackbone(encoder, decoder, words, features, args.label_smoothing)
-        held_out = cached_features(encoder, size, validation, cache / "validation", key, Views(1))[:, 0]
-        validate = Validation(captioner, validation, held_out, encoder.project)
+        looking = FrozenBackbone(encoder, decoder, words, features, args.label_smoothing, args.captions_per_step)
+        validate = mean_validation(
+            Validation(
+                captioner,
+                examples,
+                cached_features(encoder, size, examples, cache / "validation", key, Views(1))[:, 0],
+                encoder.project,
+            )
+            for examples in validation
+        )
     if args.method != "self_critical":
         return looking, validate
     draw = _drawing(captioner, looking.features, args.samples)
@@ -260,8 +276,8 @@ def _words(examples: Sequence[Example], vocabulary: Vocabulary, config: Captione
     return words
 
 
-def _examples(args: argparse.Namespace) -> tuple[list[Example], list[Example]]:
-    """Photographs to train on and to validate with; without --validation one in twenty is held out."""
+def _examples(args: argparse.Namespace) -> tuple[list[Example], list[list[Example]]]:
+    """Photographs to train on and sets to validate with; without --validation one in twenty is held out."""
 
     def read(data: str) -> list[Example]:
         kept = str(_workplace(args) / "photographs") if data.startswith(TFDS) else None
@@ -269,10 +285,10 @@ def _examples(args: argparse.Namespace) -> tuple[list[Example], list[Example]]:
 
     examples = [example for data in args.data for example in read(data)]
     if args.validation:
-        return examples, read(args.validation)
+        return examples, [read(data) for data in args.validation]
     if len(examples) < 2:
         raise DataError(f"{args.data[0]} holds one photograph; give others with --validation")
-    return [e for n, e in enumerate(examples) if n % 20], examples[::20]
+    return [e for n, e in enumerate(examples) if n % 20], [examples[::20]]
 
 
 def _workplace(args: argparse.Namespace) -> Path:
@@ -304,8 +320,11 @@ An image captioner: {config.backbone} encoder, GRU decoder with attention.
 def _of_network(args: argparse.Namespace) -> list[str]:
     """The options that the training depends on, beside `TrainingOptions`: `--method` and those that it reads."""
     looking = ["tuned_share", "smallest_crop"] if args.tuned_share else ["views", "smallest_crop"]
+    if args.captions_per_step:
+        looking.append("captions_per_step")
     rewarding = ["samples", "forcing", "f_weight", "likeness_weight"] if args.method == "self_critical" else []
-    return ["method", *looking, *rewarding, "input_size", "dropout", "precision", "decoder_precision"]
+    text = ["sentence_weight"] if args.sentences else []
+    return ["method", *looking, *rewarding, *text, "input_size", "dropout", "precision", "decoder_precision"]
 
 
 def _origin(args: argparse.Namespace) -> str:

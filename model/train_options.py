@@ -38,7 +38,23 @@ def train_parser(description: str | None) -> argparse.ArgumentParser:
         help="Parquet files (image, captions), a captions JSON of COCO, or tfds:NAME[:SPLIT], such as "
         "tfds:coco_captions; may be given several times, as for captions that people have corrected (README)",
     )
-    data.add_argument("--validation", help="the same for choosing the epoch (default: every 20th photograph of --data)")
+    data.add_argument(
+        "--validation",
+        action="append",
+        help="the same for choosing the epoch (default: every 20th photograph of --data); may be given several times: "
+        "the mean CIDEr of the sets counts",
+    )
+    data.add_argument(
+        "--sentences",
+        action="append",
+        default=[],
+        type=Path,
+        help="text, one sentence a line, .gz too, that the decoder learns to write beside the captions; may be given "
+        "several times",
+    )
+    data.add_argument(
+        "--sentence_weight", type=float, default=0.5, help="weight of the sentences in the loss (default: 0.5)"
+    )
     data.add_argument(
         "--images",
         help="folder of the image files (default: the folder of --data; with tfds:, BUNDLE.training/photographs)",
@@ -104,6 +120,13 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         default=2,
         help="features of each photograph, where the backbone does not learn: 1 as it is, 2 also mirrored, more also "
         "cropped and relit by chance (default: 2)",
+    )
+    learning.add_argument(
+        "--captions_per_step",
+        type=int,
+        default=0,
+        help="captions of each photograph that a step learns from, drawn at random, where the features are computed "
+        "once; fewer make a step cheaper, and photographs with many captions count less (default: 0, all)",
     )
     learning.add_argument(
         "--smallest_crop",
