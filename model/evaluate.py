@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         sets = named_sets(args.data, args.images)
-        reports = {name: evaluate(*examples_and_captions) for name, *examples_and_captions in _captioned(args, sets)}
+        reports = {name: evaluate(examples, said) for name, examples, said in _captioned(args, sets)}
     except (BundleError, DataError, EngineError, ImageError, MetricsError, ValueError, OSError) as error:
         print(f"model.evaluate: {error}", file=sys.stderr)
         return 2
