@@ -76,7 +76,7 @@ class Decoding:
       temperature: of sampling; below 1 is bolder towards the likely words.
       seed: of sampling; the same image and seed give the same captions, in whatever batch.
       no_repeat_ngram: n words in a row that no caption holds twice, nor does a word follow itself; 0 for no such guard.
-        With 2, a third as many captions of the default model say a content word twice, for 0.2 of CIDEr
+        With 2, fewer than half as many captions of the default model say a content word twice, and CIDEr is no lower
         (`model/default/MODEL_CARD.md`).
     """
 
