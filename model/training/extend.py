@@ -3,8 +3,8 @@
     python -m model extend BUNDLE --data=TRAIN.parquet --sentences=SENTENCES.txt.gz --min_count=12 --output=EXTENDED
 
 All weights of the old words are kept, so the captions are nearly the same until the new bundle is trained
-(`python -m model train --init=EXTENDED`). A new word starts with a random embedding, output weights of zero and the least bias of
-the known words.
+(`python -m model train --init=EXTENDED`). A new word starts with a random embedding, output weights of zero and the
+smallest bias of the known words.
 """
 
 from __future__ import annotations
