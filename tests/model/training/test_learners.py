@@ -123,7 +123,7 @@ def test_training_stops_when_it_leads_nowhere(parquet: str, tmp_path: Path, caps
     options = ["--epochs=30", "--patience=2", "--learning_rate=0.00001"]
     assert train(parquet, tmp_path / "bundle", *options) == 0
     assert len(log_of(tmp_path / "bundle")) < 30
-    assert "no better epoch in 2: stopped" in capsys.readouterr().out
+    assert "stopped: no better epoch among the last 2" in capsys.readouterr().out
     assert (tmp_path / "bundle" / "SHA256SUMS").exists()
 
 
