@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from beam_job.cli.host_limits import HostLimitError, check_host, host_limit
 from beam_job.cli.log_format import json_line, stderr_in_json, wants_json
 from beam_job.cli.options import UsageError, parse
 from beam_job.cli.quiet import quiet_stderr
@@ -54,6 +55,11 @@ def main(arguments: list[str] | None = None) -> int:
     ):
         try:
             return _run(given)
+        except Exception as error:
+            reason = host_limit(error)
+            if reason is None or "--verbose" in given:
+                raise
+            return _fail(reason)
         except Stopped as stopped:
             terminal.write_line(f"caption-images: stopped; {stopped.state}; to resume: {again}")
             end_process(stopped.exit_code)
@@ -73,7 +79,8 @@ def _run(given: list[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported, here and in worker processes
     try:
         config, beam_arguments = with_dataflow(*parse(given))
-    except (UsageError, DataflowError) as error:
+        check_host()
+    except (UsageError, DataflowError, HostLimitError) as error:
         return _refuse(error)
 
     # Imported here so that --help and usage errors do not wait for Beam.
@@ -109,8 +116,7 @@ def _run(given: list[str]) -> int:
     except (JobError, RowCountError) as error:
         if config.verbose or not isinstance(error, ExplainedJobError):
             print(printable_lines(_without_secrets(traceback.format_exc(), config.inputs)), end="", file=sys.stderr)
-        print(f"caption-images: {printable(_without_secrets(str(error), config.inputs))}", file=sys.stderr)
-        return 1
+        return _fail(_without_secrets(str(error), config.inputs))
     return 0 if summary is None else report(summary, config)
 
 
@@ -129,20 +135,21 @@ def _report_exit(error: SystemExit) -> int:
     where = traceback.extract_tb(error.__traceback__)[-1]
     if error.code == 2 and os.path.basename(where.filename) == "argparse.py":
         raise error  # an option of Beam's has an invalid value; argparse has printed which
-    print(
-        printable(
-            f"caption-images: the run was ended by sys.exit({error.code!r}) in {where.filename}, line {where.lineno}; "
-            "remove that call, then repeat the command to resume"
-        ),
-        file=sys.stderr,
+    return _fail(
+        f"the run was ended by sys.exit({error.code!r}) in {where.filename}, line {where.lineno}; remove that call, "
+        "then repeat the command to resume"
     )
-    return 1
 
 
 def _unknown_command(name: str) -> str:
     near = difflib.get_close_matches(name.lower(), _SUBCOMMANDS, n=1)
     hint = f"did you mean {near[0]}?" if near else "give images with --input=PATH, or see caption-images --help"
     return f"unknown command {without_secrets(name, name)}; {hint}"
+
+
+def _fail(reason: str) -> int:
+    print(f"caption-images: {printable(reason)}", file=sys.stderr)
+    return 1
 
 
 def _refuse(error: Exception, inputs: Sequence[str] = ()) -> int:

@@ -7,8 +7,9 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from typing import TextIO
+from typing import IO, TextIO
 
+from beam_job.cli.host_limits import host_limit, host_limits_explained
 from beam_job.cli.log_format import like_stderr
 from beam_job.cli.signals import Stopped
 from beam_job.text import printable_lines
@@ -24,7 +25,8 @@ def quiet_stderr(verbose: bool = False, explained: tuple[type[BaseException], ..
 
     Args:
       verbose: hold nothing back.
-      explained: errors whose message is all that a user needs; nothing else is shown for them.
+      explained: errors whose message is all that a user needs; nothing else is shown for them, nor for those that
+        `host_limit` explains.
 
     Yields:
       the real stderr, for what people should see meanwhile.
@@ -35,7 +37,7 @@ def quiet_stderr(verbose: bool = False, explained: tuple[type[BaseException], ..
     sys.stderr.flush()
     with (
         os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace") as real,
-        tempfile.TemporaryFile() as held_back,
+        _temporary_file() as held_back,
     ):
         terminal = like_stderr(real)
         os.dup2(held_back.fileno(), 2)
@@ -45,13 +47,18 @@ def quiet_stderr(verbose: bool = False, explained: tuple[type[BaseException], ..
             terminal.flush()
             raise  # the process ends; messages of its threads about that stay hidden
         except BaseException as error:
-            if not isinstance(error, explained):
+            if not (isinstance(error, explained) or host_limit(error)):
                 held_back.seek(0)
                 terminal.write(printable_lines(held_back.read().decode("utf-8", "replace")))
             _restore(terminal)
             raise
         else:
             _restore(terminal)
+
+
+def _temporary_file() -> IO[bytes]:
+    with host_limits_explained():
+        return tempfile.TemporaryFile()
 
 
 def _restore(terminal: TextIO) -> None:
