@@ -209,7 +209,7 @@ def test_files_that_are_links_out_of_the_folder(bundle: Path, name: str, relativ
     outside = bundle.parent / f"outside-{name}"
     (bundle / name).rename(outside)
     (bundle / name).symlink_to(f"../{outside.name}" if relative else outside)
-    with pytest.raises(BundleError, match=f"{name} is a link to another folder"):
+    with pytest.raises(BundleError, match=f"{name} links out of the folder"):
         check_bundle(bundle)
 
 

@@ -280,7 +280,7 @@ def test_unknown_fields_of_a_manifest_are_ignored(output: str, tmp_path: Path) -
 def test_sizes_that_are_none(output: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], option: str) -> None:
     assert snapshot(output, tmp_path / "to", option) == 2
     error = capfd.readouterr().err
-    assert f"{option.partition('=')[0]}: must be a whole number from 1, not " in error
+    assert f"{option.partition('=')[0]} must be a whole number from 1, not " in error
     assert error.count("\n") == 1
     assert not (tmp_path / "to").exists()
     with pytest.raises(ValueError, match="max_rows must be a whole number from 1"):
