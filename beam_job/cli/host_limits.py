@@ -37,7 +37,7 @@ class _Limit:
 _LIMITS = (
     _Limit(
         (errno.ENOMEM,),
-        re.compile(r"\bMemoryError(:|$| \[while)|bad_alloc|Cannot allocate memory|failed to map segment"),
+        re.compile(r"\bMemoryError(:|$)|bad_alloc|Cannot allocate memory|failed to map segment"),
         "out of memory: raise the limit (ulimit -v, or the container's), or use fewer --workers or a smaller "
         "--batch_size",
     ),
@@ -132,4 +132,4 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _last_line(error: BaseException) -> str:
     """The last line of the message; that of an error in another process names the class of the original error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    return re.sub(r" \[while running .*\]$", "", lines[-1]) if lines else type(error).__name__

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import IO, TextIO
 
 from beam_job.cli.host_limits import host_limit, host_limits_explained
-from beam_job.cli.log_format import like_stderr
+from beam_job.cli.logs import LOGGER, is_logged_here, moved_to
 from beam_job.cli.signals import Stopped
 from beam_job.text import printable_lines
 
@@ -29,17 +29,17 @@ def quiet_stderr(verbose: bool = False, explained: tuple[type[BaseException], ..
         `host_limit` explains.
 
     Yields:
-      the real stderr, for what people should see meanwhile.
+      the real stderr, to which the log goes meanwhile.
     """
     if verbose:
         yield sys.stderr
         return
     sys.stderr.flush()
     with (
-        os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace") as real,
+        os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace") as terminal,
+        moved_to(terminal),
         _temporary_file() as held_back,
     ):
-        terminal = like_stderr(real)
         os.dup2(held_back.fileno(), 2)
         try:
             yield terminal
@@ -49,11 +49,18 @@ def quiet_stderr(verbose: bool = False, explained: tuple[type[BaseException], ..
         except BaseException as error:
             if not (isinstance(error, explained) or host_limit(error)):
                 held_back.seek(0)
-                terminal.write(printable_lines(held_back.read().decode("utf-8", "replace")))
+                _show(held_back.read().decode("utf-8", "replace"), terminal)
             _restore(terminal)
             raise
         else:
             _restore(terminal)
+
+
+def _show(text: str, terminal: TextIO) -> None:
+    if not is_logged_here():
+        terminal.write(printable_lines(text))
+    elif text.strip():
+        LOGGER.info(text.rstrip())
 
 
 def _temporary_file() -> IO[bytes]:
