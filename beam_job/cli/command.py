@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import importlib
 import os
@@ -11,14 +10,15 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from beam_job.cli.log_format import json_line, stderr_in_json, wants_json
+from beam_job.cli.host_limits import HostLimitError, check_host, host_limit
+from beam_job.cli.logs import LOGGER, format_error, log_to, wants_json
 from beam_job.cli.options import UsageError, parse
 from beam_job.cli.quiet import quiet_stderr
 from beam_job.cli.report import report
 from beam_job.cli.signals import Stopped, end_process, stop_on_signals
 from beam_job.runners.dataflow import DataflowError, with_dataflow
 from beam_job.storage import StorageError, without_secrets
-from beam_job.text import command_name, printable, printable_lines
+from beam_job.text import command_name, printable
 
 # Each module is imported only when its command is used.
 _SUBCOMMANDS = {
@@ -45,17 +45,19 @@ def main(arguments: list[str] | None = None) -> int:
     """
     given = sys.argv[1:] if arguments is None else arguments
     again = _same_command(given)
-    in_json = wants_json(given)
     with (
-        stderr_in_json() if in_json else contextlib.nullcontext(),
-        stop_on_signals(
-            f"caption-images: stopped at once; to resume: {again}", json_line if in_json else str
-        ) as terminal,
+        log_to(sys.stderr, wants_json(given)) as handler,
+        stop_on_signals(format_error(f"stopped at once; to resume: {again}", handler)) as terminal,
     ):
         try:
             return _run(given)
+        except Exception as error:
+            reason = host_limit(error)
+            if reason is None or "--verbose" in given:
+                raise
+            return _fail(reason)
         except Stopped as stopped:
-            terminal.write_line(f"caption-images: stopped; {stopped.state}; to resume: {again}")
+            terminal.write_line(format_error(f"stopped; {stopped.state}; to resume: {again}", handler))
             end_process(stopped.exit_code)
 
 
@@ -73,7 +75,8 @@ def _run(given: list[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported, here and in worker processes
     try:
         config, beam_arguments = with_dataflow(*parse(given))
-    except (UsageError, DataflowError) as error:
+        check_host()
+    except (UsageError, DataflowError, HostLimitError) as error:
         return _refuse(error)
 
     # Imported here so that --help and usage errors do not wait for Beam.
@@ -108,9 +111,8 @@ def _run(given: list[str]) -> int:
         return _refuse(error, config.inputs)
     except (JobError, RowCountError) as error:
         if config.verbose or not isinstance(error, ExplainedJobError):
-            print(printable_lines(_without_secrets(traceback.format_exc(), config.inputs)), end="", file=sys.stderr)
-        print(f"caption-images: {printable(_without_secrets(str(error), config.inputs))}", file=sys.stderr)
-        return 1
+            LOGGER.info(_without_secrets(traceback.format_exc().rstrip(), config.inputs))
+        return _fail(_without_secrets(str(error), config.inputs))
     return 0 if summary is None else report(summary, config)
 
 
@@ -129,14 +131,10 @@ def _report_exit(error: SystemExit) -> int:
     where = traceback.extract_tb(error.__traceback__)[-1]
     if error.code == 2 and os.path.basename(where.filename) == "argparse.py":
         raise error  # an option of Beam's has an invalid value; argparse has printed which
-    print(
-        printable(
-            f"caption-images: the run was ended by sys.exit({error.code!r}) in {where.filename}, line {where.lineno}; "
-            "remove that call, then repeat the command to resume"
-        ),
-        file=sys.stderr,
+    return _fail(
+        f"the run was ended by sys.exit({error.code!r}) in {where.filename}, line {where.lineno}; remove that call, "
+        "then repeat the command to resume"
     )
-    return 1
 
 
 def _unknown_command(name: str) -> str:
@@ -145,8 +143,13 @@ def _unknown_command(name: str) -> str:
     return f"unknown command {without_secrets(name, name)}; {hint}"
 
 
+def _fail(reason: str) -> int:
+    LOGGER.error(printable(reason))
+    return 1
+
+
 def _refuse(error: Exception, inputs: Sequence[str] = ()) -> int:
-    print(f"caption-images: {printable(_without_secrets(str(error), inputs))}", file=sys.stderr)
+    LOGGER.error(printable(_without_secrets(str(error), inputs)))
     return 2
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.dataset as ds
 
 from beam_job.cli.command import main as caption_images
+from beam_job.cli.logs import LOGGER
 from beam_job.inputs.options import CommandParser
 from beam_job.text import printable
 
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         photographs = sample_photographs()
     except FileNotFoundError as error:
-        print(f"caption-images: {printable(str(error))}", file=sys.stderr)
+        LOGGER.error(str(error))
         return 2
     code = caption_images([*(f"--input={path}" for path in photographs), f"--output={OUTPUT}", "--recaption"])
     if code == 0:

@@ -16,6 +16,7 @@ from beam_job.captioning.batch_runner import BatchTimeoutError
 from beam_job.captioning.budgets import FailureBudgetError
 from beam_job.captioning.captioners import CaptionerError
 from beam_job.captioning.input_check import InputGoneError
+from beam_job.cli.host_limits import host_limit
 from beam_job.output.sink import committed_shards
 from beam_job.planning.lease import Lease
 from beam_job.planning.prepare import PlannedRun
@@ -98,4 +99,6 @@ def root_cause(error: BaseException, options: PipelineOptions) -> tuple[str, boo
         name = f"{known.__module__}.{known.__qualname__}: "
         if isinstance(error, known) or last.startswith(name):
             return last.removeprefix(name), True
+    if reason := host_limit(error):
+        return reason, True
     return last, False

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import TextIO
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -14,7 +15,7 @@ from apache_beam.runners.runner import PipelineResult
 from beam_job.captioning.captioners import model_version
 from beam_job.captioning.engines import ENGINES
 from beam_job.cli.graph import EXPLAINED_ERRORS, root_cause, run_graph
-from beam_job.cli.log_format import log
+from beam_job.cli.logs import LOGGER, is_logged_here
 from beam_job.cli.options import option_names
 from beam_job.cli.progress import NOTHING, Counts, ProgressPrinter
 from beam_job.cli.progress_folder import progress_folder
@@ -85,7 +86,7 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
     if runs_here(options):
         check_engine(config.engine)
         if config.require_gpu:
-            _require_gpu(config.verbose)
+            _require_gpu(config)
     check_reachable(config, beam_arguments)
     plan = _resume_or_list(config, version)  # before the lease: wrong usage writes nothing
     with lease(config.output) as held:
@@ -125,14 +126,14 @@ def _conclude(
 
 def _model_version(config: JobConfig) -> str:
     """The captioner's version. A module of the user's may print anything while it is imported."""
-    with quiet_stderr(config.verbose, explained=EXPLAINED_ERRORS):
+    with _quiet(config, *EXPLAINED_ERRORS):
         return model_version(config)
 
 
-def _require_gpu(verbose: bool) -> None:
+def _require_gpu(config: JobConfig) -> None:
     """Raises NoGpuError outside of `quiet_stderr`, which would show all that TensorFlow printed."""
     missing = None
-    with quiet_stderr(verbose):
+    with _quiet(config):
         try:
             open_gpus(required=True)
         except NoGpuError as error:
@@ -141,15 +142,20 @@ def _require_gpu(verbose: bool) -> None:
         raise missing
 
 
+def _quiet(config: JobConfig, *explained: type[BaseException]) -> contextlib.AbstractContextManager[TextIO]:
+    """`quiet_stderr` in the command; the stderr of another program that calls `run_job` is left alone."""
+    return quiet_stderr(config.verbose or not is_logged_here(), explained)
+
+
 def _log_plan(planned: PlannedRun, model_version: str) -> None:
     model = f"model {printable(model_version)}"
     skipped = f"{counted(planned.skipped, 'image')} already done" if planned.skipped else ""
     if not planned.plan.inputs:
-        log(", ".join(filter(None, [f"nothing to do{': ' if skipped else ''}{skipped}", model])))
+        LOGGER.info(", ".join(filter(None, [f"nothing to do{': ' if skipped else ''}{skipped}", model])))
         return
     size = f"{counted(planned.plan.inputs, 'image')} in {counted(planned.plan.shards, 'shard')}"
     run = f"{'resuming ' if planned.resumed else ''}run {planned.run.run_id}"
-    log(", ".join(filter(None, [size, skipped and f"{skipped}, skipped", run, model])))
+    LOGGER.info(", ".join(filter(None, [size, skipped and f"{skipped}, skipped", run, model])))
 
 
 def _resume_or_list(config: JobConfig, model_version: str) -> Callable[[Lease], PlannedRun]:
@@ -182,7 +188,7 @@ def _run_pipeline(
             reason, explained = root_cause(error, options)
             raise (ExplainedJobError if explained else JobError)(_failed(planned, reason)) from error
     if unattended:
-        log(format_submitted(options, result, planned.run.run_id))
+        LOGGER.info(format_submitted(options, result, planned.run.run_id))
         return None
     return _read_metrics(result)
 
@@ -212,7 +218,7 @@ def _stop_work_on_signal(options: PipelineOptions, planned: PlannedRun) -> Itera
 def _show_progress(config: JobConfig, options: PipelineOptions, planned: PlannedRun) -> Iterator[str | None]:
     """Yields the folder for the workers' progress files while their sum is shown; None for workers elsewhere."""
     if runs_on_dataflow(options):
-        with quiet_stderr(config.verbose, (ExplainedJobError,)) as terminal, log_job_states(options, terminal):
+        with _quiet(config, ExplainedJobError), log_job_states(options):
             yield None
     elif not runs_here(options):
         yield None
@@ -220,7 +226,7 @@ def _show_progress(config: JobConfig, options: PipelineOptions, planned: Planned
         before = _count_committed(planned.run) if planned.resumed else NOTHING
         with (
             progress_folder() as folder,
-            quiet_stderr(config.verbose, (ExplainedJobError,)) as terminal,
+            _quiet(config, ExplainedJobError) as terminal,
             ProgressPrinter(folder, planned.plan.inputs, terminal, before),
         ):
             yield folder
@@ -238,5 +244,5 @@ def _read_metrics(result: PipelineResult) -> RunMetrics:
     try:
         return read_metrics(result)
     except Exception as error:  # of a service; the images are done, and only times are lost
-        log(f"warning: the times by stage are unknown: {printable(str(error))}")
+        LOGGER.warning(f"the times by stage are unknown: {error}")
         return RunMetrics()

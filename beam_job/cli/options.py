@@ -7,7 +7,7 @@ import dataclasses
 from typing import TypeVar
 
 from beam_job import __version__
-from beam_job.cli.log_format import LOG_FORMATS
+from beam_job.cli.logs import LOG_FORMATS
 from beam_job.config import RETRY, JobConfig
 from beam_job.inputs.filters import Filters
 from beam_job.inputs.options import CommandParser, CommaSeparated, add_allowed_options

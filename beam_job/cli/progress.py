@@ -1,7 +1,7 @@
 """Progress of a local run: each worker process keeps a small file of counts, the launching process shows their sum.
 
-Beam's in-process runner tells nothing while it runs, and workers may be other processes; files serve both. What a
-worker has to say to people takes the same way, for stderr is held back meanwhile (`beam_job.cli.quiet`).
+Beam's in-process runner reports nothing while it runs, and workers may be other processes; files serve both. Lines that
+workers log for people are passed on in files too, since stderr is held back meanwhile (`beam_job.cli.quiet`).
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from typing import TextIO
 from tqdm import tqdm
 
 from beam_job.captioning.progress_file import MESSAGES_SUFFIX
-from beam_job.cli.log_format import log
+from beam_job.cli.logs import LOGGER
 from beam_job.output.stage_clock import format_model_time
 from beam_job.text import counted
 
 _WRITE_EVERY_S = 0.5
 _BAR_EVERY_S = 0.5
 _LINE_EVERY_S = 5.0
-_WIDTH = 100  # characters, of a bar on a terminal that tells none
+_WIDTH = 100  # characters, of a bar on a terminal of unknown width
 
 
 def read_progress(folder: str) -> tuple[int, int]:
-    """Images done and images failed, over all workers."""
+    """Images done and images failed, summed over all workers."""
     done = failed = 0
     for path in Path(folder).iterdir():
         if not path.suffix:
@@ -42,7 +42,7 @@ def read_progress(folder: str) -> tuple[int, int]:
 
 
 def read_model_seconds(folder: str) -> Mapping[str, float]:
-    """Where the models' time has gone, over all workers."""
+    """The models' seconds by stage, summed over all workers."""
     total: Counter[str] = Counter()
     for path in Path(folder).iterdir():
         if not path.suffix:
@@ -52,7 +52,7 @@ def read_model_seconds(folder: str) -> Mapping[str, float]:
 
 
 def read_messages(folder: str) -> list[str]:
-    """The lines that workers have logged; what several of them say, once."""
+    """The lines that workers have logged, without duplicates."""
     said: dict[str, None] = {}
     for path in sorted(Path(folder).glob(f"*{MESSAGES_SUFFIX}")):
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -63,7 +63,7 @@ def read_messages(folder: str) -> list[str]:
 def progress_line(done: int, failed: int, total: int, rate: float | None, model: str = "") -> str:
     """`1,024 of 3,000 images (34 %), 2 failed, 61.2 images/s, 0:00:32 left, model busy 97 %`.
 
-    Without `rate`, only the counts; `model` stands as it is given, behind the rate.
+    Without `rate`, only the counts; `model` is appended to the rate.
     """
     line = f"{done:,} of {counted(total, 'image')} ({100 * done // max(total, 1)} %), {failed:,} failed"
     if rate:
@@ -75,7 +75,7 @@ def progress_line(done: int, failed: int, total: int, rate: float | None, model:
 
 @dataclass(frozen=True)
 class Counts:
-    """Images done, whatever came of them, and those of them that failed."""
+    """Images done, captioned or failed, and how many of them failed."""
 
     done: int = 0
     failed: int = 0
@@ -87,20 +87,19 @@ NOTHING = Counts()
 class ProgressPrinter:
     """Shows progress while a block runs: a bar on a terminal, a line every few seconds elsewhere.
 
-    Lines that workers tell are shown between, each once.
+    Lines that workers have logged are logged in between, each once.
 
     Args:
-      folder: of the workers' progress files.
-      total: images of the run.
-      stream: where to print.
-      before: what an earlier attempt at the run has written.
+      folder: holds the workers' progress files.
+      total: images in the run.
+      stream: the bar is shown there if it is a terminal; otherwise progress is logged.
+      before: counts of the shards that an earlier attempt has written.
     """
 
     def __init__(self, folder: str, total: int, stream: TextIO, before: Counts = NOTHING) -> None:
         self._folder = folder
         self._before = before
         self._total = total
-        self._stream = stream
         self._bar = _bar(total, stream, before) if stream.isatty() else None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
@@ -127,16 +126,10 @@ class ProgressPrinter:
             for line in read_messages(self._folder):
                 if line not in logged:
                     logged.add(line)
-                    self._log(line)
+                    LOGGER.warning(line)
             self._show(Counts(self._before.done + done, self._before.failed + failed), rate)
         if self._bar:
             self._bar.close()
-
-    def _log(self, line: str) -> None:
-        if self._bar:
-            self._bar.write(line, file=self._stream)
-        else:
-            log(line, self._stream)
 
     def _show(self, counts: Counts, rate: float | None) -> None:
         model = format_model_time(read_model_seconds(self._folder))
@@ -147,7 +140,7 @@ class ProgressPrinter:
             return
         line = progress_line(counts.done, counts.failed, self._total, rate, model)
         figures = {"done": counts.done, "failed": counts.failed, "total": self._total, "images_per_second": rate}
-        log(line, self._stream, **figures)
+        LOGGER.info(line, extra={"fields": figures})
 
 
 def _bar(total: int, stream: TextIO, before: Counts) -> tqdm:

@@ -7,9 +7,10 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from typing import TextIO
+from typing import IO, TextIO
 
-from beam_job.cli.log_format import like_stderr
+from beam_job.cli.host_limits import host_limit, host_limits_explained
+from beam_job.cli.logs import LOGGER, is_logged_here, moved_to
 from beam_job.cli.signals import Stopped
 from beam_job.text import printable_lines
 
@@ -24,20 +25,21 @@ def quiet_stderr(verbose: bool = False, explained: tuple[type[BaseException], ..
 
     Args:
       verbose: hold nothing back.
-      explained: errors whose message is all that a user needs; nothing else is shown for them.
+      explained: errors whose message is all that a user needs; nothing else is shown for them, nor for those that
+        `host_limit` explains.
 
     Yields:
-      the real stderr, for what people should see meanwhile.
+      the real stderr, to which the log goes meanwhile.
     """
     if verbose:
         yield sys.stderr
         return
     sys.stderr.flush()
     with (
-        os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace") as real,
-        tempfile.TemporaryFile() as held_back,
+        os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace") as terminal,
+        moved_to(terminal),
+        _temporary_file() as held_back,
     ):
-        terminal = like_stderr(real)
         os.dup2(held_back.fileno(), 2)
         try:
             yield terminal
@@ -45,13 +47,25 @@ def quiet_stderr(verbose: bool = False, explained: tuple[type[BaseException], ..
             terminal.flush()
             raise  # the process ends; messages of its threads about that stay hidden
         except BaseException as error:
-            if not isinstance(error, explained):
+            if not (isinstance(error, explained) or host_limit(error)):
                 held_back.seek(0)
-                terminal.write(printable_lines(held_back.read().decode("utf-8", "replace")))
+                _show(held_back.read().decode("utf-8", "replace"), terminal)
             _restore(terminal)
             raise
         else:
             _restore(terminal)
+
+
+def _show(text: str, terminal: TextIO) -> None:
+    if not is_logged_here():
+        terminal.write(printable_lines(text))
+    elif text.strip():
+        LOGGER.info(text.rstrip())
+
+
+def _temporary_file() -> IO[bytes]:
+    with host_limits_explained():
+        return tempfile.TemporaryFile()
 
 
 def _restore(terminal: TextIO) -> None:

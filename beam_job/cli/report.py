@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from beam_job.cli.log_format import log
+from beam_job.cli.logs import LOGGER
 from beam_job.text import command_name, counted, printable
 
 if TYPE_CHECKING:
@@ -22,19 +22,17 @@ def report(summary: Summary, config: JobConfig) -> int:
     fields = dataclasses.asdict(summary)
     del fields["options"]
     rate = "" if summary.images_per_second is None else f" ({summary.images_per_second:.1f} images/s)"
-    log(
+    LOGGER.info(
         f"{counted(summary.captions, 'caption')} and {counted(summary.failures, 'failure')} of "
-        f"{counted(summary.inputs, 'image')} "
-        f"in {summary.seconds:.1f} s{rate}",
-        **fields,
+        f"{counted(summary.inputs, 'image')} in {summary.seconds:.1f} s{rate}",
+        extra={"fields": fields},
     )
     for name, text in _lines(summary, config):
-        log(f"  {name:<8}  {text}")
+        LOGGER.info(f"  {name:<8}  {text}")
     if summary.failure_ratio <= config.max_failure_ratio:
         return 0
-    log(
-        f"caption-images: {summary.failure_ratio:.0%} of the images failed, more than "
-        f"--max_failure_ratio={config.max_failure_ratio}"
+    LOGGER.error(
+        f"{summary.failure_ratio:.0%} of the images failed, more than --max_failure_ratio={config.max_failure_ratio}"
     )
     return 1
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -35,14 +35,13 @@ class Stopped(KeyboardInterrupt):
 class Terminal:
     """The stderr that the command was started with, for the last message, wherever stderr has been redirected since."""
 
-    def __init__(self, as_line: Callable[[str], str]) -> None:
+    def __init__(self) -> None:
         self._descriptor = os.dup(2)
-        self._as_line = as_line
 
     def write_line(self, line: str) -> None:
         """Writes a line."""
         with contextlib.suppress(OSError):  # it may be closed by now
-            os.write(self._descriptor, f"{self._as_line(line)}\n".encode("utf-8", "replace"))
+            os.write(self._descriptor, f"{line}\n".encode("utf-8", "replace"))
 
     def close(self) -> None:
         """Closes the descriptor."""
@@ -50,19 +49,18 @@ class Terminal:
 
 
 @contextlib.contextmanager
-def stop_on_signals(last_words: str, as_line: Callable[[str], str] = str) -> Iterator[Terminal]:
+def stop_on_signals(last_words: str) -> Iterator[Terminal]:
     """In this block SIGTERM and Ctrl-C raise `Stopped` in the main thread; elsewhere it does nothing.
 
-    Where the process still lives `GRACE_S` seconds later, or at a second signal, it ends as it is, its workers too.
+    If the process still runs `GRACE_S` seconds later, or at a second signal, it is ended at once with its workers.
 
     Args:
-      last_words: for that case.
-      as_line: makes of what is said a line of the log.
+      last_words: the line to write in that case.
 
     Yields:
-      where to tell people of the end.
+      where to write the last line after a signal.
     """
-    with contextlib.closing(Terminal(as_line)) as terminal:
+    with contextlib.closing(Terminal()) as terminal:
         if threading.current_thread() is threading.main_thread():
             with _watched(terminal, last_words), _raising():
                 yield terminal
@@ -92,7 +90,7 @@ def _raising() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _watched(terminal: Terminal, last_words: str) -> Iterator[None]:
-    """Sees to it that the process ends, whatever the main thread waits for: it may not even have noticed the signal."""
+    """Ends the process after a signal even if the main thread is stuck in a call and has not noticed it."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
 
@@ -119,7 +117,7 @@ def _watched(terminal: Terminal, last_words: str) -> Iterator[None]:
 
 
 def end_process(exit_code: int) -> NoReturn:
-    """Ends this process and its workers now: Python's own way out waits for threads that may hang in a read."""
+    """Ends this process and its workers now; Python's own exit waits for threads that may hang in a read."""
     end_workers()
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
@@ -128,7 +126,7 @@ def end_process(exit_code: int) -> NoReturn:
 
 
 def end_workers() -> None:
-    """Kills all processes below this one; what they have committed stands, and what they have not is done again."""
+    """Kills all descendants of this process; what they have not committed is done again by the next run."""
     for _ in range(20):  # a worker may be starting another
         below = _processes_below(os.getpid())
         for process in below:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import logging
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -38,8 +39,12 @@ class CommandParser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        line = f"{self.prog.split()[0]}: {printable(self.in_plain_words(message))}"
-        self.exit(2, f"{line}\n")
+        line = printable(self.in_plain_words(message))
+        logger = logging.getLogger("beam_job")
+        if logger.handlers:  # the command writes it in its log format
+            logger.error(line)
+            self.exit(2)
+        self.exit(2, f"{self.prog.split()[0]}: {line}\n")
 
     def in_plain_words(self, message: str) -> str:
         """One of argparse's error messages, in this project's words."""

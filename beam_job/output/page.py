@@ -9,8 +9,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import logging
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from typing import Any
@@ -24,17 +24,18 @@ from beam_job.planning.run import Run
 from beam_job.storage import StorageError, join, public_name
 from beam_job.text import printable
 
+_LOGGER = logging.getLogger(__name__)
 _FAILURES = 200  # rows shown; the counts include all
 _FAILURE_COLUMNS = ["uri", "stage", "error_type", "error_message"]
 
 
 def write_page(run: Run, shards: int, summary: Summary, samples: int) -> str | None:
-    """Writes the page; returns where, or None and a line on stderr if it failed, since the run is done all the same."""
+    """Writes the page and returns its URI; None, and a warning in the log, if it failed, since the run is complete."""
     try:
         run.storage.write(run.page, page(run, shards, summary, samples).encode("utf-8", "replace"))
         return run.page
     except (StorageError, pa.ArrowException, OSError, ValueError) as error:
-        print(f"the review page could not be written: {printable(str(error))}", file=sys.stderr)
+        _LOGGER.warning(f"the review page could not be written: {printable(str(error))}")
         return None
 
 

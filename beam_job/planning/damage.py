@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import sys
+import logging
 from collections.abc import Iterator
 
 import pyarrow as pa
 
 from beam_job.storage import StorageError
 
+_LOGGER = logging.getLogger(__name__)
 DAMAGED = "DamagedFile"  # StorageError.cause of a file that was read and is not what the job wrote
 _MISSING = ("FileNotFoundError", "NotFound")
 # What Arrow raises for a truncated file, a wrong checksum, a column that is missing or of another type.
@@ -42,5 +43,5 @@ def naming_damage(uri: str, remedy: str) -> Iterator[None]:
 
 
 def warn(error: Exception) -> None:
-    """Prints the error as a warning, in a line."""
-    print(f"warning: {error}", file=sys.stderr, flush=True)
+    """Logs the error as a warning."""
+    _LOGGER.warning(str(error))

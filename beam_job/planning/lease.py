@@ -15,8 +15,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import re
-import sys
 import threading
 import time
 import uuid
@@ -27,6 +27,7 @@ from beam_job.planning.damage import is_missing
 from beam_job.planning.process_identity import ProcessIdentity
 from beam_job.storage import Storage, StorageError, join, storage_for
 
+_LOGGER = logging.getLogger(__name__)
 HEARTBEAT_S = 10.0
 STALE_AFTER_S = 60.0
 _POLL_S = 2.0
@@ -92,7 +93,6 @@ class Lease:
       storage: of the output.
       monotonic: seconds of this machine's clock that only runs forward.
       sleep: waits for some seconds.
-      log: takes a line for people.
 
     Attributes:
       lost: set when another run has taken over the output.
@@ -104,7 +104,6 @@ class Lease:
         storage: Storage | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
-        log: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
     ) -> None:
         self.lost = threading.Event()
         self._output = output
@@ -112,7 +111,6 @@ class Lease:
         self._storage = storage or storage_for(output)
         self._monotonic = monotonic
         self._sleep = sleep
-        self._log = log
         self._record = LeaseRecord(uuid.uuid4().hex, ProcessIdentity.current(), time.time())
         self._number = 0
         self._stop = threading.Event()
@@ -146,14 +144,12 @@ class Lease:
             self._heart.join(_JOIN_S)
         try:
             if self._is_lost():
-                self._log(f"warning: another run has taken over {self._output} before this one ended")
+                _LOGGER.warning(f"another run has taken over {self._output} before this one ended")
             else:
                 released = dataclasses.replace(self._record, released=True)
                 self._storage.write(self._uri(self._number), released.to_json())
         except StorageError as error:
-            self._log(
-                f"warning: the lease of {self._output} could not be released: {error}; the next run takes it over"
-            )
+            _LOGGER.warning(f"the lease of {self._output} could not be released: {error}; the next run takes it over")
 
     def check(self) -> None:
         """Raises LeaseLostError where the lease is known to be lost."""
@@ -192,7 +188,7 @@ class Lease:
         Raises:
           LeaseError: the holder lives.
         """
-        self._log(
+        _LOGGER.info(
             f"waiting up to {STALE_AFTER_S:.0f} s to see whether the run that holds {self._output} is alive: {record}"
         )
         started = self._monotonic()

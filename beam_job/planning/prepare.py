@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import sys
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from beam_job.planning.plan import Plan, check_plan, delete_plan, write_plan
 from beam_job.planning.run import Run, RunManifest, read_runs
 from beam_job.storage import Allowed, NotAllowedError, StorageError, storage_for
 
+_LOGGER = logging.getLogger(__name__)
 _LOG_EVERY_S = 5.0
 _HELD_BYTES = 128 * 2**20  # of a listing, read before anything is written
 
@@ -255,7 +256,7 @@ def _logged(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         listed += batch.num_rows
         if time.monotonic() - logged > _LOG_EVERY_S:
             logged = time.monotonic()
-            print(f"{listed:,} images listed", file=sys.stderr, flush=True)
+            _LOGGER.info(f"{listed:,} images listed")
         yield batch
 
 

@@ -7,7 +7,6 @@ import copy
 import logging
 import re
 from collections.abc import Iterator
-from typing import TextIO
 
 from apache_beam.options.pipeline_options import (
     GoogleCloudOptions,
@@ -20,6 +19,7 @@ from apache_beam.runners.runner import PipelineResult
 from beam_job.text import printable
 
 _IDLE_MACHINE = "n2-standard-4"
+_LOGGER = logging.getLogger(__name__)
 _RUNNER_LOG = "apache_beam.runners.dataflow"
 # A line that a traceback ends with: the class, with its module, and what it said.
 _RAISED = re.compile(r"^((?:\w+\.)+\w+|\w+(?:Error|Exception)): (.*)$")
@@ -92,10 +92,10 @@ def format_submitted(options: PipelineOptions, result: PipelineResult, run_id: s
 
 
 @contextlib.contextmanager
-def log_job_states(options: PipelineOptions, terminal: TextIO) -> Iterator[None]:
+def log_job_states(options: PipelineOptions) -> Iterator[None]:
     """Logs the job's page, states and warnings in this block, from the records of Dataflow's runner."""
     logger = logging.getLogger(_RUNNER_LOG)
-    state_logger, level = _StateLogger(options, terminal), logger.level
+    state_logger, level = _StateLogger(options), logger.level
     logger.addHandler(state_logger)
     logger.setLevel(logging.INFO)
     try:
@@ -106,10 +106,9 @@ def log_job_states(options: PipelineOptions, terminal: TextIO) -> Iterator[None]
 
 
 class _StateLogger(logging.Handler):
-    def __init__(self, options: PipelineOptions, terminal: TextIO) -> None:
+    def __init__(self, options: PipelineOptions) -> None:
         super().__init__()
         self._options = options
-        self._terminal = terminal
         self._logged: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -124,8 +123,7 @@ class _StateLogger(logging.Handler):
             line = f"Dataflow: {last_error_line(text[message.end() :])}"
         if line and line not in self._logged:
             self._logged.add(line)
-            self._terminal.write(f"{printable(line)}\n")
-            self._terminal.flush()
+            _LOGGER.info(printable(line))
 
 
 def failure_reason(error: BaseException, options: PipelineOptions) -> str | None:

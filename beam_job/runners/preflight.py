@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -17,6 +17,7 @@ from beam_job.storage import GoogleCloudStorage, StorageError, bucket_of, scheme
 from beam_job.storage.parquet import read_parquet
 from beam_job.text import counted
 
+_LOGGER = logging.getLogger(__name__)
 _READ = ("storage.objects.get", "storage.objects.list")
 _WRITE = ("storage.objects.create", "storage.objects.delete", *_READ)
 
@@ -61,7 +62,7 @@ def check_reachable(config: JobConfig, arguments: Sequence[str]) -> None:
         if lacking is None:
             unknown.append(place)
     if unknown:
-        _log(f"whether you may read and write in {', '.join(unknown)} could not be asked")
+        _LOGGER.info(f"whether you may read and write in {', '.join(unknown)} could not be asked")
 
 
 def log_workers(config: JobConfig, arguments: Sequence[str], prepared: PlannedRun) -> None:
@@ -83,17 +84,19 @@ def log_estimate(config: JobConfig, arguments: Sequence[str], model_version: str
     """
     check_reachable(config, arguments)
     if resumable := find_resumable_run(config, model_version):
-        _log(f"would continue run {resumable.run.run_id}, planned with {counted(resumable.plan.inputs, 'image')}")
+        _LOGGER.info(
+            f"would continue run {resumable.run.run_id}, planned with {counted(resumable.plan.inputs, 'image')}"
+        )
         table = read_parquet(resumable.run.plan_part(0)).read(columns=["size"])
         _log_estimate(config, arguments, _left(resumable), _mean_bytes([table["size"]]))
         return
     new = count_new(config, new_manifest(config, model_version), list_inputs(config))
     if new.skipped:
-        _log(f"{counted(new.skipped, 'image')} already done, skipped")
+        _LOGGER.info(f"{counted(new.skipped, 'image')} already done, skipped")
     if new.images:
         _log_estimate(config, arguments, new.images, new.mean_bytes)
     else:
-        _log("nothing to do: all images listed are done")
+        _LOGGER.info("nothing to do: all images listed are done")
 
 
 def _left(prepared: PlannedRun) -> int:
@@ -106,7 +109,7 @@ def _log_estimate(config: JobConfig, arguments: Sequence[str], images: int, mean
     assumed = mean_bytes or MEAN_BYTES
     if on_dataflow(arguments):
         workers = workers_of(arguments)
-        _log(f"Dataflow workers: {workers}")
+        _LOGGER.info(f"Dataflow workers: {workers}")
         estimate = estimate_on_dataflow(
             images, assumed, workers, config.shard_size, config.worker_price, config.fetch_threads
         )
@@ -114,16 +117,15 @@ def _log_estimate(config: JobConfig, arguments: Sequence[str], images: int, mean
         in_bucket = scheme_of(config.inputs[0]) == "gs"
         estimate = estimate_here(images, assumed, config.shard_size, in_bucket, config.worker_price)
     if estimate is None:
-        _log(f"estimate: {counted(images, 'image')}; the speed of a machine that is not in the table is unknown")
+        _LOGGER.info(
+            f"estimate: {counted(images, 'image')}; the speed of a machine that is not in the table is unknown"
+        )
         return
-    _log("\n".join(describe(estimate, listed=mean_bytes is not None, own_price=config.worker_price is not None)))
+    for line in describe(estimate, listed=mean_bytes is not None, own_price=config.worker_price is not None):
+        _LOGGER.info(line)
 
 
 def _mean_bytes(sizes: Sequence[pa.Array | pa.ChunkedArray]) -> float | None:
     """Of those images whose size is known; None where it is of none."""
     known = sum(len(column) - column.null_count for column in sizes)
     return sum(pc.sum(column).as_py() or 0 for column in sizes) / known if known else None
-
-
-def _log(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -23,6 +23,7 @@ from beam_job.planning.run import Run
 from beam_job.records import Failure, ImageInput
 from tests.fakes import FakeCaptioner
 from tests.fault_server import FaultServer, ok, serve, status
+from tests.leases import is_released
 
 FINE = None
 GONE = Failure("x.jpg", "fetch", "NotFound", "x.jpg: 404 Not Found", transient=False)
@@ -110,7 +111,7 @@ def test_a_list_of_a_bucket_that_has_gone(bucket, tmp_path: Path, tiny_bundle: P
     assert "all of the first 200 images failed, the last one at fetch: gs://gone-" in last
     assert "repeat the command to resume" in last
     assert rows(tmp_path / "out", "failures") == rows(tmp_path / "out", "captions") == []
-    assert not (tmp_path / "out" / "runs" / "_LEASE.json").exists()
+    assert is_released(tmp_path / "out")
     assert main([*arguments, "--max_failure_ratio=1"]) == 0
     assert rows(tmp_path / "out", "failures") == sorted(uris)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from beam_job.captioning.progress_file import ProgressFile
+from beam_job.cli.logs import log_to
 from beam_job.cli.progress import ProgressPrinter, progress_line, read_model_seconds, read_progress
 
 
@@ -59,7 +60,7 @@ def test_where_the_models_time_goes_is_added_over_workers(tmp_path: Path) -> Non
         worker.add(False, functools.partial(dict, model=model, fetch=fetch, decode=0.0, write=0.0))
         worker.close()
     stream = io.StringIO()
-    with ProgressPrinter(str(tmp_path), 2, stream):
+    with log_to(stream), ProgressPrinter(str(tmp_path), 2, stream):
         pass
     assert stream.getvalue() == "2 of 2 images (100 %), 0 failed\n"
     assert read_model_seconds(str(tmp_path)) == {"model": 60, "fetch": 40, "decode": 0, "write": 0}
@@ -77,7 +78,7 @@ def test_the_file_is_written_twice_a_second(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("stream", "start"), [(Terminal(), "\r"), (io.StringIO(), "4 of 4")])
 def test_a_terminal_keeps_one_line_and_a_log_gets_plain_ones(stream: io.StringIO, start: str, tmp_path: Path) -> None:
-    with ProgressPrinter(str(tmp_path), 4, stream):
+    with log_to(stream), ProgressPrinter(str(tmp_path), 4, stream):
         worker = ProgressFile(str(tmp_path))
         for _ in range(4):
             worker.add(False)
@@ -89,8 +90,8 @@ def test_a_terminal_keeps_one_line_and_a_log_gets_plain_ones(stream: io.StringIO
 
 
 @pytest.mark.parametrize("stream", [Terminal(), io.StringIO()], ids=["terminal", "log"])
-def test_what_workers_tell_stands_on_a_line_of_its_own_once(stream: io.StringIO, tmp_path: Path) -> None:
-    with ProgressPrinter(str(tmp_path), 4, stream):
+def test_lines_of_workers_are_logged_once_each_on_a_line_of_its_own(stream: io.StringIO, tmp_path: Path) -> None:
+    with log_to(stream), ProgressPrinter(str(tmp_path), 4, stream):
         for _ in range(2):
             worker = ProgressFile(str(tmp_path))
             worker.log("short of memory")
@@ -98,10 +99,11 @@ def test_what_workers_tell_stands_on_a_line_of_its_own_once(stream: io.StringIO,
             worker.add(False)
             worker.close()
     lines = [line.split("\r")[-1] for line in stream.getvalue().split("\n")]
-    assert [line for line in lines if line.startswith("short")] == ["short of memory", "shorter still"]
+    logged = [line for line in lines if line.startswith("warning: ")]
+    assert logged == ["warning: short of memory", "warning: shorter still"]
     assert read_progress(str(tmp_path)) == (2, 0)
 
 
-def test_where_nobody_looks_into_the_folder_the_log_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_folder_lines_are_logged_by_the_worker(caplog: pytest.LogCaptureFixture) -> None:
     ProgressFile(None).log("short of memory")
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [("WARNING", "short of memory")]

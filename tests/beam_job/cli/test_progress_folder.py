@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from beam_job.cli.progress_folder import TemporaryFolderError, progress_folder
+from beam_job.cli.host_limits import HostLimitError
+from beam_job.cli.progress_folder import progress_folder
 from tests.conftest import ROOT
 
 KILLED = """
@@ -47,5 +48,5 @@ def test_the_folder_of_a_killed_process_is_removed_and_nothing_else(temporary: P
 
 def test_no_temporary_folder_is_one_line(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", f"{temporary}/missing")
-    with pytest.raises(TemporaryFolderError, match=r"no temporary folder can be made: .*TMPDIR"), progress_folder():
+    with pytest.raises(HostLimitError, match=r"no temporary folder can be made: .*TMPDIR"), progress_folder():
         pass

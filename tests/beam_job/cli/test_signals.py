@@ -19,6 +19,7 @@ from PIL import Image
 from beam_job.cli.command import main
 from tests.fakes import FakeCaptioner, with_fake_model
 from tests.fault_server import FaultServer, held, ok, serve, stall
+from tests.leases import is_released
 
 LOCAL = 3  # images of the first shard; the second one never comes while the server stalls
 
@@ -137,7 +138,7 @@ def test_a_stopped_run_says_how_to_go_on_and_goes_on(
     assert last == f"caption-images: stopped; 1 of 3 shards are written; to resume: {quoted}"
     assert "Traceback" not in printed
     assert "Exception ignored" not in printed
-    assert not (tmp_path / "out" / "runs" / "_LEASE.json").exists()
+    assert is_released(tmp_path / "out")
     finish(server, arguments, tmp_path, capfd)
 
 
@@ -153,7 +154,7 @@ def test_worker_processes_end_with_the_run(
     assert "stopped; 1 of 3 shards are written" in printed.splitlines()[-1]
     assert "Traceback" not in printed
     assert session(process.pid) == []
-    assert not (tmp_path / "out" / "runs" / "_LEASE.json").exists()
+    assert is_released(tmp_path / "out")
     finish(server, arguments, tmp_path, capfd)
 
 

@@ -30,6 +30,7 @@ from beam_job.captioning import caption_shards
 from beam_job.runners.dataflow_job import failure_reason, last_error_line, options_of_run, options_without_gpu
 from tests.dataflow_service import JOB_ID, DataflowService, log_in, private_key, serving
 from tests.fakes import FakeCaptioner
+from tests.leases import is_released
 
 IMAGE = "us-docker.pkg.dev/p/r/captions:1"
 WORKER = [f"--sdk_container_image={IMAGE}"]
@@ -133,7 +134,7 @@ def test_a_job_that_was_submitted_captions_what_the_bucket_holds(ended: dict[str
     assert job["name"] == f"caption-images-{run_id.lower()}"  # a second active job of it would be refused
     summary = summary_of(run.output)
     assert (summary["captions"], summary["failures_by_reason"]) == (3, {"decode: ImageError": 1})
-    assert f"{run.output}/runs/_LEASE.json" not in stored(run.output)
+    assert is_released(run.output)
 
 
 def test_a_worker_without_its_gpu_fails_the_job_and_says_so(ended: dict[str, Future[Ended]]) -> None:
@@ -174,7 +175,7 @@ def test_a_job_that_is_not_awaited_claims_nothing_and_sums_itself_up(ended: dict
     assert (summary["captions"], summary["failures_by_reason"]) == (3, {"decode: ImageError": 1})
     assert summary["ran_with"] == []  # metrics are with the runner
     assert [uri for uri in stored(run.output) if uri.endswith("_SUCCESS")]
-    assert f"{run.output}/runs/_LEASE.json" not in stored(run.output)
+    assert is_released(run.output)
 
 
 def test_a_missing_bucket_is_found_before_anything_is_written(ended: dict[str, Future[Ended]]) -> None:

@@ -30,6 +30,7 @@ from beam_job.captioning import caption_shards
 from beam_job.storage import storage_for
 from tests.dataflow_service import DataflowService, log_in, private_key, run_staged, serving
 from tests.fakes import FakeCaptioner
+from tests.leases import is_released
 from tests.planned import grey
 
 LAUNCH = ROOT / "deploy" / "launch.py"
@@ -113,7 +114,7 @@ def test_nights_of_a_template(nights: Nights) -> None:
     first = nights.launch_in_a_process()
     assert first["name"] == "nightly"
     assert not nights.summaries()  # nothing has run yet
-    assert f"{nights.root}/out/runs/_LEASE.json" not in nights.files()
+    assert is_released(f"{nights.root}/out")
 
     # A second launch before the first one's job has ended continues its run: both jobs do the same shards.
     again = nights.launch()
