@@ -18,6 +18,7 @@ COMMANDS = {
     "compare": "write a page with the captions of two models side by side",
     "quantize": "convert the backbone of a bundle to 8-bit integers",
     "blend": "average the weights of several bundles",
+    "extend": "add the words of more captions and sentences to a bundle's vocabulary",
     "convert": "convert ImageNet weights of EfficientNet-Lite from PyTorch",
 }
 _VERBOSE = "--verbose"

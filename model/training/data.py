@@ -54,6 +54,11 @@ def hash_examples(examples: Sequence[Example]) -> str:
     return _hash_strings(json.dumps([example.image_sha256, *example.captions]) for example in examples)
 
 
+def hash_texts(texts: Sequence[str]) -> str:
+    """Hexadecimal SHA-256 that identifies texts in their order."""
+    return _hash_strings(json.dumps(text) for text in texts)
+
+
 def _hash_strings(strings: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for string in strings:

@@ -1,18 +1,21 @@
-"""Scores captions against people's: BLEU-1 to 4, METEOR, ROUGE-L and CIDEr, as JSON.
-
-Beside them stand CIDEr by fifths of the captions' own score, the least sure fifth first, and what tells how captions
-read: half-finished ones, repeated words, variety; the same of people, by each photograph's first caption.
+"""Scores captions against human captions: BLEU-1 to 4, METEOR, ROUGE-L and CIDEr, as JSON.
 
     python -m model evaluate --data=DEV.parquet --model=BUNDLE
+    python -m model evaluate --data=DEV.parquet --data=OTHER.parquet
     python -m model evaluate --data=DEV.parquet --captions='OUT/captions/run=.../*.parquet'
 
-The second form scores captions that the job has written; an image is recognised by its file name.
+Each metric has a 95 % bootstrap interval. The report also has CIDEr by fifths of the captions' own score, lowest scores
+first, and statistics of the language: unfinished captions, repeated words, variety; the same of human captions, from
+the first caption of each photograph. With several sets it is an object of reports by the name of the set's file.
+
+With --captions it scores captions that the job has written; images are matched by file name.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import math
 import sys
@@ -40,38 +43,64 @@ def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     args = _parser().parse_args(argv)
     try:
-        examples = read_examples(args.data, args.images)
-        if args.captions:
-            said = read_captions(args.captions, examples)
-        else:
-            said = dict(caption_examples(examples, args.model, decoding_from(args), args.engine, args.precision))
-        report = evaluate(examples, said)
+        sets = named_sets(args.data, args.images)
+        reports = {name: evaluate(examples, said) for name, examples, said in _captioned(args, sets)}
     except (BundleError, DataError, EngineError, ImageError, MetricsError, ValueError, OSError) as error:
         print(f"model evaluate: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(report, indent=2))
+    print(json.dumps(reports if len(reports) > 1 else next(iter(reports.values())), indent=2))
     return 0
 
 
+def named_sets(data: Sequence[str], images: str | None) -> dict[str, list[Example]]:
+    """The examples of each set by its name: that of its file or folder, without the extension.
+
+    Raises:
+      DataError: a set cannot be read, or two have the same name.
+    """
+    sets: dict[str, list[Example]] = {}
+    for path in data:
+        name = PurePosixPath(path).stem
+        if name in sets:
+            raise DataError(f"two sets are named {name!r}; rename one of the files, or evaluate them one by one")
+        sets[name] = read_examples(path, images)
+    return sets
+
+
+def _captioned(
+    args: argparse.Namespace, sets: Mapping[str, Sequence[Example]]
+) -> Iterator[tuple[str, Sequence[Example], dict[str, Caption]]]:
+    """Yields the name of each set, its examples and their captions."""
+    if args.captions:
+        for name, examples in sets.items():
+            yield name, examples, read_captions(args.captions, examples)
+        return
+    everything = [example for examples in sets.values() for example in examples]
+    captions = caption_examples(everything, args.model, decoding_from(args), args.engine, args.precision)
+    for name, examples in sets.items():
+        yield name, examples, dict(itertools.islice(captions, len(examples)))
+
+
 def evaluate(examples: Sequence[Example], said: Mapping[str, Caption]) -> dict[str, Any]:
-    """What the command prints.
+    """The report on one set.
 
     Args:
-      examples: photographs with people's captions.
-      said: the caption of each of them by its name, in their order; scores are nan where they are not known.
+      examples: photographs with human captions.
+      said: the caption of each photograph by its name, in their order; scores are nan where they are unknown.
 
     Raises:
       MetricsError: a metric's program is not installed.
     """
     references = {name: example.captions for name, example in zip(said, examples, strict=True)}
-    metrics, cider = caption_metrics(references, {name: [caption.text] for name, caption in said.items()})
+    metrics, cider, intervals = caption_metrics(references, {name: [caption.text] for name, caption in said.items()})
     report: dict[str, Any] = {"images": len(said)} | _rounded(metrics)
+    report["95 % intervals"] = {name: [round(value, 2) for value in ends] for name, ends in intervals.items()}
     scores = [caption.score for caption in said.values()]
     if len(said) >= _FIFTHS and not np.isnan(scores).any():
         fifths = by_fifths(scores, [cider[name] for name in said])
         report["CIDEr by fifths of score"] = [round(value, 2) for value in fifths]
     report["captions"] = _rounded(language([caption.text for caption in said.values()]))
-    report["people's captions"] = _rounded(language([example.captions[0] for example in examples]))
+    report["human captions"] = _rounded(language([example.captions[0] for example in examples]))
     return report
 
 
@@ -121,7 +150,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--data", required=True, help="Parquet files (image, captions) or a captions JSON of COCO")
+    parser.add_argument(
+        "--data",
+        required=True,
+        action="append",
+        help="Parquet files (image, captions) or a captions JSON of COCO; repeat it to score several sets",
+    )
     parser.add_argument("--images", help="folder of the image files (default: the folder of --data)")
     parser.add_argument(
         "--model", type=Path, default=DEFAULT_BUNDLE, help="the bundle to score (default: the one that ships)"

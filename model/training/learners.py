@@ -94,18 +94,28 @@ class FrozenBackbone(Learner):
     Args:
       features: float16[N, F, L, C], of F views of each image.
       label_smoothing: see `TrainingOptions`.
+      captions: of each photograph in a step, drawn at random; 0 takes all.
     """
 
     def __init__(
-        self, encoder: Encoder, decoder: Decoder, words: Words, features: Features, label_smoothing: float
+        self,
+        encoder: Encoder,
+        decoder: Decoder,
+        words: Words,
+        features: Features,
+        label_smoothing: float,
+        captions: int = 0,
     ) -> None:
+        if captions < 0:
+            raise ValueError(f"captions_per_step must be 0 (all) or more, not {captions}")
         super().__init__(encoder, decoder, words)
         self._features = features
+        self._captions = captions
         self._label_smoothing = label_smoothing
 
     def batch(self, chosen: npt.NDArray[np.int64], rng: np.random.Generator) -> Batch:
         views = rng.integers(self._features.shape[1], size=len(chosen))
-        return self._features[chosen, views], trimmed(self.words[chosen])
+        return self._features[chosen, views], trimmed(some_of_each(self.words[chosen], self._captions, rng))
 
     def features(self, inputs: Tensor) -> Tensor:
         return self.encoder.project(inputs)
@@ -242,6 +252,15 @@ def one_of_each(words: Words, rng: np.random.Generator) -> Words:
     captions = np.count_nonzero(words[..., 0], axis=1)  # the rest is padding
     chosen = rng.integers(np.maximum(captions, 1))
     return trimmed(words[np.arange(len(words)), chosen][:, None])
+
+
+def some_of_each(words: Words, count: int, rng: np.random.Generator) -> Words:
+    """`count` captions of each photograph, drawn at random, 0 for all: int32[B, K, T] -> int32[B, count, T]."""
+    if not 0 < count < words.shape[1]:
+        return words
+    keys = rng.random(words.shape[:2]) + (words[..., 0] == PAD)  # padding comes last
+    chosen = np.argsort(keys, axis=1)[:, :count]
+    return np.take_along_axis(words, chosen[..., None], axis=1)
 
 
 def ended(words: Words) -> tuple[int, ...]:

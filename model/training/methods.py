@@ -17,7 +17,7 @@ from model.training.features import Views, cached_features, cached_images, size_
 from model.training.language import FUNCTION_WORDS
 from model.training.learners import Draw, FineTuning, FrozenBackbone, Learner, SelfCritical, Words, references
 from model.training.reward import Caption, CiderD, Reward, UnigramF
-from model.training.validation import Validation
+from model.training.validation import Validation, mean_validation
 from model.vocabulary import END, PAD, Vocabulary
 
 Tensor = Any
@@ -27,16 +27,16 @@ def create_learner(
     args: argparse.Namespace,
     captioner: Captioner,
     training: Sequence[Example],
-    validation: Sequence[Example],
+    validation: Sequence[Sequence[Example]],
     cache: Path,
-) -> tuple[Learner, Validation]:
+) -> tuple[Learner, Callable[[], float]]:
     """The learner of `args.method`, and the validation of what it learns.
 
     Args:
       args: the options of `python -m model train`.
       captioner: the captioner to train.
       training: images to train on.
-      validation: images to validate with.
+      validation: sets of images to validate with; the mean of their scores counts.
       cache: folder for features or scaled images.
     """
     encoder, decoder, size = captioner.encoder, captioner.decoder, captioner.config.input_size
@@ -45,13 +45,24 @@ def create_learner(
     if args.tuned_share:
         images = cached_images(size_with_margin(size), training, cache / "train")
         base = FineTuning(encoder, decoder, words, images, args.tuned_share, args.label_smoothing, args.smallest_crop)
-        validate = Validation(captioner, validation, cached_images(size, validation, cache / "validation"), encoder)
+        sets = [
+            Validation(captioner, examples, cached_images(size, examples, cache / "validation"), encoder)
+            for examples in validation
+        ]
     else:
         views = Views(args.views, args.smallest_crop)
         features = cached_features(encoder, training, cache / "train", views)
-        base = FrozenBackbone(encoder, decoder, words, features, args.label_smoothing)
-        held_out = cached_features(encoder, validation, cache / "validation", Views(1))[:, 0]
-        validate = Validation(captioner, validation, held_out, encoder.project)
+        base = FrozenBackbone(encoder, decoder, words, features, args.label_smoothing, args.captions_per_step)
+        sets = [
+            Validation(
+                captioner,
+                examples,
+                cached_features(encoder, examples, cache / "validation", Views(1))[:, 0],
+                encoder.project,
+            )
+            for examples in validation
+        ]
+    validate = mean_validation(sets)
     if args.method != "self_critical":
         return base, validate
     draw = _draw_function(captioner, base.features, args.samples)

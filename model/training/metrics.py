@@ -9,25 +9,31 @@ import contextlib
 import io
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from model.vocabulary import standardize
 
 Captions = Mapping[str, Sequence[str]]
+Array = npt.NDArray[np.float64]
+_BLEU = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
+_RESAMPLES = 1000
 
 
 class Scores(NamedTuple):
-    """Scores of captions, each times 100.
+    """Scores of captions, all times 100.
 
     Attributes:
-      metrics: by metric name.
-      cider: CIDEr of each image; the metric is their mean.
+      metrics: by the metric's name.
+      cider: of each image; their mean is the metric.
+      intervals: 95 % bootstrap interval of each metric, lowest and highest.
     """
 
     metrics: dict[str, float]
     cider: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
 
 
 class MetricsError(RuntimeError):
@@ -47,6 +53,9 @@ def quick_cider(references: Captions, candidates: Captions) -> float:
 def caption_metrics(references: Captions, candidates: Captions) -> Scores:
     """BLEU-1 to 4, METEOR, ROUGE-L and CIDEr (CIDEr-D, as is usual), on words of the PTB tokenizer.
 
+    The intervals are percentile bootstraps over the images (P. Koehn 2004, "Statistical Significance Tests for Machine
+    Translation Evaluation"); document frequencies of CIDEr stay those of the whole set.
+
     Args:
       references: human captions by image.
       candidates: one caption for each image of `references`.
@@ -57,7 +66,7 @@ def caption_metrics(references: Captions, candidates: Captions) -> Scores:
     if shutil.which("java") is None:
         raise MetricsError("the PTB tokenizer and METEOR need Java: apt-get install default-jre-headless, or similar")
     try:
-        from pycocoevalcap.bleu.bleu import Bleu
+        from pycocoevalcap.bleu.bleu_scorer import BleuScorer
         from pycocoevalcap.cider.cider import Cider
         from pycocoevalcap.meteor.meteor import Meteor
         from pycocoevalcap.rouge.rouge import Rouge
@@ -67,18 +76,59 @@ def caption_metrics(references: Captions, candidates: Captions) -> Scores:
     tokenizer = PTBTokenizer()
     truth, said = (tokenizer.tokenize(_as_coco(captions)) for captions in (references, candidates))
     with contextlib.redirect_stdout(io.StringIO()):  # the scorers print their own progress
-        bleu, _ = Bleu(4).compute_score(truth, said)
+        bleu_scorer = BleuScorer(n=len(_BLEU))
+        for image, texts in truth.items():
+            bleu_scorer += (said[image][0], texts)
+        bleu, _ = bleu_scorer.compute_score(option="closest")
         with (scorer := Meteor()).meteor_p as java:  # the scorer itself never closes its pipes
-            meteor, _ = scorer.compute_score(truth, said)
+            meteor, meteor_of_each = scorer.compute_score(truth, said)
             java.kill()
-        rouge, _ = Rouge().compute_score(truth, said)
+        rouge, rouge_of_each = Rouge().compute_score(truth, said)
         cider, cider_of_each = Cider().compute_score(truth, said)
-    names = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
-    values = zip(names, (*bleu, meteor, rouge, cider), strict=True)
+    values = zip((*_BLEU, "METEOR", "ROUGE-L", "CIDEr"), (*bleu, meteor, rouge, cider), strict=True)
+    metrics = {name: 100.0 * float(value) for name, value in values}
+    draws = _bootstrap_draws(len(truth))
+    resampled = dict(zip(_BLEU, _bleu_of_draws(draws, bleu_scorer.ctest), strict=True))
+    for name, of_each in (("METEOR", meteor_of_each), ("ROUGE-L", rouge_of_each), ("CIDEr", cider_of_each)):
+        of_images = np.asarray(of_each, float)
+        # METEOR of a set is not quite the mean over its images: only the deviation from the mean is resampled.
+        resampled[name] = metrics[name] + 100.0 * (draws @ of_images / len(of_images) - of_images.mean())
     return Scores(
-        {name: 100.0 * float(value) for name, value in values},
+        metrics,
         {image: 100.0 * float(value) for image, value in zip(truth, cider_of_each, strict=True)},
+        {name: _interval(values) for name, values in resampled.items()},
     )
+
+
+def _bootstrap_draws(images: int) -> Array:
+    """How often each image is drawn in each resample of the set: float[R, N]."""
+    rng = np.random.default_rng(0)
+    return rng.multinomial(images, np.full(images, 1.0 / images), size=_RESAMPLES).astype(float)
+
+
+def _bleu_of_draws(draws: Array, counts: Sequence[Mapping[str, Any]]) -> Array:
+    """BLEU-1 to 4, times 100, of each resample: float[4, R].
+
+    Args:
+      draws: float[R, N].
+      counts: of each image the BLEU scorer's n-gram counts and lengths.
+    """
+    correct, guess = (draws @ np.array([image[key] for image in counts], float) for key in ("correct", "guess"))
+    ours = draws @ np.array([image["testlen"] for image in counts], float)
+    theirs = draws @ np.array([_closest_length(image) for image in counts], float)
+    logs = np.log(np.maximum(correct, 1e-15)) - np.log(np.maximum(guess, 1e-9))
+    means = np.cumsum(logs, axis=1) / np.arange(1, len(_BLEU) + 1)
+    brevity = np.minimum(0.0, 1.0 - theirs / np.maximum(ours, 1e-9))
+    return 100.0 * np.exp(means + brevity[:, None]).T
+
+
+def _closest_length(counts: Mapping[str, Any]) -> float:
+    return min((abs(length - counts["testlen"]), length) for length in counts["reflen"])[1]
+
+
+def _interval(values: Array) -> tuple[float, float]:
+    low, high = np.percentile(values, (2.5, 97.5))
+    return float(low), float(high)
 
 
 def by_fifths(scores: Sequence[float], values: Sequence[float]) -> list[float]:

@@ -26,13 +26,17 @@ from model.vocabulary import Vocabulary
 _DECODING = Decoding(method="greedy", no_repeat_ngram=0)
 
 
-def create_captioner(args: argparse.Namespace, training: Sequence[Example]) -> tuple[Captioner, str]:
+def create_captioner(
+    args: argparse.Namespace, training: Sequence[Example], sentences: Sequence[str] = ()
+) -> tuple[Captioner, str]:
     """The captioner before its first step, and a description of where its weights come from.
+
+    The vocabulary of a new one has the words of the captions of `training` and of `sentences`.
 
     Raises:
       BackboneError, BundleError, OSError, ValueError: the bundle or the backbone's weights cannot be used.
     """
-    return _from_bundle(args) if args.init else _from_backbone(args, training)
+    return _from_bundle(args) if args.init else _from_backbone(args, training, sentences)
 
 
 def _from_bundle(args: argparse.Namespace) -> tuple[Captioner, str]:
@@ -56,7 +60,9 @@ def _from_bundle(args: argparse.Namespace) -> tuple[Captioner, str]:
     return Captioner(config, start.vocabulary, encoder, decoder, decoding=_DECODING), start.version
 
 
-def _from_backbone(args: argparse.Namespace, training: Sequence[Example]) -> tuple[Captioner, str]:
+def _from_backbone(
+    args: argparse.Namespace, training: Sequence[Example], sentences: Sequence[str]
+) -> tuple[Captioner, str]:
     arrays = backbone_arrays(args.backbone_weights, trainable=args.tuned_share > 0)
     config = CaptionerConfig(
         backbone=args.backbone,
@@ -68,7 +74,8 @@ def _from_backbone(args: argparse.Namespace, training: Sequence[Example]) -> tup
         dropout=args.dropout,
         int8=is_int8(arrays),
     )
-    vocabulary = Vocabulary.build((text for example in training for text in example.captions), args.min_count)
+    captions = [text for example in training for text in example.captions]
+    vocabulary = Vocabulary.build([*captions, *sentences], args.min_count)
     weights = "imagenet" if args.backbone_weights == "imagenet" else None
     encoder, decoder = build_network(config, len(vocabulary), weights, args.precision, args.decoder_precision)
     load_backbone(encoder, arrays, args.backbone_weights)

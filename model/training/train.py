@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from model.bundle import check_bundle, check_replaceable, save_bundle
 from model.training.command import EXIT_OK, run_command
-from model.training.data import TFDS, DataError, Example, hash_examples, read_examples
+from model.training.data import TFDS, DataError, Example, hash_examples, hash_texts, read_examples
 from model.training.train_options import parse_train_options, recipe_options, training_options
 
 if TYPE_CHECKING:
@@ -49,18 +49,21 @@ def train(args: argparse.Namespace) -> list[Epoch]:
     import keras
 
     from model.training.methods import create_learner
+    from model.training.sentences import WithSentences, encode_sentences, read_sentences
     from model.training.start import create_captioner
     from model.training.trainer import Trainer
 
     keras.utils.set_random_seed(options.seed)
-    captioner, origin = create_captioner(args, training)
-    print(
-        f"{len(training):,} images, {len(validation):,} for validation, {len(captioner.vocabulary):,} words",
-        flush=True,
-    )
+    sentences = [sentence for path in args.sentences for sentence in read_sentences(path)]
+    captioner, origin = create_captioner(args, training, sentences)
+    held_out = sum(map(len, validation))
+    print(f"{len(training):,} images, {held_out:,} for validation, {len(captioner.vocabulary):,} words", flush=True)
     folder = _training_folder(args)
     folder.mkdir(parents=True, exist_ok=True)
     learner, validate = create_learner(args, captioner, training, validation, args.cache_features or folder)
+    if sentences:
+        encoded = encode_sentences(sentences, captioner.vocabulary, captioner.config.max_words)
+        learner = WithSentences(learner, encoded, args.sentence_weight, options.label_smoothing)
 
     def keep(epoch: Epoch) -> None:
         save_bundle(args.output, captioner, _model_card(args, captioner.config.backbone, len(training), epoch))
@@ -68,7 +71,8 @@ def train(args: argparse.Namespace) -> list[Epoch]:
     recipe = {name: getattr(args, name) for name in recipe_options(args)} | {
         "origin": origin,
         "training data": hash_examples(training),
-        "validation data": hash_examples(validation),
+        "validation data": [hash_examples(examples) for examples in validation],
+        "sentences": hash_texts(sentences),
     }
     log = Trainer(learner, options, recipe, folder, validate, keep).train()
     best = max(log, key=lambda epoch: epoch.validation_cider)
@@ -76,8 +80,8 @@ def train(args: argparse.Namespace) -> list[Epoch]:
     return log
 
 
-def _read_data(args: argparse.Namespace) -> tuple[list[Example], list[Example]]:
-    """The training and the validation images."""
+def _read_data(args: argparse.Namespace) -> tuple[list[Example], list[list[Example]]]:
+    """The training images, and the sets of validation images."""
 
     def read(data: str) -> list[Example]:
         downloads = str(_training_folder(args) / "photographs") if data.startswith(TFDS) else None
@@ -85,10 +89,10 @@ def _read_data(args: argparse.Namespace) -> tuple[list[Example], list[Example]]:
 
     examples = [example for data in args.data for example in read(data)]
     if args.validation:
-        return examples, read(args.validation)
+        return examples, [read(data) for data in args.validation]
     if len(examples) < 2:
         raise DataError(f"{args.data[0]} contains one image; set --validation to other data")
-    return [e for n, e in enumerate(examples) if n % _HELD_OUT], examples[::_HELD_OUT]
+    return [e for n, e in enumerate(examples) if n % _HELD_OUT], [examples[::_HELD_OUT]]
 
 
 def _training_folder(args: argparse.Namespace) -> Path:

@@ -93,7 +93,20 @@ def train_parser(description: str | None) -> argparse.ArgumentParser:
         "tfds:coco_captions; may be repeated, for example to add captions that people have corrected",
     )
     data.add_argument(
-        "--validation", help="validation data in the same formats (default: every 20th image of --data is held out)"
+        "--validation",
+        action="append",
+        help="validation data in the same formats (default: every 20th image of --data is held out); repeatable: the "
+        "mean CIDEr of the sets counts",
+    )
+    data.add_argument(
+        "--sentences",
+        action="append",
+        default=[],
+        type=Path,
+        help="text, one sentence a line, .gz too, that the decoder learns to write beside the captions; repeatable",
+    )
+    data.add_argument(
+        "--sentence_weight", type=float, default=0.5, help="weight of the sentences in the loss (default: %(default)s)"
     )
     data.add_argument(
         "--images",
@@ -131,7 +144,20 @@ def recipe_options(args: argparse.Namespace) -> list[str]:
     network = [] if args.init else ["backbone", "units", "max_words", "initial_state", "min_count"]
     views = ["tuned_share", "smallest_crop"] if args.tuned_share else ["views", "smallest_crop"]
     rewards = ["samples", "forcing", "f_weight", "likeness_weight"] if args.method == "self_critical" else []
-    return ["method", *network, *views, *rewards, "input_size", "dropout", "precision", "decoder_precision"]
+    steps = ["captions_per_step"] if args.captions_per_step else []
+    text = ["sentence_weight"] if args.sentences else []
+    return [
+        "method",
+        *network,
+        *views,
+        *steps,
+        *rewards,
+        *text,
+        "input_size",
+        "dropout",
+        "precision",
+        "decoder_precision",
+    ]
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -178,6 +204,13 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         default=2,
         help="views of each image if the backbone is not trained: 1 as it is, 2 also mirrored, more also randomly "
         "cropped and relit (default: %(default)s)",
+    )
+    group.add_argument(
+        "--captions_per_step",
+        type=int,
+        default=0,
+        help="captions of each image in a step, drawn at random, if the backbone is not trained; fewer make a step "
+        "cheaper, and images with many captions count less (default: 0, all)",
     )
     group.add_argument(
         "--smallest_crop",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -47,3 +47,16 @@ class Validation:
         return quick_cider(
             self._references, {image: [caption] for image, caption in zip(self._references, captions, strict=True)}
         )
+
+
+def mean_validation(sets: Iterable[Validation]) -> Callable[[], float]:
+    """Validation on several sets: the mean of their scores, so that a small set counts as much as a large one."""
+    validations = list(sets)
+
+    def validate() -> float:
+        scores = [validation() for validation in validations]
+        if len(scores) > 1:
+            print("validation CIDEr of each set: " + ", ".join(f"{score:.1f}" for score in scores), flush=True)
+        return sum(scores) / len(scores)
+
+    return validate

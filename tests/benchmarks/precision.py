@@ -49,7 +49,7 @@ def agreement(examples: list[Example], bundle: Path) -> Iterator[str]:
         seconds = time.monotonic() - started
         first = first or said
         changed = sum(said[name] != first[name] for name in said)
-        metrics, _ = caption_metrics(references, said)
+        metrics = caption_metrics(references, said).metrics
         yield f"| {precision} | {changed:,} | {metrics['CIDEr']:.2f} | {seconds:.0f} |"
 
 

@@ -45,14 +45,14 @@ def test_peoples_own_words_score_full_marks(data: str, tmp_path: Path, capsys) -
     assert scores["METEOR"] > 90
     assert scores["CIDEr"] > 300
     assert "CIDEr by fifths of score" not in scores  # of three images
-    assert scores["captions"] == scores["people's captions"]
+    assert scores["captions"] == scores["human captions"]
     assert scores["captions"]["% distinct"] == 100
 
 
 def test_cider_by_fifths_of_the_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     def right_or_wrong(references: Captions, said: Captions) -> Scores:
         """CIDEr without Java: 100 for people's own words."""
-        return Scores({}, {name: 100.0 * (said[name][0] == texts[0]) for name, texts in references.items()})
+        return Scores({}, {name: 100.0 * (said[name][0] == texts[0]) for name, texts in references.items()}, {})
 
     monkeypatch.setattr("model.training.evaluate.caption_metrics", right_or_wrong)
     names = [f"{number}.jpg" for number in range(5)]
@@ -65,6 +65,43 @@ def test_cider_by_fifths_of_the_score(tmp_path: Path, monkeypatch: pytest.Monkey
     assert json.loads(capsys.readouterr().out)["CIDEr by fifths of score"] == [0, 100, 100, 100, 100]
 
 
+def test_several_sets_are_scored_at_once(data: str, tmp_path: Path, capsys) -> None:
+    rows = [{"image_id": "boat.jpg", "image": b"", "captions": ["a boat on a lake", "a small boat"]}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "other.parquet")
+    said = captions_file(
+        tmp_path / "out", {**{name: texts[0] for name, texts in REFERENCES.items()}, "boat.jpg": "a tree"}
+    )
+    assert main([f"--data={data}", f"--data={tmp_path}/other.parquet", f"--captions={said}"]) == 0
+    reports = json.loads(capsys.readouterr().out)
+    assert list(reports) == ["data", "other"]
+    assert (reports["data"]["images"], reports["other"]["images"]) == (3, 1)
+    assert reports["data"]["BLEU-1"] == 100 > 50 > reports["other"]["BLEU-1"]
+
+
+def test_sets_of_one_name_are_refused(data: str, capsys) -> None:
+    assert main([f"--data={data}", f"--data={data}", "--captions=unused"]) == 2
+    error = capsys.readouterr().err
+    assert "two sets are named 'data'; rename one" in error
+    assert error.count("\n") == 1
+
+
+def test_intervals_hold_the_score_and_shrink_with_more_images() -> None:
+    seen = ["a dog runs over green grass", "two men sit on a red bench"]
+    references = {f"{n}": [seen[n // 2 % 2]] for n in range(400)}
+    said = {name: texts if int(name) % 2 else ["a cat sleeps"] for name, texts in references.items()}
+    metrics, _, wide = caption_metrics({n: references[n] for n in list(references)[:40]}, dict(list(said.items())[:40]))
+    _, _, narrow = caption_metrics(references, said)
+    for name, score in metrics.items():
+        low, high = wide[name]
+        assert low < score < high, name
+        assert narrow[name][1] - narrow[name][0] < (high - low) / 2, name
+
+
+def test_there_is_no_doubt_about_captions_that_are_all_right() -> None:
+    _, _, intervals = caption_metrics(REFERENCES, {name: [texts[0]] for name, texts in REFERENCES.items()})
+    assert intervals["BLEU-4"] == pytest.approx((100, 100))
+
+
 def test_fifths_by_hand() -> None:
     scores, values = [-3, -1, -5, -2, -4, -9, -8, -7, -6, -10], [30, 10, 50, 20, 40, 90, 80, 70, 60, 100]
     assert by_fifths(scores, values) == [95, 75, 55, 35, 15]
@@ -73,7 +110,7 @@ def test_fifths_by_hand() -> None:
 def test_bleu_1_by_hand() -> None:
     # "a dog sleeps": "a" and "dog" are among the reference's words; the other caption is right: 5 of 6 words.
     references = {"x": ["a dog runs"], "y": ["the cat sits"]}
-    metrics, cider = caption_metrics(references, {"x": ["a dog sleeps"], "y": ["the cat sits"]})
+    metrics, cider, _ = caption_metrics(references, {"x": ["a dog sleeps"], "y": ["the cat sits"]})
     assert metrics["BLEU-1"] == pytest.approx(500 / 6, abs=0.01)
     assert cider["y"] > cider["x"]
     assert metrics["CIDEr"] == pytest.approx((cider["x"] + cider["y"]) / 2)

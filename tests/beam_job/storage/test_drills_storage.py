@@ -105,7 +105,7 @@ def test_a_night_of_faults(proxy: FaultServer, bucket, gcs_emulator: str, tiny_b
         proxy.script(f"photos/{name}", after)
     bucket.blob("photos/21.png").upload_from_string(png(121))
     assert main(arguments) == 0
-    assert rows(tmp_path / "out", "captions").keys() == images.keys() - {"20.png", "25.png"}
+    assert rows(tmp_path / "out", "captions").keys() == images.keys() - {"20.png"}  # a permission may be granted, too
 
 
 @pytest.mark.parametrize("key", ["gone.json", "broken.json"])

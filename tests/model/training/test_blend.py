@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from model import DEFAULT_BUNDLE, load_captioner
+from model import DEFAULT_BUNDLE, load_captioner, load_image
 from model.bundle import save_bundle
 from model.config import Decoding
 from model.training.blend import main
@@ -50,10 +50,10 @@ def test_a_larger_picture_is_that_of_the_last(tiny_bundle: Path, moved: Path, tm
     assert load_captioner(tmp_path / "between").config.input_size == 96
 
 
-def test_the_length_penalty_that_runs_take_unasked(tmp_path: Path) -> None:
+def test_the_length_penalty_that_runs_take_unasked(photographs: dict[str, Path], tmp_path: Path) -> None:
     output = tmp_path / "talkative"
     assert main([str(DEFAULT_BUNDLE), "--length_penalty=9", f"--output={output}"]) == 0
-    images = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), np.uint8)
+    images = np.stack([load_image(photographs[name].read_bytes(), 256).pixels for name in ("china.jpg", "chelsea.png")])
 
     def words_of(penalty: float | None) -> list[int]:
         captioner = load_captioner(output, Decoding(length_penalty=penalty))

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from model.bundle import load_captioner
 from model.training.augment import augment
 from model.training.blend import main as blend
-from model.training.learners import cross_entropy, ended, one_of_each, trimmed
+from model.training.learners import cross_entropy, ended, one_of_each, some_of_each, trimmed
 from model.training.reward import CiderD, UnigramF
 from model.training.train import main
 from model.vocabulary import END, START
@@ -123,7 +123,7 @@ def test_training_stops_when_it_leads_nowhere(parquet: str, tmp_path: Path, caps
     options = ["--epochs=30", "--patience=2", "--learning_rate=0.00001"]
     assert train(parquet, tmp_path / "bundle", *options) == 0
     assert len(log_of(tmp_path / "bundle")) < 30
-    assert "no better epoch in 2: stopped" in capsys.readouterr().out
+    assert "stopped: no better epoch among the last 2" in capsys.readouterr().out
     assert (tmp_path / "bundle" / "SHA256SUMS").exists()
 
 
@@ -209,6 +209,18 @@ def test_one_caption_of_each_photograph_is_forced() -> None:
     assert {row.shape for row in drawn} == {(2, 1, 4)}
     assert {int(row[0, 0, 1]) for row in drawn} == {5, 6}
     assert {int(row[1, 0, 1]) for row in drawn} == {7}
+
+
+def test_some_captions_of_each_photograph() -> None:
+    words = np.zeros((2, 3, 4), np.int32)
+    words[0, :, 0], words[0, :, 1] = START, [10, 11, 12]
+    words[1, 0, :2] = START, 20  # one caption, the others are padding
+    drawn = [some_of_each(words, 2, np.random.default_rng(seed)) for seed in range(50)]
+    assert all(two.shape == (2, 2, 4) for two in drawn)
+    assert {tuple(sorted(two[0, :, 1])) for two in drawn} == {(10, 11), (10, 12), (11, 12)}
+    assert all(two[1, :, 1].tolist() == [20, 0] for two in drawn)
+    for count in (0, 3, 9):
+        np.testing.assert_array_equal(some_of_each(words, count, np.random.default_rng(0)), words)
 
 
 def test_captions_are_trimmed_to_the_longest_of_the_batch() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,15 @@ def test_coco_json_with_an_image_folder(photographs, tmp_path: Path) -> None:
     )
     assert check_bundle(bundle)
     assert "5 images" in (bundle / "MODEL_CARD.md").read_text()  # the sixth was held out
+
+
+def test_epochs_are_compared_by_the_mean_of_all_sets(parquet: str, tmp_path: Path, capsys) -> None:
+    assert train(parquet, tmp_path / "bundle", f"--validation={parquet}", "--epochs=1") == 0  # it is given twice
+    output = capsys.readouterr().out
+    assert "12 for validation" in output
+    scores = re.search(r"validation CIDEr of each set: ([\d.]+), ([\d.]+)", output)
+    assert scores is not None
+    assert scores[1] == scores[2] == f"{log_of(tmp_path / 'bundle')[0]['validation_cider']:.1f}"
 
 
 @pytest.mark.parametrize(
