@@ -183,27 +183,24 @@ def test_failures_of_an_earlier_version_are_tried_again_unless_the_content_was_a
     ]
 
 
-def test_a_damaged_part_costs_its_own_images_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_part_costs_its_own_images_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = job(tmp_path, "gs://b/1", "gs://b/2", "gs://b/3")
     earlier_run(config, {"gs://b/1": "1"})
     damaged = Path(earlier_run(config, {"gs://b/2": "1"}).captions(0))
     damaged.write_bytes(damaged.read_bytes()[:100])
     assert planned(config)[1] == ["gs://b/2", "gs://b/3"]
-    line = f"warning: {damaged} is damaged ("
-    errors = capsys.readouterr().err
-    assert errors.startswith(line)
-    assert errors.count("\n") == 1
-    assert errors.endswith("captioned again; restore the file, or delete it to end this message\n")
+    [warning] = caplog.messages
+    caplog.clear()
+    assert warning.startswith(f"{damaged} is damaged (")
+    assert warning.endswith("captioned again; restore the file, or delete it to end this message")
     damaged.unlink()
     assert planned(config)[1] == ["gs://b/2", "gs://b/3"]
-    assert capsys.readouterr().err == ""
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("how", ["empty", "truncated", "flipped", "another schema"])
 @pytest.mark.parametrize("table", ["captions", "failures"])
-def test_each_damage_of_a_part_is_named(
-    tmp_path: Path, table: str, how: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_each_damage_of_a_part_is_named(tmp_path: Path, table: str, how: str, caplog: pytest.LogCaptureFixture) -> None:
     config = job(tmp_path, "gs://b/1", "gs://b/2")
     run = earlier_run(config, {"gs://b/1": "1"}, [failed("gs://b/2")])
     path = Path(run.captions(0) if table == "captions" else run.failures(0))
@@ -215,7 +212,8 @@ def test_each_damage_of_a_part_is_named(
     else:
         path.write_bytes(content[:-9] if how == "truncated" else b"")
     assert planned(config)[1] == ["gs://b/1" if table == "captions" else "gs://b/2"]
-    assert capsys.readouterr().err.startswith(f"warning: {path} is damaged (")
+    [warning] = caplog.messages
+    assert warning.startswith(f"{path} is damaged (")
 
 
 def test_a_part_that_cannot_be_read_ends_the_planning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

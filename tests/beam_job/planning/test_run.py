@@ -84,18 +84,18 @@ def test_a_newer_format_asks_for_an_upgrade(config: JobConfig) -> None:
     ids=["empty", "truncated", "list", "no text", "null", "no fields", "format", "deep"],
 )
 def test_a_damaged_manifest_costs_its_run_only(
-    config: JobConfig, content: bytes, capsys: pytest.CaptureFixture[str]
+    config: JobConfig, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     damaged, other = planned(config).run, planned(config).run
     Path(damaged.manifest).write_bytes(content)
     assert [*read_runs(config.output)] == [other]
-    error = capsys.readouterr().err
-    assert error.startswith(f"warning: {damaged.manifest} is damaged (")
-    assert error.count("\n") == 1
+    [warning] = caplog.messages
+    caplog.clear()
+    assert warning.startswith(f"{damaged.manifest} is damaged (")
     found: list[StorageError] = []
     assert [*read_runs(config.output, found.append)] == [other]
     assert len(found) == 1
-    assert capsys.readouterr().err == ""
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("field", ["model", "decoding", "request", "inputs", "shards"])
@@ -111,7 +111,7 @@ def test_a_manifest_without_a_field_names_it(config: JobConfig, field: str) -> N
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "missing", "of another plan"])
 def test_a_run_whose_plan_is_damaged_is_not_resumed(
-    config: JobConfig, damage: str, capsys: pytest.CaptureFixture[str]
+    config: JobConfig, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = planned(config).run
     part = Path(run.plan_part(0))
@@ -123,9 +123,9 @@ def test_a_run_whose_plan_is_damaged_is_not_resumed(
     else:
         part.write_bytes(content[:-5] if damage == "truncated" else b"")
     assert find_resumable_run(config, "model-1") is None
-    error = capsys.readouterr().err
-    assert error.startswith(f"warning: {part if damage != 'of another plan' else part.parent} ")
-    assert error.endswith("; what its run has written counts, and the other images are planned in a new run\n")
+    [warning] = caplog.messages
+    assert warning.startswith(f"{part if damage != 'of another plan' else part.parent} ")
+    assert warning.endswith("; what its run has written counts, and the other images are planned in a new run")
     part.write_bytes(content)
     assert find_resumable_run(config, "model-1")
 
