@@ -17,7 +17,8 @@ BACKBONE_NAMES = (
 )
 # More than any captioner needs. A bundle that asks for more is refused before memory is allocated.
 _MAXIMUM = {"input_size": 1024, "units": 8192, "embedding_units": 8192, "max_words": 512}
-_MAX_WIDTH = 1_000  # captions or hypotheses, more than fit into memory with a usual batch
+# More captions or hypotheses do not fit into memory with a usual batch; no caption has more words.
+_LARGEST = {"num_captions": 1_000, "beam_width": 1_000, "no_repeat_ngram": _MAXIMUM["max_words"]}
 _TEMPERATURES = (0.001, 1_000)  # float32 overflows below; above, all words are about equally likely
 _MAX_LENGTH_PENALTY = 10  # far more than makes every caption as long as possible
 
@@ -96,9 +97,11 @@ class Decoding:
         _check_choice("decoding method", self.method, METHODS)
         for name in ("num_captions", "beam_width", "top_k"):
             _check_whole(name, getattr(self, name), 1)
-        for name in ("num_captions", "beam_width"):
-            if getattr(self, name) > _MAX_WIDTH:
-                raise ValueError(f"--{name} must be at most {_MAX_WIDTH}, not {getattr(self, name)!r:.40}")
+        for name in ("seed", "no_repeat_ngram"):
+            _check_whole(name, getattr(self, name), 0)
+        for name, largest in _LARGEST.items():
+            if getattr(self, name) > largest:
+                raise ValueError(f"--{name} must be at most {largest}, not {getattr(self, name)!r:.40}")
         if self.method == "greedy" and self.num_captions > 1:
             raise ValueError(f"greedy decoding gives one caption, not {self.num_captions}; use beam or sample")
         if self.length_penalty is not None:
@@ -106,8 +109,6 @@ class Decoding:
         low, high = _TEMPERATURES
         if not low <= self.temperature <= high:  # False for NaN too
             raise ValueError(f"--temperature must be above 0 (from {low} to {high}), not {self.temperature!r:.40}")
-        for name in ("seed", "no_repeat_ngram"):
-            _check_whole(name, getattr(self, name), 0)
 
     @property
     def effective_options(self) -> dict[str, Any]:

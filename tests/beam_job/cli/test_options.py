@@ -168,7 +168,7 @@ WHOLE_NUMBERS = [a.option_strings[0] for a in job_parser()._actions if a.type is
 def test_whole_numbers_are_in_range(name: str) -> None:
     with pytest.raises(UsageError, match=f"^{name} must be .*, not -1$"):
         parse([*REQUIRED, f"{name}=-1"])
-    if name not in ("--top_k", "--seed", "--no_repeat_ngram"):  # which any size suits
+    if name not in ("--top_k", "--seed"):  # of any size
         with pytest.raises(UsageError, match=f"^{name} must be at most [0-9]+, not {'9' * 30}$"):
             parse([*REQUIRED, f"{name}={'9' * 30}"])
 
