@@ -31,6 +31,7 @@ _LOGGER = logging.getLogger(__name__)
 HEARTBEAT_S = 10.0
 STALE_AFTER_S = 60.0
 _POLL_S = 2.0
+_LATEST = 253_402_300_800.0  # the end of the year 9999, in seconds since the epoch
 _JOIN_S = 5.0  # for a heartbeat under way when the run ends
 _NAME = re.compile(r"/(\d{6,})\.json$")
 
@@ -73,8 +74,11 @@ class LeaseRecord:
         process = ProcessIdentity(**{name: fields[name] for name in known if name in fields})
         if not (isinstance(process.host, str) and isinstance(process.pid, int) and isinstance(fields["token"], str)):
             raise ValueError("host, pid or token is missing")
+        since, released = float(fields["since"]), fields.get("released", False)
+        if not (0 <= since < _LATEST and isinstance(released, bool)):  # false for NaN, too
+            raise ValueError(f"since is {since} and released is {released!r}")
         beats = fields.get("beats", fields.get("heartbeat", 0))  # earlier versions wrote the time of the last one
-        return cls(fields["token"], process, float(fields["since"]), beats, fields.get("released", False))
+        return cls(fields["token"], process, since, beats, released)
 
     def to_json(self) -> bytes:
         """The file's content."""

@@ -249,7 +249,10 @@ def test_what_cannot_be_seen_is_not_taken(tmp_path: Path, operation: str) -> Non
     assert records(tmp_path) == before
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"token": "x"}', b"\xff"], ids=repr)
+LATE = b'{"token": "x", "host": "h", "pid": 1, "since": 1e300}'
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"token": "x"}', b"\xff", LATE], ids=repr)
 def test_a_damaged_lease_is_one_line_with_a_remedy_that_works(tmp_path: Path, content: bytes) -> None:
     uri = put(tmp_path, 3)
     Path(uri).write_bytes(content)
