@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
@@ -179,10 +180,10 @@ def _run_pipeline(
         try:
             result = run_graph(options, build, planned, held)
         except LeaseLostError as error:
-            end_workers()
+            _abandon_workers(config.verbose)
             raise ExplainedJobError(f"run {planned.run.run_id} was stopped: {error}") from error
         except WorkerDiedError as error:
-            end_workers()
+            _abandon_workers(config.verbose)
             raise ExplainedJobError(_failed(planned, str(error))) from error
         except Exception as error:
             reason, explained = root_cause(error, options)
@@ -191,6 +192,13 @@ def _run_pipeline(
         LOGGER.info(format_submitted(options, result, planned.run.run_id))
         return None
     return _read_metrics(result)
+
+
+def _abandon_workers(verbose: bool) -> None:
+    """Kills the workers. Beam's threads may notice that after stderr is back, and would log tracebacks to it."""
+    if is_logged_here() and not verbose:
+        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    end_workers()
 
 
 def _failed(planned: PlannedRun, reason: str) -> str:
