@@ -25,6 +25,7 @@ _SUBCOMMANDS = {
     "correct": "beam_job.results.correct",
     "demo": "beam_job.cli.demo",
     "export": "beam_job.results.export.command",
+    "review": "beam_job.results.review",
     "snapshot": "beam_job.results.snapshot",
     "status": "beam_job.results.status",
 }

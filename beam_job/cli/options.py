@@ -241,7 +241,7 @@ def _add_report(group: argparse._ArgumentGroup) -> None:
         group,
         "report_samples",
         JobConfig.report_samples,
-        "sampled images on the page, the same in each run, in addition to the lowest scores and the failures",
+        "captions that have a picture on the page: a sample, the same in each run, and the lowest scores besides",
     )
 
 
