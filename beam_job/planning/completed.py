@@ -17,6 +17,7 @@ from beam_job.planning.keys import KEY_BYTES, Keys, KeySet, uri_keys, version_ke
 from beam_job.planning.run import Run, RunManifest
 from beam_job.storage import CONTENT, Allowed, StorageError, scheme_of, storage_for
 from beam_job.storage.parquet import read_parquet
+from beam_job.storage.versions import content_versions, listed_versions
 
 Limits = Mapping[str, int | None]
 
@@ -97,7 +98,7 @@ def read_completed(parts: Sequence[CompletedPart], on_damaged: Callable[[Storage
 
 
 def read_completed_part(part: CompletedPart) -> Keys:
-    """S16[rows]: the keys of the file's completed images in their versions.
+    """S16[keys]: the keys of the file's completed images in their versions.
 
     Raises:
       StorageError: it cannot be read or is damaged.
@@ -112,7 +113,15 @@ def read_completed_part(part: CompletedPart) -> Keys:
         table = read_parquet(part.uri).read(columns=columns)
         if part.only_final:
             table = table.filter(_is_final(table, part.strict))
-        return version_keys(uri_keys(table["uri"]), table["object_version"])
+        return _keys_of(table)
+
+
+def _keys_of(table: pa.Table) -> Keys:
+    """Of an image that was read the keys of its listed version and of its content."""
+    uris, versions = uri_keys(table["uri"]), table["object_version"].cast(pa.string())
+    listed, content = listed_versions(versions), content_versions(versions)
+    is_read = pc.fill_null(pc.not_equal(listed, content), False).to_numpy()
+    return np.concatenate([version_keys(uris, listed), version_keys(uris[is_read], content.filter(pa.array(is_read)))])
 
 
 def exclude_completed(listing: pa.Table, completed: KeySet, allowed: Allowed, uris: Keys | None = None) -> pa.Table:
@@ -120,7 +129,7 @@ def exclude_completed(listing: pa.Table, completed: KeySet, allowed: Allowed, ur
 
     A local path or gs:// URI that the listing gives no version for, and that has been completed in some version, is
     looked up first, with one request each, if `allowed` lets it be read. Other URIs without a version count as
-    unchanged.
+    unchanged. A local file whose size or time has changed is read: it may hold what it held before.
 
     Args:
       listing: rows with `LISTING_FIELDS`.
@@ -138,7 +147,29 @@ def exclude_completed(listing: pa.Table, completed: KeySet, allowed: Allowed, ur
     if looked_up.any():
         listing = _with_present_versions(listing, looked_up, allowed)
     unchanged = completed.contains(version_keys(uris, listing["object_version"]))
-    return listing.filter(pa.array(~(unchanged | (known & ~looked_up))))
+    unchanged |= known & ~looked_up
+    changed = ~unchanged
+    changed[changed] = completed.contains(uris[changed])
+    unchanged[changed] = _hold_the_same(listing["uri"].filter(pa.array(changed)), uris[changed], completed, allowed)
+    return listing.filter(pa.array(~unchanged))
+
+
+def _hold_the_same(uris: pa.ChunkedArray, keys: Keys, completed: KeySet, allowed: Allowed) -> npt.NDArray[np.bool_]:
+    """bool[rows]: which of these files have content that was completed, by a hash of it."""
+    with ThreadPoolExecutor(_THREADS) as threads:
+        versions = pa.array(threads.map(lambda uri: _read_version(uri, allowed), uris.to_pylist()), pa.string())
+    is_read = versions.is_valid().to_numpy(zero_copy_only=False)
+    return is_read & completed.contains(version_keys(keys, content_versions(versions)))
+
+
+def _read_version(uri: str, allowed: Allowed) -> str | None:
+    """The version of a local file with its content's hash; None for others, and where it cannot be read."""
+    if scheme_of(uri) != "file" or container_of(uri) != uri:
+        return None
+    try:
+        return storage_for(uri, allowed).read(uri)[1]
+    except StorageError:
+        return None
 
 
 def _files(folder: str) -> list[str]:

@@ -1,0 +1,56 @@
+"""Versions of stored objects as text, in the column `object_version`.
+
+A local file's is `SIZE-MTIME`, from its listing, and `SIZE-MTIME-HASH` once it has been read: a copy, a restore or
+`touch` changes the time of a file, but not what it shows. An object's in a bucket is its generation or ETag.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_HASH_BYTES = 8
+_READ = re.compile(r"(\d+)-(\d+)-([0-9a-f]{16})")
+_PATTERN = f"^{_READ.pattern}$"
+
+
+def listed_version(found: os.stat_result) -> str:
+    """The version of a local file that has not been read."""
+    return f"{found.st_size}-{found.st_mtime_ns}"
+
+
+def read_version(found: os.stat_result, data: bytes) -> str:
+    """The version of a local file with this content."""
+    return f"{listed_version(found)}-{hashlib.blake2b(data, digest_size=_HASH_BYTES).hexdigest()}"
+
+
+def is_same_version(one: str, other: str) -> bool:
+    """Whether two versions of a URI are of the same content, as far as they tell."""
+    first, second = _READ.fullmatch(one), _READ.fullmatch(other)
+    if first and second:
+        return first[1] == second[1] and first[3] == second[3]
+    return listed_version_of(one) == listed_version_of(other)
+
+
+def content_version(version: str) -> str:
+    """`SIZE-HASH` of a local file that has been read; any other version as it is."""
+    return _READ.sub(r"\1-\3", version) if _READ.fullmatch(version) else version
+
+
+def content_versions(versions: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """`content_version` of each."""
+    return pc.replace_substring_regex(versions, _PATTERN, r"\1-\3")
+
+
+def listed_versions(versions: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Versions as a listing gives them: without hashes."""
+    return pc.replace_substring_regex(versions, _PATTERN, r"\1-\2")
+
+
+def listed_version_of(version: str) -> str:
+    """A version as a listing gives it: without the hash."""
+    return _READ.sub(r"\1-\2", version) if _READ.fullmatch(version) else version
