@@ -27,8 +27,10 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from beam_job.results.latest_rows import LatestRows, read_rows
 from beam_job.storage import StorageError, join, public_name, storage_for
-from beam_job.storage.versions import content_version, content_versions, listed_version_of, listed_versions
+from beam_job.storage.version_columns import content_versions, listed_versions
+from beam_job.storage.versions import content_version, listed_version_of
 
 EDITED, BAD = "edited", "bad"
 _MEMBERS = ("uri", "object_version", "caption", "bad")
@@ -160,6 +162,23 @@ def read_corrections(output: str) -> pa.Table:
     """The corrections that apply now: (key, caption, bad), each key once. Raises StorageError."""
     applied = {key: one for one in current_corrections(output).values() for key in correction_keys(*one.key)}
     return _table({key: one for key, one in applied.items() if one.bad or one.caption is not None})
+
+
+def outdated_corrections(output: str, latest: LatestRows) -> list[str]:
+    """The URIs with a correction in force that does not apply, since the present caption is of other content.
+
+    Raises:
+      StorageError: the corrections or a file of captions cannot be read.
+    """
+    uris = {one.uri for one in current_corrections(output).values() if one.bad or one.caption is not None}
+    if not uris:
+        return []
+    corrections = read_corrections(output)
+    applied: set[str] = set()
+    for part in pc.unique(latest.captions["part"]).to_pylist():
+        rows = corrected(read_rows(latest.caption_parts, latest.captions, part), corrections)
+        applied.update(rows["uri"].filter(rows["correction"].is_valid()).to_pylist())
+    return sorted(uris - applied)
 
 
 def corrected(rows: pa.Table, corrections: pa.Table) -> pa.Table:

@@ -13,7 +13,7 @@ from beam_job.output.formats import damaged_part, is_unusable, open_part
 from beam_job.output.sink import FAILURE_SCHEMA, caption_schema
 from beam_job.results.readable_runs import read_readable_runs
 from beam_job.storage import CONTENT, LATER, OPTIONS, StorageError, StoredObject, join, storage_for
-from beam_job.storage.versions import content_versions
+from beam_job.storage.version_columns import content_versions
 
 _THREADS = 16
 _TIMES = {"captions": "captioned_at", "failures": "failed_at"}

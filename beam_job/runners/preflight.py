@@ -10,7 +10,14 @@ import pyarrow.compute as pc
 
 from beam_job.config import JobConfig
 from beam_job.output.sink import committed_shards
-from beam_job.planning.prepare import PlannedRun, count_new, find_resumable_run, list_inputs, new_manifest
+from beam_job.planning.prepare import (
+    PlannedRun,
+    count_new,
+    find_resumable_run,
+    format_skipped,
+    list_inputs,
+    new_manifest,
+)
 from beam_job.runners.dataflow import on_dataflow, places_of, workers_of
 from beam_job.runners.estimate import MEAN_BYTES, describe, estimate_here, estimate_on_dataflow
 from beam_job.storage import GoogleCloudStorage, StorageError, bucket_of, scheme_of, storage_for
@@ -92,7 +99,7 @@ def log_estimate(config: JobConfig, arguments: Sequence[str], model_version: str
         return
     new = count_new(config, new_manifest(config, model_version), list_inputs(config))
     if new.skipped:
-        _LOGGER.info(f"{counted(new.skipped, 'image')} already done, skipped")
+        _LOGGER.info(f"{format_skipped(new.skipped, new.failed)}, skipped")
     if new.images:
         _log_estimate(config, arguments, new.images, new.mean_bytes)
     else:

@@ -10,12 +10,8 @@ import hashlib
 import os
 import re
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 _HASH_BYTES = 8
-_READ = re.compile(r"(\d+)-(\d+)-([0-9a-f]{16})")
-_PATTERN = f"^{_READ.pattern}$"
+READ_VERSION = re.compile(r"(\d+)-(\d+)-([0-9a-f]{16})")
 
 
 def listed_version(found: os.stat_result) -> str:
@@ -30,7 +26,7 @@ def read_version(found: os.stat_result, data: bytes) -> str:
 
 def is_same_version(one: str, other: str) -> bool:
     """Whether two versions of a URI are of the same content, as far as they tell."""
-    first, second = _READ.fullmatch(one), _READ.fullmatch(other)
+    first, second = READ_VERSION.fullmatch(one), READ_VERSION.fullmatch(other)
     if first and second:
         return first[1] == second[1] and first[3] == second[3]
     return listed_version_of(one) == listed_version_of(other)
@@ -38,19 +34,9 @@ def is_same_version(one: str, other: str) -> bool:
 
 def content_version(version: str) -> str:
     """`SIZE-HASH` of a local file that has been read; any other version as it is."""
-    return _READ.sub(r"\1-\3", version) if _READ.fullmatch(version) else version
-
-
-def content_versions(versions: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """`content_version` of each."""
-    return pc.replace_substring_regex(versions, _PATTERN, r"\1-\3")
-
-
-def listed_versions(versions: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """Versions as a listing gives them: without hashes."""
-    return pc.replace_substring_regex(versions, _PATTERN, r"\1-\2")
+    return READ_VERSION.sub(r"\1-\3", version) if READ_VERSION.fullmatch(version) else version
 
 
 def listed_version_of(version: str) -> str:
     """A version as a listing gives it: without the hash."""
-    return _READ.sub(r"\1-\2", version) if _READ.fullmatch(version) else version
+    return READ_VERSION.sub(r"\1-\2", version) if READ_VERSION.fullmatch(version) else version
