@@ -16,6 +16,7 @@ from importlib import resources
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from beam_job.output.formats import open_part
 from beam_job.output.summary import Summary
@@ -50,7 +51,7 @@ def page(run: Run, shards: int, summary: Summary, samples: int) -> str:
     """
     thumbnails = pa.concat_tables([SCHEMA.empty_table(), *read_thumbnails(run)])
     sampled = thumbnails.sort_by("place")[:samples]
-    lowest = thumbnails.sort_by("score")[:LOWEST]
+    lowest = thumbnails.filter(pc.field("score").is_valid()).sort_by("score")[:LOWEST]
     both = pa.concat_tables([sampled, lowest]).to_pylist()
     cards = {row["id"]: _card(row) for row in both}
     shown = {
@@ -81,11 +82,12 @@ def page(run: Run, shards: int, summary: Summary, samples: int) -> str:
 
 def _card(row: dict[str, Any]) -> dict[str, Any]:
     """A caption as the page's script reads it; one without a version cannot be corrected on the page."""
+    score = row["score"]
     return {
         "id": row["id"],
         "uri": row["name"],
         "caption": row["caption"],
-        "score": round(row["score"], 2) if math.isfinite(row["score"]) else None,
+        "score": None if score is None or not math.isfinite(score) else round(score, 2),
         "version": row["object_version"],
         "picture": base64.b64encode(row["jpeg"]).decode(),
     }
