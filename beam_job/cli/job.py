@@ -86,7 +86,7 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
         return None
     if runs_here(options):
         check_engine(config.engine)
-        if config.require_gpu:
+        if config.require_gpu and not config.is_named:  # a named captioner looks for a GPU of its own kind
             _require_gpu(config)
     check_reachable(config, beam_arguments)
     plan = _resume_or_list(config, version)  # before the lease: wrong usage writes nothing
