@@ -82,7 +82,7 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
         config = config.with_absolute_paths()
     version = _model_version(config)
     if config.estimate:
-        log_estimate(config, beam_arguments, version)
+        log_estimate(config, beam_arguments, version, lambda: _quiet(config, *EXPLAINED_ERRORS))
         return None
     if runs_here(options):
         check_engine(config.engine)

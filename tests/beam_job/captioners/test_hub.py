@@ -93,6 +93,7 @@ def test_a_model_that_is_not_there_offline_is_one_line(asked: list[str], monkeyp
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the library's attempts
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/{revision}/{filename}")
     with pytest.raises(CaptionerError, match="some/model is not in the cache"):
         find_source("some/model")
