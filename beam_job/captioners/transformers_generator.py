@@ -226,7 +226,7 @@ def _generation_options(config: JobConfig) -> dict[str, Any]:
 
 
 def _check_length(name: str, model: Any, max_new_tokens: int) -> None:
-    """Refuses captions that are longer than the model's table of positions, into which it would fail for each picture."""
+    """Refuses captions that are longer than the model's table of positions: each picture would fail."""
     positions = getattr(model.get_text_config(decoder=True), "max_position_embeddings", None)
     if positions and max_new_tokens >= positions:
         raise CaptionerError(

@@ -242,7 +242,7 @@ def test_a_model_must_be_named(photos: Path, tmp_path: Path, capfd: pytest.Captu
 
 @pytest.mark.parametrize("kind", ["blip", "encoder-decoder"])
 def test_captions_longer_than_the_model_can_make_are_refused(kind: str, models) -> None:
-    with pytest.raises(CaptionerError, match="--max_new_tokens=128 is too many .* has 128 positions; give fewer"):
+    with pytest.raises(CaptionerError, match=r"--max_new_tokens=128 is too many .* has 128 positions; give fewer"):
         open_captioner(config_of(models[kind], max_new_tokens=128), None).load()
 
 
