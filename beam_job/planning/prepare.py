@@ -82,6 +82,7 @@ class NewImages:
       failed: those of them that failed for good.
       retried: those to caption that have failed before.
       mean_bytes: mean size of those to caption whose size is listed; None where no size is.
+      first: the first of them, as rows of a plan.
     """
 
     images: int
@@ -89,6 +90,7 @@ class NewImages:
     mean_bytes: float | None
     failed: int = 0
     retried: int = 0
+    first: pa.Table | None = None
 
 
 def find_resumable_run(config: JobConfig, model_version: str) -> PlannedRun | None:
@@ -187,8 +189,8 @@ def record_choice(planned: PlannedRun) -> None:
     planned.run.storage.write(planned.run.manifest, planned.choice.to_json())
 
 
-def count_new(config: JobConfig, manifest: RunManifest, listing: Listing) -> NewImages:
-    """What a run like `manifest` would do with `listing`; nothing is written.
+def count_new(config: JobConfig, manifest: RunManifest, listing: Listing, keep: int = 0) -> NewImages:
+    """What a run like `manifest` would do with `listing`, and the first `keep` images; nothing is written.
 
     Raises:
       InputError: the listing breaks off.
@@ -196,12 +198,16 @@ def count_new(config: JobConfig, manifest: RunManifest, listing: Listing) -> New
     """
     new = _Selection(config, listing, read_runs(config.output, on_damaged=_ignore), manifest)
     images = known = size = 0
+    first: list[pa.Table] = []
     for table in new.tables():
+        if images < keep and table.num_rows:
+            first.append(table[: keep - images])
         images += table.num_rows
         known += table.num_rows - table["size"].null_count
         size += pc.sum(table["size"]).as_py() or 0
     mean_bytes = size / known if known else None
-    return NewImages(images, new.distinct - images, mean_bytes, new.failed, new.retried)
+    kept = pa.concat_tables(first, promote_options="permissive") if first else None
+    return NewImages(images, new.distinct - images, mean_bytes, new.failed, new.retried, kept)
 
 
 def format_skipped(skipped: int, failed: int) -> str:
@@ -213,14 +219,18 @@ def format_skipped(skipped: int, failed: int) -> str:
 
 def new_manifest(config: JobConfig, model_version: str) -> RunManifest:
     """The manifest of a run that is not planned yet."""
-    # A captioner of the user's own may use any option; of a bundle's it is known which ones have an effect.
-    decoding = dataclasses.asdict(config.decoding) if config.captioner else config.decoding.effective_options
+    # A captioner of the user's own may use any option; of the others it is known which ones have an effect.
+    is_own = config.captioner and not config.is_named
+    decoding = dataclasses.asdict(config.decoding) if is_own else config.decoding.effective_options
+    if config.is_named:
+        decoding |= {"max_new_tokens": config.max_new_tokens, "max_side": config.max_side}
     limits = {
         "max_pixels": config.max_pixels,
         "min_bytes": config.filters.min_bytes,
         "max_bytes": config.filters.max_bytes,
     }
-    return RunManifest(model_version, decoding, config.request, 0, 0, 0, limits)
+    prompts = {prompt.name: prompt.text for prompt in config.prompts}
+    return RunManifest(model_version, decoding, config.request, 0, 0, 0, limits, prompts)
 
 
 class _Selection:
