@@ -86,14 +86,30 @@ class CaptionShards(beam.DoFn):
         """An engine with the captioner of the failed one, if that is free: a device may not hold a second model."""
         config = self._config
         progress = ProgressFile(self._progress_folder)
-        captioner = failed.take_captioner() if failed else None
-        if captioner is None:
-            captioner = _open_captioner(config, note.model, progress)
-        gpu = _has_gpu(config, captioner)
-        batch_size = config.batch_size or getattr(captioner, "batch_size", None) or default_batch_size()
         failures = FailureBudget(config.max_failure_ratio, note.inputs)
         sampler = ThumbnailSampler.for_run(0 if config.no_report else config.report_samples, note.inputs)
-        return Engine(config, self._run, captioner, side_of(captioner), batch_size, progress, failures, sampler, gpu)
+        captioner = failed.take_captioner() if failed else None
+        return open_engine(config, self._run, note.model, progress, failures, sampler, captioner)
+
+
+def open_engine(
+    config: JobConfig,
+    run: Run,
+    version: str,
+    progress: ProgressFile,
+    failures: FailureBudget,
+    sampler: ThumbnailSampler,
+    captioner: AnyCaptioner | None = None,
+) -> Engine:
+    """An engine with the job's captioner in the version of the run, or with one that is open already.
+
+    Raises:
+      CaptionerError, BundleError: it cannot be opened, or has changed since the run began.
+    """
+    captioner = captioner or _open_captioner(config, version, progress)
+    gpu = _has_gpu(config, captioner)
+    batch_size = config.batch_size or getattr(captioner, "batch_size", None) or default_batch_size()
+    return Engine(config, run, captioner, side_of(captioner), batch_size, progress, failures, sampler, gpu)
 
 
 def _has_gpu(config: JobConfig, captioner: AnyCaptioner) -> bool:

@@ -82,11 +82,11 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
         config = config.with_absolute_paths()
     version = _model_version(config)
     if config.estimate:
-        log_estimate(config, beam_arguments, version)
+        log_estimate(config, beam_arguments, version, lambda: _quiet(config, *EXPLAINED_ERRORS))
         return None
     if runs_here(options):
         check_engine(config.engine)
-        if config.require_gpu:
+        if config.require_gpu and not config.is_named:  # a named captioner looks for a GPU of its own kind
             _require_gpu(config)
         _check_captioner(config)
     elif config.endpoint is not None and config.endpoint.max_tokens_total is not None:

@@ -301,7 +301,8 @@ def _add_dataflow(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--estimate",
         action="store_true",
-        help="print the estimated time and cost, and for Dataflow whether the job could start; then exit",
+        help="print the estimated time and cost, and for Dataflow whether the job could start; then exit; the speed "
+        "of a --captioner is measured here on 16 of the images, whose captions are not kept",
     )
     group.add_argument(
         "--worker_price",

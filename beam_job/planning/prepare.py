@@ -74,11 +74,13 @@ class NewImages:
       images: to caption.
       skipped: already completed.
       mean_bytes: mean size of those to caption whose size is listed; None where no size is.
+      first: the first of them, as rows of a plan.
     """
 
     images: int
     skipped: int
     mean_bytes: float | None
+    first: pa.Table | None = None
 
 
 def find_resumable_run(config: JobConfig, model_version: str) -> PlannedRun | None:
@@ -176,8 +178,8 @@ def record_choice(planned: PlannedRun) -> None:
     planned.run.storage.write(planned.run.manifest, planned.choice.to_json())
 
 
-def count_new(config: JobConfig, manifest: RunManifest, listing: Listing) -> NewImages:
-    """What a run like `manifest` would do with `listing`; nothing is written.
+def count_new(config: JobConfig, manifest: RunManifest, listing: Listing, keep: int = 0) -> NewImages:
+    """What a run like `manifest` would do with `listing`, and the first `keep` images; nothing is written.
 
     Raises:
       InputError: the listing breaks off.
@@ -185,11 +187,15 @@ def count_new(config: JobConfig, manifest: RunManifest, listing: Listing) -> New
     """
     new = _Selection(config, listing, read_runs(config.output, on_damaged=_ignore), manifest)
     images = known = size = 0
+    first: list[pa.Table] = []
     for table in new.tables():
+        if images < keep and table.num_rows:
+            first.append(table[: keep - images])
         images += table.num_rows
         known += table.num_rows - table["size"].null_count
         size += pc.sum(table["size"]).as_py() or 0
-    return NewImages(images, new.distinct - images, size / known if known else None)
+    kept = pa.concat_tables(first, promote_options="permissive") if first else None
+    return NewImages(images, new.distinct - images, size / known if known else None, kept)
 
 
 def new_manifest(config: JobConfig, model_version: str) -> RunManifest:

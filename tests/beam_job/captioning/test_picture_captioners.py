@@ -168,3 +168,29 @@ def test_who_takes_no_prompts_says_so(
 ) -> None:
     assert main([f"--input={photos}", f"--output={tmp_path}/out", "--prompt=What?", *options]) == 2
     assert message in capfd.readouterr().err
+
+
+def test_an_estimate_measures_the_captioner_and_writes_nothing(
+    photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(20):
+        Image.new("L", (30, 20), number).save(photos / f"{number}.png")
+    assert run(photos, tmp_path / "out", "--estimate", "--model=refuse=c.jpg") == 0
+    said = capfd.readouterr().err
+    assert "measured here: 16 images in " in said
+    assert "batches of 2, model teller-refuse=c.jpg" in said
+    assert "estimate: 24 images in less than a minute with one process like this" in said
+    assert "an image: 1.0 requests" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_estimate_tells_why_images_fail(photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(photos, tmp_path / "out", "--estimate", "--model=refuse=.") == 0
+    assert "4 of them failed, the first with caption: RefusedError: not this one" in capfd.readouterr().err
+
+
+def test_an_estimate_of_a_captioner_that_cannot_go_on(
+    photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(photos, tmp_path / "out", "--estimate", "--model=broken=yes") == 2
+    assert capfd.readouterr().err == "caption-images: the key is refused; give another\n"
