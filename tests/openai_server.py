@@ -122,7 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
                 _Handler.under_way -= 1
 
     def _complete(self, body: dict[str, Any], side_by_side: int) -> None:
-        text, image = body["messages"][0]["content"]
+        image, text = body["messages"][0]["content"]
         url = image["image_url"].pop("url")
         kind, _, data = url.partition(",")
         assert kind == "data:image/jpeg;base64", kind

@@ -122,7 +122,7 @@ class OpenAiCaptioner:
 
     def _caption(self, picture: Picture) -> list[Caption] | CaptionFailure:
         if self._max_tokens is not None and self._spent >= self._max_tokens:
-            return EndRun(f"the {self._max_tokens:,} tokens of --max_tokens_total are spent")
+            return EndRun(f"--max_tokens_total is spent ({self._spent:,} tokens in this process)")
         started = time.monotonic()
         content = _message(picture.prompt or DEFAULT_PROMPT, picture.pixels, self._endpoint.jpeg_quality)
         try:
@@ -209,7 +209,7 @@ class OpenAiCaptioner:
         elif error.cause == "Redirected":
             hint = "give the address that it redirects to"
         elif error.status is None and error.cause not in ("BadAnswer", "AnswerTooLong"):
-            hint = "is the server running there?"
+            hint = "check that the server is running and the address is right"
         return self._wrong(f"{error}{hint and f'; {hint}'}")
 
     def _wrong(self, what: str) -> CaptionerError:
@@ -251,11 +251,11 @@ def _parameters(decoding: Decoding, max_new_tokens: int, logprobs: bool) -> dict
 
 
 def _message(prompt: str, pixels: npt.NDArray[np.uint8], quality: int) -> list[dict[str, Any]]:
-    """The parts of a message: text, and a JPEG as a `data:` URL."""
+    """The parts of a message: a JPEG as a `data:` URL, and text. Most open models were trained in this order."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=quality)
     url = f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
-    return [{"type": "text", "text": prompt}, {"type": "image_url", "image_url": {"url": url}}]
+    return [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": prompt}]
 
 
 def _probe_picture() -> npt.NDArray[np.uint8]:

@@ -81,6 +81,8 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
     if not runs_here(options):
         config = config.with_absolute_paths()
     version = _model_version(config)
+    if runs_here(options) or config.estimate:
+        _check_captioner(config)
     if config.estimate:
         log_estimate(config, beam_arguments, version, lambda: _quiet(config, *EXPLAINED_ERRORS))
         return None
@@ -88,7 +90,6 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
         check_engine(config.engine)
         if config.require_gpu and not config.is_named:  # a named captioner looks for a GPU of its own kind
             _require_gpu(config)
-        _check_captioner(config)
     elif config.endpoint is not None and config.endpoint.max_tokens_total is not None:
         raise RunnerError("--max_tokens_total is counted by the processes of this machine; leave it out elsewhere")
     check_reachable(config, beam_arguments)

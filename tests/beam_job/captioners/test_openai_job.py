@@ -81,7 +81,7 @@ def test_captions_without_scores_are_exported(server: OpenAiServer, photos: Path
     output = f"--output={tmp_path}/out"
     assert main(["status", output]) == 0
     assert main(["snapshot", output, f"--to={tmp_path}/newest"]) == 0
-    for name in ("csv", "coco", "hf", "sidecar", "webdataset"):
+    for name in ("csv", "coco", "hf", "sidecar", "webdataset", "bigquery"):
         assert main(["export", output, f"--format={name}", f"--to={tmp_path}/{name}"]) == 0, name
     [path] = [path for path in (tmp_path / "csv", *(tmp_path / "csv").rglob("*")) if path.is_file()]
     with path.open(encoding="utf-8", newline="") as file:
@@ -94,7 +94,9 @@ def test_a_budget_ends_the_run_and_the_next_one_goes_on(
     assert run(server, photos, "--max_tokens_total=330", "--concurrency=1") == 0
     first = summary(tmp_path / "out")
     assert (first["captions"], first["left"]) == (3, 3)
-    assert "the 330 tokens of --max_tokens_total are spent; all other images are left" in capfd.readouterr().err
+    assert (
+        "--max_tokens_total is spent (330 tokens in this process); all other images are left" in capfd.readouterr().err
+    )
     assert run(server, photos) == 0
     assert len({row["uri"] for row in table(tmp_path / "out", "captions")}) == 6
     assert summary(tmp_path / "out")["inputs"] == 3
