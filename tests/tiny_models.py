@@ -13,6 +13,9 @@ from transformers import (
     BlipProcessor,
     CLIPImageProcessorPil,
     CLIPVisionConfig,
+    GitConfig,
+    GitForCausalLM,
+    GitProcessor,
     GPT2Config,
     LlamaConfig,
     LlavaConfig,
@@ -62,17 +65,24 @@ _TOKENS = {"vocab_size": _SIZE, "pad_token_id": 0, "bos_token_id": 2, "eos_token
 
 def save_blip(folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
-    text = _LAYERS | _TOKENS | {"encoder_hidden_size": 16, "sep_token_id": 3, "max_position_embeddings": 64}
+    text = _LAYERS | _TOKENS | {"encoder_hidden_size": 16, "sep_token_id": 3, "max_position_embeddings": 128}
     vision = _LAYERS | {"image_size": _SIDE, "patch_size": 8}
     model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision, projection_dim=16))
     processor = BlipProcessor(BlipImageProcessorPil(size={"height": _SIDE, "width": _SIDE}), tokenizer(frames=True))
     return _saved(folder, model, processor)
 
 
+def save_git(folder: Path, seed: int = 0) -> Path:
+    torch.manual_seed(seed)
+    vision = _LAYERS | {"image_size": _SIDE, "patch_size": 8}
+    model = GitForCausalLM(GitConfig(vision_config=vision, **_LAYERS, **_TOKENS, max_position_embeddings=128))
+    return _saved(folder, model, GitProcessor(_clip_processor(), tokenizer(frames=True)))
+
+
 def save_vision_encoder_decoder(folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     encoder = ViTConfig(**_LAYERS, image_size=_SIDE, patch_size=8)
-    decoder = GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=64, initializer_range=1.0, **_TOKENS)
+    decoder = GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=128, initializer_range=1.0, **_TOKENS)
     config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
     config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = 2, 0, 3
     model = VisionEncoderDecoderModel(config)
@@ -88,14 +98,17 @@ def save_chat(folder: Path, seed: int = 0) -> Path:
     vision = CLIPVisionConfig(**_LAYERS, image_size=_SIDE, patch_size=8, projection_dim=16)
     config = LlavaConfig(text_config=text, vision_config=vision, image_token_id=4, vision_feature_layer=-1)
     model = LlavaForConditionalGeneration(config)
-    pictures = CLIPImageProcessorPil(size={"shortest_edge": _SIDE}, crop_size={"height": _SIDE, "width": _SIDE})
     words = tokenizer()
     words.add_special_tokens({"additional_special_tokens": ["<image>"]})
     processor = LlavaProcessor(
-        pictures, words, patch_size=8, vision_feature_select_strategy="default", chat_template=_CHAT
+        _clip_processor(), words, patch_size=8, vision_feature_select_strategy="default", chat_template=_CHAT
     )
     processor.num_additional_image_tokens = 1
     return _saved(folder, model, processor)
+
+
+def _clip_processor() -> CLIPImageProcessorPil:
+    return CLIPImageProcessorPil(size={"shortest_edge": _SIDE}, crop_size={"height": _SIDE, "width": _SIDE})
 
 
 def _saved(folder: Path, *parts: object) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -62,6 +64,7 @@ class Generator:
             if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
                 raise
             raise CaptionerError(f"--model={name} cannot be loaded: {_reason(error)}") from error
+        _check_length(name, self._model.config, config.max_new_tokens)
         self._is_chat = bool(getattr(self._processor, "chat_template", None))
         if self._is_chat:
             self._default_prompt: str | None = default_prompt
@@ -222,6 +225,16 @@ def _generation_options(config: JobConfig) -> dict[str, Any]:
     return options
 
 
+def _check_length(name: str, model: Any, max_new_tokens: int) -> None:
+    """Refuses captions that are longer than the model's table of positions: each picture would fail."""
+    positions = getattr(model.get_text_config(decoder=True), "max_position_embeddings", None)
+    if positions and max_new_tokens >= positions:
+        raise CaptionerError(
+            f"--max_new_tokens={max_new_tokens} is too many for --model={name}, which has {positions} positions; "
+            "give fewer"
+        )
+
+
 def _device() -> tuple[str, torch.dtype]:
     """The best device here, and the best precision for inference on it."""
     if torch.cuda.is_available():
@@ -241,6 +254,8 @@ def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     if "trust_remote_code" in text or "custom code" in text:
         return "it needs Python code of its own repository, which is not run; use a model that transformers knows"
+    if importlib.util.find_spec("torchvision") is None and re.search("torchvision|VIDEO", text):
+        return "it needs torchvision, in the version that belongs to torch (pip install torchvision)"
     if "Unrecognized configuration class" in text or "AutoModelForImageTextToText" in text:
         return "it is no model that makes text from images"
     return f"{type(error).__name__}: {text}"[:300]

@@ -31,7 +31,8 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {kind: save(tmp_path_factory.mktemp(kind) / "tiny") for kind, save in KINDS.items()}
+    saves = KINDS | {"git": tiny_models.save_git}
+    return {kind: save(tmp_path_factory.mktemp(kind) / "tiny") for kind, save in saves.items()}
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +139,7 @@ def test_a_seed_decides_what_is_sampled(models, photos: Path) -> None:
     assert texts[0] == texts[1] != texts[2]
 
 
-@pytest.mark.parametrize("kind", ["blip", "chat"])
+@pytest.mark.parametrize("kind", ["blip", "chat", "git"])
 def test_prompts_change_captions_and_not_those_of_other_pictures(kind: str, models, photos: Path) -> None:
     captioner = opened(models[kind])
     plain = captioner.caption_pictures(pictures(photos))
@@ -237,6 +238,12 @@ def test_options_that_it_does_not_take(
 def test_a_model_must_be_named(photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main([f"--input={photos}", f"--output={tmp_path}/out", "--captioner=transformers"]) == 2
     assert "needs --model=REPOSITORY[@REVISION] or --model=FOLDER" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["blip", "encoder-decoder"])
+def test_captions_longer_than_the_model_can_make_are_refused(kind: str, models) -> None:
+    with pytest.raises(CaptionerError, match=r"--max_new_tokens=128 is too many .* has 128 positions; give fewer"):
+        open_captioner(config_of(models[kind], max_new_tokens=128), None).load()
 
 
 def test_too_little_memory_halves_the_batch(
