@@ -23,7 +23,7 @@ from beam_job.storage import CONTENT, LATER, OPTIONS
 from beam_job.storage.responses import is_transient
 from model import Caption, CaptionerError, CaptionFailure, Decoding, EndRun, Picture
 
-DEFAULT_PROMPT = "Describe this picture in one sentence."
+DEFAULT_PROMPT = "Describe this image in one sentence."
 DEFAULT_MAX_SIDE = 768  # several hundred tokens with most models; the words of a caption need no more
 _REFUSED = (401, 402, 403, 404, 407)  # which rarely depend on the picture
 _BAD_PARAMETER = (400, 422)
