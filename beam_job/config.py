@@ -26,6 +26,7 @@ _FUNCTION = re.compile(r"\w+(\.\w+)*:\w+")
 # Captioners of this package, as functions that are called with a `JobConfig` (`beam_job.captioners`).
 NAMED_CAPTIONERS = {
     "transformers": "beam_job.captioners.transformers_models:open_captioner",
+    "keras_hub": "beam_job.captioners.keras_hub_models:open_captioner",
     "openai": "beam_job.captioners.openai_endpoint:open_captioner",
 }
 # Whole numbers from 1, and the largest value that can be of use: more threads than a system has, for instance, would
