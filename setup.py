@@ -39,6 +39,8 @@ EXTRAS = {
     "heic": ["pillow-heif>=1.1,<2"],
     # --captioner=transformers; some models need torchvision, sentencepiece or others, and say so
     "transformers": ["torch>=2.6", "transformers>=5"],
+    # --captioner=keras_hub; its tokenizers need the TensorFlow Text of the same version
+    "keras_hub": ["keras-hub>=0.20", "sentencepiece>=0.2", "tensorflow-text>=2.21,<2.22"],
     # --runner=DataflowRunner
     "dataflow": ["apache-beam[gcp]>=2.77,<2.78"],
 }
@@ -48,6 +50,7 @@ EXTRAS["test"] = [
     *EXTRAS["evaluate"],
     *EXTRAS["fsspec"],
     *EXTRAS["heic"],
+    *EXTRAS["keras_hub"],
     *EXTRAS["tfds"],
     *EXTRAS["transformers"],
     "datasets>=3",

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from beam_job.endpoint import Endpoint
 from beam_job.inputs.filters import Filters
 from beam_job.inputs.prompts import Prompt, check_prompts
 from beam_job.storage import SCHEMES, Allowed, absolute, bucket_of, public_name, scheme_of
@@ -25,6 +26,7 @@ _FUNCTION = re.compile(r"\w+(\.\w+)*:\w+")
 # Captioners of this package, as functions that are called with a `JobConfig` (`beam_job.captioners`).
 NAMED_CAPTIONERS = {
     "transformers": "beam_job.captioners.transformers_models:open_captioner",
+    "keras_hub": "beam_job.captioners.keras_hub_models:open_captioner",
     "openai": "beam_job.captioners.openai_endpoint:open_captioner",
 }
 # Whole numbers from 1, and the largest value that can be of use: more threads than a system has, for instance, would
@@ -60,6 +62,7 @@ class JobConfig:
       prompts: what the captioner is asked, in the order of the captions; none for its own way of captioning.
       max_new_tokens: the longest caption of a named captioner, in tokens.
       max_side: the longest side of the pictures that a named captioner is given, in pixels; None for its default.
+      endpoint: of the captioner "openai"; None for all others.
       min_score: captions with a lower score are marked in the column `low_confidence`; None for no such column. It does
         not decide whether an image needs a new caption.
       shard_size: images per shard, the unit of work and of output files.
@@ -102,6 +105,7 @@ class JobConfig:
     prompts: tuple[Prompt, ...] = ()
     max_new_tokens: int = 100
     max_side: int | None = None
+    endpoint: Endpoint | None = None
     min_score: float | None = None
     shard_size: int = 512
     batch_size: int | None = None
@@ -162,6 +166,10 @@ class JobConfig:
         if not (self.captioner is None or self.is_named or _FUNCTION.fullmatch(self.captioner)):
             names = ", ".join(NAMED_CAPTIONERS)
             raise ValueError(f"--captioner must be {names} or package.module:function, not {self.captioner!r}")
+        if (self.captioner == "openai") != (self.endpoint is not None):
+            raise ValueError("--captioner=openai and --endpoint=URL need each other; give both or neither")
+        if self.captioner == "openai" and not self.model:
+            raise ValueError("--captioner=openai needs --model=NAME, the model's name at the endpoint")
         check_prompts(self.prompts, self.carry_columns)
         if self.prompts and self.captioner is None:
             raise ValueError("--prompt needs a --captioner that takes prompts; a model bundle captions without one")
@@ -221,6 +229,8 @@ class JobConfig:
     @property
     def _names_a_repository(self) -> bool:
         """Whether `model` is a name that a captioner looks up, not a place."""
+        if self.captioner == "openai":
+            return True
         return self.is_named and scheme_of(self.model or "") == "file" and not os.path.exists(self.model or "")
 
     @property
@@ -256,7 +266,10 @@ class JobConfig:
     @property
     def options(self) -> dict[str, Any]:
         """All options for the summary, without passwords and signatures of the inputs."""
-        return dataclasses.asdict(self) | {"inputs": tuple(_without_secrets(given) for given in self.inputs)}
+        options = dataclasses.asdict(self) | {"inputs": tuple(_without_secrets(given) for given in self.inputs)}
+        if self.endpoint is not None:
+            options["endpoint"]["url"] = _without_secrets(self.endpoint.url)
+        return options
 
 
 def _is_number(value: object) -> bool:

@@ -14,7 +14,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
-from beam_job.captioning.captioners import model_version
+from beam_job.captioning.captioners import check_captioner, model_version
 from beam_job.captioning.engines import ENGINES
 from beam_job.cli.graph import EXPLAINED_ERRORS, root_cause, run_graph
 from beam_job.cli.logs import LOGGER, is_logged_here
@@ -41,7 +41,7 @@ from beam_job.planning.prepare import (
 from beam_job.planning.run import Run
 from beam_job.results.corrections import corrections_files, outdated_corrections
 from beam_job.results.latest_rows import read_latest_rows
-from beam_job.runners.beam_options import beam_options, runs_here
+from beam_job.runners.beam_options import RunnerError, beam_options, runs_here
 from beam_job.runners.dataflow_job import (
     format_submitted,
     is_awaited,
@@ -91,6 +91,8 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
     if not runs_here(options):
         config = config.with_absolute_paths()
     version = _model_version(config)
+    if runs_here(options) or config.estimate:
+        _check_captioner(config)
     if config.estimate:
         log_estimate(config, beam_arguments, version, lambda: _quiet(config, *EXPLAINED_ERRORS))
         return None
@@ -98,6 +100,8 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
         check_engine(config.engine)
         if config.require_gpu and not config.is_named:  # a named captioner looks for a GPU of its own kind
             _require_gpu(config)
+    elif config.endpoint is not None and config.endpoint.max_tokens_total is not None:
+        raise RunnerError("--max_tokens_total is counted by the processes of this machine; leave it out elsewhere")
     check_reachable(config, beam_arguments)
     plan = _resume_or_list(config, version)  # before the lease: wrong usage writes nothing
     with lease(config.output) as held:
@@ -157,6 +161,11 @@ def _model_version(config: JobConfig) -> str:
     """The captioner's version. A module of the user's may print anything while it is imported."""
     with _quiet(config, *EXPLAINED_ERRORS):
         return model_version(config)
+
+
+def _check_captioner(config: JobConfig) -> None:
+    with _quiet(config, *EXPLAINED_ERRORS):
+        check_captioner(config)
 
 
 def _require_gpu(config: JobConfig) -> None:

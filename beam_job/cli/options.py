@@ -7,6 +7,7 @@ import dataclasses
 from typing import TypeVar
 
 from beam_job import __version__
+from beam_job.cli.endpoint_options import add_endpoint_options, endpoint_from
 from beam_job.cli.logs import LOG_FORMATS
 from beam_job.config import NAMED_CAPTIONERS, RETRY, JobConfig
 from beam_job.inputs.filters import Filters
@@ -104,6 +105,7 @@ def parse(arguments: list[str] | None = None) -> tuple[JobConfig, list[str]]:
         config = JobConfig(
             inputs=tuple(args.input),
             decoding=decoding_from(args),
+            endpoint=endpoint_from(args),
             prompts=tuple(map(parse_prompt, args.prompt)),
             filters=_from_args(Filters, args),
             **{name: getattr(args, name) for name in _SAME_NAME},
@@ -123,6 +125,7 @@ def job_parser() -> CommandParser:
     parser = CommandParser("caption-images", usage=_USAGE, description=_DESCRIPTION, epilog=_EPILOG)
     _add_input_and_output(parser.add_argument_group("input and output"))
     _add_model(parser.add_argument_group("model and captions"))
+    add_endpoint_options(parser.add_argument_group("endpoint of --captioner=openai"))
     _add_selection(parser.add_argument_group("which images to caption"))
     add_allowed_options(parser.add_argument_group("what lists may name, besides the location of --input"))
     _add_failures(parser.add_argument_group("failures"))
