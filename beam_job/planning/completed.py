@@ -183,8 +183,9 @@ def _with_present_versions(listing: pa.Table, rows: npt.NDArray[np.bool_], allow
     """Fills in the versions of these rows."""
     mask = pa.array(rows)
     with ThreadPoolExecutor(_THREADS) as threads:
-        asked = listing["uri"].filter(mask).to_pylist()
-        found = pa.array(list(threads.map(lambda uri: _present_version(uri, allowed), asked)), pa.string())
+        asked = listing.select(["uri", "is_trusted"]).filter(mask).to_pylist()
+        versions_of = threads.map(lambda row: _present_version(row["uri"], allowed.of(row["is_trusted"])), asked)
+        found = pa.array(list(versions_of), pa.string())
     versions = pc.replace_with_mask(listing["object_version"].combine_chunks(), mask, found)
     return listing.set_column(listing.schema.get_field_index("object_version"), "object_version", versions)
 

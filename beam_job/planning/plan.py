@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_job.inputs.lists import LISTING_FIELDS
+from beam_job.inputs.rows import LISTING_FIELDS
 from beam_job.planning.damage import DAMAGED, is_missing, naming_damage
 from beam_job.planning.run import Run
 from beam_job.records import ImageInput
@@ -137,9 +137,10 @@ class PlanReader:
         parquet = self._part(part)
         with naming_damage(self._run.plan_part(part), _REMEDY):
             table = parquet.read_row_group(row_group)
-            columns = (table[name].to_pylist() for name in _OWN_COLUMNS)  # in the order of ImageInput's fields
+            own = [name for name in _OWN_COLUMNS if name in table.column_names]  # an older version's plan has fewer
+            columns = (table[name].to_pylist() for name in own)  # in the order of ImageInput's fields
             images = [ImageInput(*values) for values in zip(*columns, strict=True)]
-            return Shard(images, table.drop_columns(_OWN_COLUMNS))
+            return Shard(images, table.drop_columns(own))
 
     def close(self) -> None:
         """Drops the parts held in memory."""
