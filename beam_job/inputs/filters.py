@@ -98,7 +98,7 @@ class Filters:
                 inside = folders.set_column(0, "uri", pc.binary_join_element_wise(folders.column("uri"), "", "/"))
                 excluded = pc.or_(_matches(folders, self.exclude), _matches(inside, self.exclude))
                 folders = folders.filter(pc.invert(excluded))
-            return pa.Table.from_batches([folders, others]).combine_chunks().to_batches()[0]
+            return pa.concat_batches([folders, others])
         if self.include:
             batch = batch.filter(_matches(batch, self.include))
         if self.exclude:

@@ -158,14 +158,15 @@ class _Spooled:
 def _spool(key: tuple[str, str, int, str]) -> _Spooled:
     given, version, group, column = key
     opened = _FILES.get((given, version))
-    spooled = _Spooled(tempfile.TemporaryFile(), [])  # noqa: SIM115  # it is kept
-    with _storage_errors(given), opened.lock:
+    with contextlib.ExitStack() as undo, _storage_errors(given), opened.lock:
+        spooled = _Spooled(undo.enter_context(tempfile.TemporaryFile()), [])
         for batch in opened.parquet.iter_batches(_PAGE_ROWS, row_groups=[group], columns=[column]):
             for value in plain(_flat(batch, column)):
                 data = value.as_py()
                 spooled.places.append((spooled.file.tell(), -1 if data is None else len(data)))
                 spooled.file.write(data or b"")
         spooled.file.flush()
+        undo.pop_all()
     return spooled
 
 

@@ -174,8 +174,7 @@ def plan_run(
         run.storage.write(run.manifest, manifest.to_json())
         return PlannedRun(run, plan, skipped, resumed=False)
     newest = next(reversed(runs.values()), manifest)
-    is_chosen = not new.distinct or newest.captions_like(manifest)
-    return PlannedRun(run, plan, skipped, False, None if is_chosen else manifest)
+    return PlannedRun(run, plan, skipped, False, None if newest.captions_like(manifest) else manifest)
 
 
 def record_choice(planned: PlannedRun) -> None:

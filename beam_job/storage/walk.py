@@ -6,8 +6,10 @@ import collections
 import fnmatch
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
 
 _WILDCARD = re.compile(r"[*?\[]")
 
@@ -73,7 +75,7 @@ class _Walk:
                 continue
             self._searched.add(key)
             try:
-                names = self._names(folder)
+                entries = self._entries(folder)
             except OSError as error:
                 if folder.path == self._root or not os.path.isdir(self._root):
                     raise
@@ -81,26 +83,29 @@ class _Walk:
                     yield Found(folder.path, error)
                 continue
             deeper = []
-            for name in names:
-                path = os.path.join(folder.path, name)
+            names = {entry.name for entry in entries}
+            for entry in entries:
+                name, path = entry.name, entry.path
                 is_match, states = self._step(folder.states, name, names)
-                if not os.path.isdir(path):
+                if not _is_folder(entry):
                     if is_match:
                         yield Found(path)
-                elif states and os.path.islink(path):
+                elif states and entry.is_symlink():
                     self._links.append((_Folder(path, "", states), folder.real))
                 elif states:
                     deeper.append(_Folder(path, os.path.join(folder.real, name), states))
             waiting += reversed(deeper)
 
-    def _names(self, folder: _Folder) -> Sequence[str]:
+    def _entries(self, folder: _Folder) -> Sequence[_Entry]:
         """The entries that may match; a folder whose entries are all named outright need not be readable."""
-        wanted = [self._pattern[state] for state in folder.states]
+        wanted = {self._pattern[state] for state in folder.states}
         if not any(_WILDCARD.search(segment) for segment in wanted):
-            return [name for name in sorted(set(wanted)) if os.path.lexists(os.path.join(folder.path, name))]
-        return sorted(os.listdir(folder.path))
+            named = (Path(folder.path, name) for name in sorted(wanted))
+            return [_Named(path) for path in named if os.path.lexists(path)]
+        with os.scandir(folder.path) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
 
-    def _step(self, states: frozenset[int], name: str, names: Sequence[str]) -> tuple[bool, frozenset[int]]:
+    def _step(self, states: frozenset[int], name: str, names: Collection[str]) -> tuple[bool, frozenset[int]]:
         """Whether a file `name` matches the whole pattern, and the states within a folder `name`."""
         is_match, following = False, set()
         for state in states:
@@ -123,7 +128,31 @@ class _Walk:
         return frozenset(closed)
 
 
-def _is_name(segment: str, names: Sequence[str]) -> bool:
+class _Named:
+    """An entry that is named outright, like an `os.DirEntry`."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        self.path = str(path)
+
+    def is_dir(self) -> bool:
+        return os.path.isdir(self.path)
+
+    def is_symlink(self) -> bool:
+        return os.path.islink(self.path)
+
+
+_Entry: TypeAlias = "os.DirEntry[str] | _Named"
+
+
+def _is_folder(entry: _Entry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads where nobody may look: it fails when it is read
+        return False
+
+
+def _is_name(segment: str, names: Collection[str]) -> bool:
     """Whether an entry has exactly the name that a segment with brackets spells."""
     return "[" in segment and segment in names
 
