@@ -104,6 +104,9 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
         raise RunnerError("--max_tokens_total is counted by the processes of this machine; leave it out elsewhere")
     check_reachable(config, beam_arguments)
     plan = _resume_or_list(config, version)  # before the lease: wrong usage writes nothing
+    if plan is None:
+        LOGGER.info(f"nothing to do, model {printable(version)}")
+        return None
     with lease(config.output) as held:
         try:
             planned = plan(held)
@@ -200,8 +203,11 @@ def _log_plan(planned: PlannedRun, model_version: str) -> None:
     LOGGER.info(line, extra={"fields": {"inputs": planned.plan.inputs, **counts}})
 
 
-def _resume_or_list(config: JobConfig, model_version: str) -> Callable[[Lease], PlannedRun]:
-    """Looks for an interrupted run, or else lists the images; returns what makes the plan under the lease."""
+def _resume_or_list(config: JobConfig, model_version: str) -> Callable[[Lease], PlannedRun] | None:
+    """Looks for an interrupted run, or else lists the images; returns what makes the plan under the lease.
+
+    None if the inputs hold no images, which the log says.
+    """
     if resumable := find_resumable_run(config, model_version):
         planned = -(-resumable.plan.inputs // config.shard_size)
         if planned != resumable.plan.shards:
@@ -211,6 +217,8 @@ def _resume_or_list(config: JobConfig, model_version: str) -> Callable[[Lease], 
             )
         return lambda _: resumable
     listing = list_inputs(config)
+    if not listing.held:
+        return None
     return lambda held: plan_run(config, model_version, listing, held.verify)
 
 

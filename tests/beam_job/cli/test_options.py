@@ -44,6 +44,8 @@ def test_every_option_sets_its_field() -> None:
         "--no_report": ("no_report", True),
         "--report_samples": ("report_samples", 44),
         "--uri_column": ("uri_column", "url"),
+        "--delimiter": ("delimiter", ";"),
+        "--untrusted_lists": ("untrusted_lists", True),
         "--allow_private_addresses": ("allow_private_addresses", True),
         "--retry": ("retry", "all"),
         "--recaption": ("recaption", True),
