@@ -9,6 +9,7 @@ REQUIREMENTS = [
     # Runs the encoder on the CPU; TensorFlow does on platforms without wheels.
     "ai-edge-litert>=2.3,<3; sys_platform == 'linux' or (sys_platform == 'darwin' and platform_machine == 'arm64')",
     "apache-beam>=2.77,<2.78",
+    "bracex>=2.5,<4",  # {a,b} and {00..41} in --input
     # Resizes images in a third of Pillow's time; Pillow does on platforms without wheels.
     "cykooz.resizer>=4.0,<5; platform_machine != 'aarch64'",
     "google-cloud-storage>=3.4,<4",

@@ -7,6 +7,7 @@ import dataclasses
 from typing import TypeVar
 
 from beam_job import __version__
+from beam_job.cli.endpoint_options import add_endpoint_options, endpoint_from
 from beam_job.cli.logs import LOG_FORMATS
 from beam_job.config import NAMED_CAPTIONERS, RETRY, JobConfig
 from beam_job.inputs.filters import Filters
@@ -57,6 +58,8 @@ _SAME_NAME = (
     "min_score",
     "uri_column",
     "carry_columns",
+    "delimiter",
+    "untrusted_lists",
     "allow_schemes",
     "allow_root",
     "allow_buckets",
@@ -104,6 +107,7 @@ def parse(arguments: list[str] | None = None) -> tuple[JobConfig, list[str]]:
         config = JobConfig(
             inputs=tuple(args.input),
             decoding=decoding_from(args),
+            endpoint=endpoint_from(args),
             prompts=tuple(map(parse_prompt, args.prompt)),
             filters=_from_args(Filters, args),
             **{name: getattr(args, name) for name in _SAME_NAME},
@@ -123,14 +127,27 @@ def job_parser() -> CommandParser:
     parser = CommandParser("caption-images", usage=_USAGE, description=_DESCRIPTION, epilog=_EPILOG)
     _add_input_and_output(parser.add_argument_group("input and output"))
     _add_model(parser.add_argument_group("model and captions"))
+    add_endpoint_options(parser.add_argument_group("endpoint of --captioner=openai"))
     _add_selection(parser.add_argument_group("which images to caption"))
-    add_allowed_options(parser.add_argument_group("what lists may name, besides the location of --input"))
+    lists = parser.add_argument_group("what lists from buckets and the web may name, besides the location of --input")
+    lists.add_argument(
+        "--untrusted_lists",
+        action="store_true",
+        help="hold lists and folders on this machine to the same limits; without this they may name local files, "
+        "buckets and public web addresses",
+    )
+    add_allowed_options(lists)
     _add_failures(parser.add_argument_group("failures"))
     _add_report(parser.add_argument_group("review page (OUTPUT/runs/RUN_ID/index.html)"))
     _add_speed(parser.add_argument_group("speed and memory"))
     _add_dataflow(parser.add_argument_group("estimates and Dataflow"))
     _add_logging(parser.add_argument_group("logging"))
     return parser
+
+
+def _delimiter(text: str) -> str:
+    """The delimiter; a tab may be written with a backslash, which shells pass on."""
+    return "\t" if text == "\\t" else text
 
 
 def _add_input_and_output(group: argparse._ArgumentGroup) -> None:
@@ -140,8 +157,9 @@ def _add_input_and_output(group: argparse._ArgumentGroup) -> None:
         required=True,
         metavar="PATH",
         help="images to caption: a folder or bucket prefix, including subfolders; a quoted glob ('photos/**/*.jpg'); "
-        "a list of URIs (.txt with one per line, .csv, .jsonl, .parquet or a Storage Insights manifest, also "
-        "compressed as .gz); or a single image; repeatable (required)",
+        "a list of URIs (.txt with one per line, .csv, .tsv, .jsonl, .parquet or a Storage Insights manifest, also "
+        "compressed as .gz or .zst), a folder or glob of lists; or a single image; {a,b} and {00..41} stand for "
+        "several; repeatable (required)",
     )
     group.add_argument(
         "--output",
@@ -153,14 +171,22 @@ def _add_input_and_output(group: argparse._ArgumentGroup) -> None:
         "--uri_column",
         default=JobConfig.uri_column,
         metavar="NAME",
-        help="the column of a list that holds the URIs (default: %(default)s)",
+        help="the column of a list that holds the URIs, or in Parquet the images themselves; image.path is a field of "
+        "the struct image (default: %(default)s)",
     )
     group.add_argument(
         "--carry_columns",
         action=CommaSeparated,
         default=(),
         metavar="NAMES",
-        help="columns of the list to copy to the output rows, separated by commas",
+        help="columns of the list to copy to the output rows, separated by commas; also those that hive folders name "
+        "(date=2024-05-06/)",
+    )
+    group.add_argument(
+        "--delimiter",
+        type=_delimiter,
+        metavar="CHARACTER",
+        help="between the values of CSV lists, such as ';' or '\\t' (default: a comma, or a tab in .tsv)",
     )
 
 
