@@ -29,7 +29,7 @@ from model import Caption, CaptionerError, Decoding, Picture
 
 _SAFE = {"local_files_only": True, "trust_remote_code": False}
 # Models without a chat template that expect a task in words.
-_TASKS = {"paligemma": "caption en"}
+_TASKS = {"paligemma": "caption en", "florence2": "<CAPTION>"}
 
 
 class Generator:
