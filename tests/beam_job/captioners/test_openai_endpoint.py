@@ -159,6 +159,7 @@ def test_a_picture_without_a_caption_is_a_failure_of_its_content(
         pytest.param({"status": 503, "body": "loading"}, id="503"),
         pytest.param({"cut": 40}, id="cut JSON"),
         pytest.param({"cut": 0}, id="no body"),
+        pytest.param({"drop": True}, id="a broken connection"),
         pytest.param({"body": "{}"}, id="no choices"),
         pytest.param({"body": '{"error": {"code": 502, "message": "Provider returned error"}}'}, id="502 in a 200"),
     ],
