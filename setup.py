@@ -86,7 +86,7 @@ setup(
     license_files=["LICENSE", "NOTICE"],
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["beam_job", "beam_job.*", "model", "model.*"]),
-    package_data={"model": ["default/*", "py.typed"], "beam_job": ["py.typed", "output/page.*"]},
+    package_data={"model": ["default/*", "py.typed"], "beam_job": ["py.typed", "output/review/*"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["caption-images = beam_job.__main__:command"]},

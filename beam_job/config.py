@@ -90,7 +90,7 @@ class JobConfig:
       require_gpu: refuse to caption on the CPU.
       max_failure_ratio: share of the inputs, from 0 to 1; if more of them fail, so does the job.
       no_report: do not write a review page.
-      report_samples: captions that the page shows with their pictures.
+      report_samples: captions that have a picture on the page.
       gpu: GPU type of each Dataflow worker, one of `machines.GPUS`.
       estimate: print what the run would take and cost instead of running.
       worker_price: dollars per worker and hour for the estimate, instead of the list price.
@@ -130,7 +130,7 @@ class JobConfig:
     require_gpu: bool = False
     max_failure_ratio: float = 0.5
     no_report: bool = False
-    report_samples: int = 200
+    report_samples: int = 5_000
     gpu: str | None = None
     estimate: bool = False
     worker_price: float | None = None

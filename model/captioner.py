@@ -14,6 +14,7 @@ import tensorflow as tf
 from model import search
 from model.caption import Caption
 from model.config import CaptionerConfig, Decoding
+from model.english import content_words
 from model.network import Decoder, Encoder
 from model.preprocessing import ALIGNMENT
 from model.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
@@ -61,7 +62,7 @@ class Captioner:
         self.decoder = decoder
         self.version = version
         self.decoding = decoding or Decoding()
-        self._search = _search_function(self.decoding, config)
+        self._search = _search_function(self.decoding, config, vocabulary)
         self._encode = encode
         self.engine = "litert" if encode else "xla" if xla else "tensorflow"
         self.batches_at_once = 2 if xla else 1  # one is copied to the device while the other is computed
@@ -188,21 +189,22 @@ def _hypotheses(decoding: Decoding) -> int:
 Search = Callable[[search.Step, Tensor, Tensor, search.StepForImages | None], search.Hypotheses]
 
 
-def _search_function(decoding: Decoding, config: CaptionerConfig) -> Search:
+def _search_function(decoding: Decoding, config: CaptionerConfig, vocabulary: Vocabulary) -> Search:
     """(step, initial state float32[B, K, U], uniforms float32[B, K, T], step for some images) -> hypotheses."""
     guard, max_words = decoding.no_repeat_ngram, config.max_words
     length_penalty = config.length_penalty if decoding.length_penalty is None else decoding.length_penalty
+    once = content_words(vocabulary) if config.content_words_once else None
 
     def run(
         step: search.Step, state: Tensor, uniforms: Tensor, step_for_images: search.StepForImages | None
     ) -> search.Hypotheses:
         match decoding.method:
             case "beam":
-                return search.beam(step, state, max_words, length_penalty, guard, step_for_images)
+                return search.beam(step, state, max_words, length_penalty, guard, step_for_images, once)
             case "sample":
                 top_k, temperature = decoding.top_k, decoding.temperature
-                return search.sample(step, state, max_words, uniforms, top_k, temperature, guard, step_for_images)
+                return search.sample(step, state, max_words, uniforms, top_k, temperature, guard, step_for_images, once)
             case _:
-                return search.greedy(step, state, max_words, guard, step_for_images)
+                return search.greedy(step, state, max_words, guard, step_for_images, once)
 
     return run

@@ -35,11 +35,13 @@ commands (caption-images COMMAND --help shows their options):
   caption-images status --output=captions                         runs, current captions, what a new run would do
   caption-images snapshot --output=captions --to=newest           write the current captions, one row per URI
   caption-images export --output=captions --format=hf --to=set    write captions and images for other tools
+  caption-images review --output=captions --to=review.html        write a page to check and correct all captions
   caption-images correct --output=captions corrections.jsonl      add corrections that people made
   caption-images demo                                             caption sample photographs
 
 exit codes:
-  0 success, 1 the run failed or too many images failed, 2 invalid usage, 130 stopped by Ctrl-C, 143 by SIGTERM
+  0 success, 1 the run failed or too many images failed, 2 invalid usage, 3 another run holds the output,
+  130 stopped by Ctrl-C, 143 by SIGTERM
 
 A run that was stopped or failed is resumed by repeating the command.
 """
@@ -266,7 +268,7 @@ def _add_report(group: argparse._ArgumentGroup) -> None:
         group,
         "report_samples",
         JobConfig.report_samples,
-        "sampled images on the page, the same in each run, in addition to the lowest scores and the failures",
+        "captions that have a picture on the page: a sample, the same in each run, and the lowest scores besides",
     )
 
 

@@ -13,7 +13,14 @@ import pyarrow.compute as pc
 from beam_job.config import JobConfig
 from beam_job.output.sink import committed_shards
 from beam_job.planning.plan import shard_of
-from beam_job.planning.prepare import PlannedRun, count_new, find_resumable_run, list_inputs, new_manifest
+from beam_job.planning.prepare import (
+    PlannedRun,
+    count_new,
+    find_resumable_run,
+    format_skipped,
+    list_inputs,
+    new_manifest,
+)
 from beam_job.runners.dataflow import on_dataflow, places_of, workers_of
 from beam_job.runners.estimate import MEAN_BYTES, describe, estimate_here, estimate_on_dataflow
 from beam_job.runners.measure import IMAGES, describe_measured, measure
@@ -111,7 +118,7 @@ def log_estimate(
         return
     new = count_new(config, new_manifest(config, model_version), list_inputs(config), IMAGES)
     if new.skipped:
-        _LOGGER.info(f"{counted(new.skipped, 'image')} already done, skipped")
+        _LOGGER.info(f"{format_skipped(new.skipped, new.failed)}, skipped")
     if new.first is not None and config.captioner:
         _log_measured(config, model_version, new.images, new.first, quiet)
     elif new.images:
