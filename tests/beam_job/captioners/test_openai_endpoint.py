@@ -96,6 +96,18 @@ def test_log_probabilities_become_the_score(server: OpenAiServer) -> None:
         opened(server, logprobs=True).check()
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param("\n<think>Is it red?\nYes.</think>\n\nA red picture.\n", id="thoughts"),
+        pytest.param([{"type": "text", "text": "A red "}, {"type": "text", "text": "picture."}], id="parts"),
+    ],
+)
+def test_a_caption_is_the_answer_alone(server: OpenAiServer, content: object) -> None:
+    server.set(by_colour={"red": {"text": content}})
+    assert only(opened(server)).text == "A red picture."
+
+
 def test_quality_makes_pictures_smaller(server: OpenAiServer) -> None:
     noise = Picture(np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8), "noise.jpg")
     for quality in (90, 20):
