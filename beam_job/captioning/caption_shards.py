@@ -8,7 +8,7 @@ from concurrent.futures import Future
 import apache_beam as beam
 
 from beam_job.captioning.budgets import FailureBudget
-from beam_job.captioning.captioners import bundle_of_run, captioner_of_run
+from beam_job.captioning.captioners import AnyCaptioner, bundle_of_run, captioner_of_run, side_of, takes_pictures
 from beam_job.captioning.engine import Engine
 from beam_job.captioning.engines import ENGINES
 from beam_job.captioning.progress_file import ProgressFile
@@ -18,7 +18,7 @@ from beam_job.output.sink import publish_failures, read_report
 from beam_job.output.thumbnails import ThumbnailSampler
 from beam_job.planning.plan import PlanReader
 from beam_job.planning.run import Run, RunManifest, read_manifest
-from model import ImageCaptioner, load_captioner
+from model import load_captioner
 from model.devices import default_batch_size, open_gpus
 
 _BATCHES_AHEAD = 4  # at least so many are fetched and decoded while the model works
@@ -85,18 +85,27 @@ class CaptionShards(beam.DoFn):
     def _open_engine(self, note: RunManifest, failed: Engine | None) -> Engine:
         """An engine with the captioner of the failed one, if that is free: a device may not hold a second model."""
         config = self._config
-        gpu = open_gpus(required=config.require_gpu) > 0 and config.engine != "litert"
         progress = ProgressFile(self._progress_folder)
         captioner = failed.take_captioner() if failed else None
         if captioner is None:
             captioner = _open_captioner(config, note.model, progress)
-        batch_size = config.batch_size or default_batch_size()
+        gpu = _has_gpu(config, captioner)
+        batch_size = config.batch_size or getattr(captioner, "batch_size", None) or default_batch_size()
         failures = FailureBudget(config.max_failure_ratio, note.inputs)
         sampler = ThumbnailSampler.for_run(0 if config.no_report else config.report_samples, note.inputs)
-        return Engine(config, self._run, captioner, captioner.input_size, batch_size, progress, failures, sampler, gpu)
+        return Engine(config, self._run, captioner, side_of(captioner), batch_size, progress, failures, sampler, gpu)
 
 
-def _open_captioner(config: JobConfig, version: str, progress: ProgressFile) -> ImageCaptioner:
+def _has_gpu(config: JobConfig, captioner: AnyCaptioner) -> bool:
+    """Whether a GPU waits for images; TensorFlow is asked unless the captioner knows."""
+    if takes_pictures(captioner) and (config.is_named or hasattr(captioner, "on_gpu")):
+        return bool(getattr(captioner, "on_gpu", False))
+    return open_gpus(required=config.require_gpu) > 0 and config.engine != "litert"
+
+
+def _open_captioner(config: JobConfig, version: str, progress: ProgressFile) -> AnyCaptioner:
+    if config.captioner is None or not config.is_named:
+        open_gpus(required=config.require_gpu)  # before TensorFlow is used
     if config.captioner:
         return captioner_of_run(config, version)
     bundle = bundle_of_run(config, version)

@@ -82,14 +82,13 @@ def _run(given: list[str]) -> int:
 
     # Imported here so that --help and usage errors do not wait for Beam.
     with quiet_stderr(config.verbose):
-        from beam_job.captioning.captioners import CaptionerError
         from beam_job.cli.job import ExplainedJobError, JobError, run_job
         from beam_job.inputs.listing import InputError
         from beam_job.output.summary import RowCountError
         from beam_job.planning.lease import LeaseError
         from beam_job.runners.beam_options import RunnerError
         from beam_job.runners.preflight import PreflightError
-        from model import BundleError
+        from model import BundleError, CaptionerError
         from model.devices import NoGpuError
         from model.engine_choice import EngineError
 

@@ -8,9 +8,10 @@ from typing import TypeVar
 
 from beam_job import __version__
 from beam_job.cli.logs import LOG_FORMATS
-from beam_job.config import RETRY, JobConfig
+from beam_job.config import NAMED_CAPTIONERS, RETRY, JobConfig
 from beam_job.inputs.filters import Filters
 from beam_job.inputs.options import CommandParser, CommaSeparated, add_allowed_options
+from beam_job.inputs.prompts import parse_prompt
 from beam_job.runners.machines import GPUS, check_gpu
 from model.decoding_options import add_decoding_options, add_number, decoding_from, number, whole_number
 from model.engine_choice import add_engine_options
@@ -49,6 +50,8 @@ _SAME_NAME = (
     "output",
     "model",
     "captioner",
+    "max_new_tokens",
+    "max_side",
     "min_score",
     "uri_column",
     "carry_columns",
@@ -99,6 +102,7 @@ def parse(arguments: list[str] | None = None) -> tuple[JobConfig, list[str]]:
         config = JobConfig(
             inputs=tuple(args.input),
             decoding=decoding_from(args),
+            prompts=tuple(map(parse_prompt, args.prompt)),
             filters=_from_args(Filters, args),
             **{name: getattr(args, name) for name in _SAME_NAME},
         )
@@ -160,13 +164,31 @@ def _add_input_and_output(group: argparse._ArgumentGroup) -> None:
 
 def _add_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--model", metavar="FOLDER", help="a model bundle: local, file:// or gs:// (default: the bundled model)"
+        "--model",
+        metavar="FOLDER",
+        help="a model bundle: local, file:// or gs:// (default: the bundled model); with --captioner, the model that "
+        "this one uses",
     )
     group.add_argument(
         "--captioner",
-        metavar="MODULE:FUNCTION",
-        help="use your own captioner: a function, called with --model and the decoding options, that returns it (see "
-        "the README)",
+        metavar="NAME",
+        help=f"caption with something else than a bundle: {', '.join(NAMED_CAPTIONERS)}, or MODULE:FUNCTION for your "
+        "own (see docs/captioners.md)",
+    )
+    group.add_argument(
+        "--prompt",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="what to ask a captioner that takes prompts: TEXT or @FILE, in which {column} stands for a carried "
+        "column; repeatable as NAME=TEXT, each with a caption of its own in the column caption_NAME",
+    )
+    add_number(group, "max_new_tokens", JobConfig.max_new_tokens, "longest caption of a named --captioner, in tokens")
+    group.add_argument(
+        "--max_side",
+        type=whole_number,
+        metavar="N",
+        help="longest side of the pictures that a named --captioner gets, in pixels (default: the captioner's)",
     )
     add_decoding_options(group)
     group.add_argument(

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -54,6 +55,11 @@ class Shard:
     def place(self) -> Mapping[str, int]:
         """Position of each URI in `images`."""
         return {image.uri: place for place, image in enumerate(self.images)}
+
+    def columns_of(self, uri: str) -> Mapping[str, Any]:
+        """The carried columns of an image."""
+        [row] = self.carried.slice(self.place[uri], 1).to_pylist() if self.carried.num_columns else [{}]
+        return row
 
     def carried_by(self, uris: Iterable[str]) -> pa.Table:
         """The rows of `carried` that belong to these images."""

@@ -194,14 +194,18 @@ def count_new(config: JobConfig, manifest: RunManifest, listing: Listing) -> New
 
 def new_manifest(config: JobConfig, model_version: str) -> RunManifest:
     """The manifest of a run that is not planned yet."""
-    # A captioner of the user's own may use any option; of a bundle's it is known which ones have an effect.
-    decoding = dataclasses.asdict(config.decoding) if config.captioner else config.decoding.effective_options
+    # A captioner of the user's own may use any option; of the others it is known which ones have an effect.
+    is_own = config.captioner and not config.is_named
+    decoding = dataclasses.asdict(config.decoding) if is_own else config.decoding.effective_options
+    if config.is_named:
+        decoding |= {"max_new_tokens": config.max_new_tokens, "max_side": config.max_side}
     limits = {
         "max_pixels": config.max_pixels,
         "min_bytes": config.filters.min_bytes,
         "max_bytes": config.filters.max_bytes,
     }
-    return RunManifest(model_version, decoding, config.request, 0, 0, 0, limits)
+    prompts = {prompt.name: prompt.text for prompt in config.prompts}
+    return RunManifest(model_version, decoding, config.request, 0, 0, 0, limits, prompts)
 
 
 class _Selection:

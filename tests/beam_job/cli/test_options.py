@@ -29,6 +29,8 @@ def test_every_option_sets_its_field() -> None:
     arguments = {
         "--model": ("model", "folder"),
         "--min_score": ("min_score", -1.5),
+        "--max_new_tokens": ("max_new_tokens", 53),
+        "--max_side": ("max_side", 59),
         "--shard_size": ("shard_size", 3),
         "--batch_size": ("batch_size", 5),
         "--fetch_threads": ("fetch_threads", 7),
@@ -73,7 +75,7 @@ def test_every_option_sets_its_field() -> None:
         assert found == value
     several = {"--input", "--include", "--exclude", "--carry_columns"}
     several |= {"--allow_schemes", "--allow_root", "--allow_buckets"}
-    several |= {"--captioner"}  # not together with an engine
+    several |= {"--captioner", "--prompt"}  # not together with an engine
     assert set(arguments) == set(option_names()) - {"-h", "--help", "--version", "--output", "--log_format"} - several
 
 
@@ -119,8 +121,8 @@ def test_several_inputs_and_options_for_beam() -> None:
         pytest.param("--allow_root=gs://b", "--allow_root must be a local folder, not 'gs://b'", id="root"),
         pytest.param("--allow_buckets=gs://b/x", "accepts whole buckets such as gs://b, not 'gs://b/x'", id="bucket"),
         pytest.param("--batch_size=0", "--batch_size must be a whole number from 1, not 0", id="batch size"),
-        pytest.param("--captioner=mine", "must be package.module:function, not 'mine'", id="captioner"),
-        pytest.param("--captioner=a b:c", "must be package.module:function, not 'a b:c'", id="no module's name"),
+        pytest.param("--captioner=mine", "or package.module:function, not 'mine'", id="captioner"),
+        pytest.param("--captioner=a b:c", "or package.module:function, not 'a b:c'", id="no module's name"),
         pytest.param("--min_score=nan", "--min_score must be a finite number, at most 0, not nan", id="score"),
         pytest.param(
             "--gpu=nvidia-l5", "--gpu must be one of nvidia-.*, not 'nvidia-l5'; did you mean nvidia-l4", id="gpu"
