@@ -124,7 +124,7 @@ def test_workers_with_nothing_but_the_package_write_the_same_rows(
     Path("photos", "text.jpg").write_text("no picture")
     options = ["--input=photos", "--shard_size=2", f"--model={tiny_bundle}"]
     portable = ["--runner=PortableRunner", f"--job_endpoint={job_endpoint}"]
-    external = ["--environment_type=EXTERNAL", f"--environment_options=external_service_address={worker_pool}"]
+    external = ["--environment_type=EXTERNAL", f"--environment_config={worker_pool}"]
     assert main([*options, "--output=portable", *portable, *external]) == 0
     assert main([*options, "--output=here"]) == 0
     assert rows("portable", "captions") == rows("here", "captions")
