@@ -4,6 +4,10 @@
 
     summary = run_job(JobConfig(inputs=("photos",), output="captions"))
 
+Inside a pipeline of your own:
+
+    results = uris | CaptionImages(allow_buckets=["gs://photos"])
+
 The names below are imported when they are first used: `import beam_job` imports neither Beam nor TensorFlow.
 """
 
@@ -18,10 +22,14 @@ if TYPE_CHECKING:
     from beam_job.config import JobConfig as JobConfig
     from beam_job.inputs.filters import Filters as Filters
     from beam_job.records import Failure as Failure
+    from beam_job.transforms import CaptionImages as CaptionImages
+    from beam_job.transforms import CaptionModelHandler as CaptionModelHandler
     from model import Decoding as Decoding
 
 __version__ = "0.1.0"
 _MODULES = {
+    "CaptionImages": "beam_job.transforms",
+    "CaptionModelHandler": "beam_job.transforms",
     "Decoding": "model",
     "Failure": "beam_job.records",
     "Filters": "beam_job.inputs.filters",
@@ -29,7 +37,17 @@ _MODULES = {
     "JobError": "beam_job.cli.job",
     "run_job": "beam_job.cli.job",
 }
-__all__ = ["Decoding", "Failure", "Filters", "JobConfig", "JobError", "__version__", "run_job"]
+__all__ = [
+    "CaptionImages",
+    "CaptionModelHandler",
+    "Decoding",
+    "Failure",
+    "Filters",
+    "JobConfig",
+    "JobError",
+    "__version__",
+    "run_job",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Callable
 from concurrent.futures import Future
 
 import apache_beam as beam
@@ -88,25 +89,40 @@ class CaptionShards(beam.DoFn):
         progress = ProgressFile(self._progress_folder)
         captioner = failed.take_captioner() if failed else None
         if captioner is None:
-            captioner = _open_captioner(config, note.model, progress)
-        gpu = _has_gpu(config, captioner)
-        batch_size = config.batch_size or getattr(captioner, "batch_size", None) or default_batch_size()
+            captioner = open_captioner(config, note.model, progress.log)
+        batch_size = batch_size_of(config, captioner)
         failures = FailureBudget(config.max_failure_ratio, note.inputs)
         sampler = ThumbnailSampler.for_run(0 if config.no_report else config.report_samples, note.inputs)
+        gpu = has_gpu(config, captioner)
         return Engine(config, self._run, captioner, side_of(captioner), batch_size, progress, failures, sampler, gpu)
 
 
-def _has_gpu(config: JobConfig, captioner: AnyCaptioner) -> bool:
+def has_gpu(config: JobConfig, captioner: AnyCaptioner) -> bool:
     """Whether a GPU waits for images; TensorFlow is asked unless the captioner knows."""
     if takes_pictures(captioner) and (config.is_named or hasattr(captioner, "on_gpu")):
         return bool(getattr(captioner, "on_gpu", False))
     return open_gpus(required=config.require_gpu) > 0 and config.engine != "litert"
 
 
-def _open_captioner(config: JobConfig, version: str, progress: ProgressFile) -> AnyCaptioner:
+def batch_size_of(config: JobConfig, captioner: AnyCaptioner) -> int:
+    """Images in a batch: as the user, the captioner or the device says."""
+    return config.batch_size or getattr(captioner, "batch_size", None) or default_batch_size()
+
+
+def open_captioner(config: JobConfig, version: str, log: Callable[[str], None]) -> AnyCaptioner:
+    """The captioner of the options, loaded.
+
+    Args:
+      config: the job's.
+      version: that it must have.
+      log: logs a line.
+
+    Raises:
+      BundleError, CaptionerError: there is none, or it has another version.
+    """
     if config.captioner is None or not config.is_named:
         open_gpus(required=config.require_gpu)  # before TensorFlow is used
     if config.captioner:
         return captioner_of_run(config, version)
     bundle = bundle_of_run(config, version)
-    return load_captioner(bundle, config.decoding, config.engine, progress.log, config.precision)
+    return load_captioner(bundle, config.decoding, config.engine, log, config.precision)
