@@ -23,7 +23,7 @@ from beam_job.captioning import caption_shards
 from beam_job.captioning.caption_elements import InvalidElementError, parse_element
 from beam_job.output.sink import FAILURE_SCHEMA
 from beam_job.records import CaptionedImage, DecodedImage, Failure, ImageInput
-from model import CaptionerError
+from model import Caption, CaptionerError, Picture
 from tests.fakes import FakeCaptioner
 from tests.planned import grey
 
@@ -285,6 +285,33 @@ def test_a_bad_image_fails_alone(photos: Path, monkeypatch: pytest.MonkeyPatch) 
     captions, failures = run([str(photos / f"{number}.png") for number in range(10, 20)], caption(photos))
     assert len(captions) == 9
     assert [(Path(row["uri"]).name, row["stage"]) for row in failures] == [("12.png", "caption")]
+
+
+class Answering:
+    """Answers with the prompt, the size of the picture and a field of its element."""
+
+    version = "answering-1"
+    max_side = 16
+
+    def caption_pictures(self, pictures: list[Picture]) -> list[list[Caption]]:
+        return [[Caption(f"{each.prompt} {each.pixels.shape} {each.columns['brand']}")] for each in pictures]
+
+
+def make_answering(model: str | None, decoding: Decoding) -> Answering:
+    return Answering()
+
+
+def test_prompts_and_pictures_in_their_own_shape(photos: Path) -> None:
+    elements = [{"uri": str(photos / "10.png"), "brand": "Acme"}, str(photos / "11.png")]
+    asking = caption(
+        photos,
+        captioner="tests.beam_job.test_transforms:make_answering",
+        prompts={"caption": "What?", "maker": "Is it {brand}?"},
+    )
+    [row], [failure] = run(elements, asking)
+    assert (row["caption"], row["score"], row["brand"]) == ("What? (11, 16, 3) Acme", None, "Acme")
+    assert row["caption_maker"] == "Is it Acme? (11, 16, 3) Acme"
+    assert failure["error_message"] == "an element has no field 'brand', which the prompt names"
 
 
 def test_run_inference_over_decoded_images(loaded: list[FakeCaptioner]) -> None:
