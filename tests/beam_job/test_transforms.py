@@ -294,7 +294,7 @@ class Answering:
     max_side = 16
 
     def caption_pictures(self, pictures: list[Picture]) -> list[list[Caption]]:
-        return [[Caption(f"{each.prompt} {each.pixels.shape} {each.columns['brand']}")] for each in pictures]
+        return [[Caption(f"{each.prompt} {each.pixels.shape} {each.columns['brand']}", None)] for each in pictures]
 
 
 def make_answering(model: str | None, decoding: Decoding) -> Answering:
