@@ -4,6 +4,10 @@
 
     summary = run_job(JobConfig(inputs=("photos",), output="captions"))
 
+Inside a pipeline of your own:
+
+    results = uris | CaptionImages(allow_buckets=["gs://photos"])
+
 The names below are imported when they are first used: `import beam_job` imports neither Beam nor TensorFlow.
 """
 
@@ -20,10 +24,14 @@ if TYPE_CHECKING:
     from beam_job.inputs.filters import Filters as Filters
     from beam_job.inputs.prompts import Prompt as Prompt
     from beam_job.records import Failure as Failure
+    from beam_job.transforms import CaptionImages as CaptionImages
+    from beam_job.transforms import CaptionModelHandler as CaptionModelHandler
     from model import Decoding as Decoding
 
 __version__ = "0.1.0"
 _MODULES = {
+    "CaptionImages": "beam_job.transforms",
+    "CaptionModelHandler": "beam_job.transforms",
     "Decoding": "model",
     "Endpoint": "beam_job.endpoint",
     "Failure": "beam_job.records",
@@ -33,7 +41,19 @@ _MODULES = {
     "Prompt": "beam_job.inputs.prompts",
     "run_job": "beam_job.cli.job",
 }
-__all__ = ["Decoding", "Endpoint", "Failure", "Filters", "JobConfig", "JobError", "Prompt", "__version__", "run_job"]
+__all__ = [
+    "CaptionImages",
+    "CaptionModelHandler",
+    "Decoding",
+    "Endpoint",
+    "Failure",
+    "Filters",
+    "JobConfig",
+    "JobError",
+    "Prompt",
+    "__version__",
+    "run_job",
+]
 
 
 def __getattr__(name: str) -> Any:

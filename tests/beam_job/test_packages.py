@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "loading": {"config", "inputs", "records", "storage", "text"},
     "output": {"config", "inputs", "planning", "records", "storage", "text"},
     "captioning": {"config", "inputs", "loading", "output", "planning", "records", "storage", "text"},
+    "transforms": {"captioning", "config", "inputs", "output", "records"},
     "pipeline": {"captioning", "config", "output", "planning", "records", "storage"},
     "results": {"config", "inputs", "loading", "output", "planning", "records", "storage", "text"},
     "runners": {"captioning", "config", "inputs", "loading", "output", "pipeline", "planning", "storage", "text"},
