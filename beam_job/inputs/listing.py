@@ -231,7 +231,7 @@ def _nothing_at(given: str, contents: Contents) -> str:
     name = public_name(given)
     if contents.found or contents.leftovers:
         what = "no images" if not is_glob_of_lists(given) else "no rows"
-        return f"--input: {name} holds {what}{contents.description}"
+        return f"{name} holds {what}{contents.description}"
     if not is_literal(given):
         hint = "; write [[] for a [ that is part of a name" if "[" in given else ""
         raise InputError(
@@ -240,10 +240,10 @@ def _nothing_at(given: str, contents: Contents) -> str:
     storage = storage_for(given)
     if storage.is_folder(given):
         suffixes = ", ".join(IMAGE_SUFFIXES)
-        return f"--input: the folder {name} holds no images ({suffixes}); for other file types give a glob"
+        return f"the folder {name} holds no images ({suffixes}); for other file types give a glob"
     if is_list(given):
-        return f"--input: the list {name} is empty"
+        return f"the list {name} is empty"
     if is_tar(given) and storage.exists(given):
-        return f"--input: the tar {name} holds no images"
+        return f"the tar {name} holds no images"
     start = f"; relative paths start at {os.getcwd()}" if scheme_of(given) == "file" else ""
     raise InputError(f"--input: {name} does not exist; check the spelling{start}")
