@@ -132,9 +132,8 @@ def _rows_of(parts: Sequence[str], options: ListOptions, taken: set[int]) -> Ite
 
 def _batches_of(given: str, contents: Contents, options: ListOptions, taken: set[int]) -> Iterator[pa.RecordBatch]:
     check_carried(options.carry_columns)
-    storage = storage_for(given)
     name = is_literal(given)
-    if name and is_list(given) and not storage.is_folder(given):
+    if name and is_list(given) and not _is_folder_of_lists(given):
         yield from read_list(given, options=options, partitions=partitions_of(given), taken=taken)
         return
     if is_packed_tar(given) and name:
@@ -156,6 +155,13 @@ def _batches_of(given: str, contents: Contents, options: ListOptions, taken: set
             raise InputError(f"{what}; {public_name(given)} has only images")
         else:
             yield from _batches_of_files(group, trusted)
+
+
+def _is_folder_of_lists(given: str) -> bool:
+    """Whether a name like that of a list is a folder's, as Spark names them (`out.parquet/part-0.parquet`)."""
+    storage = storage_for(given)
+    is_file = scheme_of(given) != "file" and storage.exists(given)
+    return not is_file and storage.is_folder(given)
 
 
 def _found(given: str) -> Iterator[StoredObject]:
