@@ -25,6 +25,7 @@ from beam_job.storage.base import (
 )
 from beam_job.storage.checksum import check
 from beam_job.storage.retry import Deadline, Retrying, retrying
+from beam_job.storage.versions import listed_version, read_version
 from beam_job.storage.walk import Found, walk
 
 _CHUNK = 1 << 20
@@ -176,7 +177,7 @@ def _read(uri: str, deadline: Deadline, meter: ByteMeter, part: tuple[int, int] 
     with _local_errors(uri), _open_regular(uri) as file:
         found = os.fstat(file.fileno())
         offset, size = part or (0, found.st_size)
-        meter.version = _version(found)
+        meter.version = listed_version(found)
         meter.check(size)
         file.seek(offset)
         chunks: list[bytes] = []
@@ -190,7 +191,8 @@ def _read(uri: str, deadline: Deadline, meter: ByteMeter, part: tuple[int, int] 
     data = b"".join(chunks)
     if part is not None:
         check(data, size, name=uri)
-    return data, _version(found)
+        return data, listed_version(found)
+    return data, read_version(found, data)
 
 
 def _open_regular(uri: str) -> BinaryIO:
@@ -272,11 +274,7 @@ def _unreadable(path: str, error: OSError) -> StoredObject:
 
 
 def _stored(uri: str, found: os.stat_result) -> StoredObject:
-    return StoredObject(uri, _version(found), found.st_size, modified=found.st_mtime)
-
-
-def _version(found: os.stat_result) -> str:
-    return f"{found.st_size}-{found.st_mtime_ns}"
+    return StoredObject(uri, listed_version(found), found.st_size, modified=found.st_mtime)
 
 
 def _has_content(path: str, data: bytes) -> bool:
