@@ -198,7 +198,7 @@ def load_config(folder: Path) -> CaptionerConfig:
 
 
 def load_captioner(
-    folder: Path = DEFAULT_BUNDLE,
+    folder: str | Path = DEFAULT_BUNDLE,
     decoding: Decoding | None = None,
     engine: str = "tensorflow",
     log: Callable[[str], None] = print,
@@ -225,6 +225,7 @@ def load_captioner(
     from model.litert_encoder import open_encoder
     from model.network import build_network
 
+    folder = Path(folder)
     precision = choose_precision(engine, precision)
     version = check_bundle(folder)
     config = load_config(folder)

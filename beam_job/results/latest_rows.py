@@ -17,7 +17,7 @@ from beam_job.storage.version_columns import content_versions
 
 _THREADS = 16
 _TIMES = {"captions": "captioned_at", "failures": "failed_at"}
-_SCHEMAS = {"captions": caption_schema(several=True), "failures": FAILURE_SCHEMA}
+_SCHEMAS = {"captions": caption_schema(), "failures": FAILURE_SCHEMA}
 _REQUIRED = {
     "captions": ("uri", "caption", "object_version", "captioned_at"),
     "failures": ("uri", "stage", "error_type", "error_message", "transient", "object_version", "failed_at"),

@@ -122,6 +122,18 @@ def test_another_min_score_marks_new_images_and_captions_none_again(
     assert {round(row["score"], 1): row["low_confidence"] for row in rows} == {-0.5: False, -0.6: True, -0.7: True}
 
 
+def test_files_of_runs_with_other_options_are_read_as_one_data_set(nights: Nights, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    nights.add("a.png", "b.png", "c.png")
+    for name, options in (("a.png", []), ("b.png", ["--num_captions=2"]), ("c.png", ["--min_score=-0.5"])):
+        nights.run(f"--include={name}", *options)
+    files = sorted(map(str, nights.output.glob("captions/*/*.parquet")))
+    assert len({pq.read_schema(file).remove_metadata().to_string() for file in files}) == 1
+    rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    found = {Path(row["uri"]).name: (row["captions"] is None, row["low_confidence"] is None) for row in rows}
+    assert found == {"a.png": (True, True), "b.png": (False, True), "c.png": (True, False)}
+
+
 @pytest.mark.parametrize(
     ("retry", "again"),
     [
