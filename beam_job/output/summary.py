@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from beam_job.config import JobConfig
-from beam_job.output.formats import FORMAT
 from beam_job.output.metrics import RanWith, RunMetrics
 from beam_job.output.sink import ShardCounts, read_counts
 from beam_job.output.stage_clock import WAITED_FOR
+from beam_job.planning.damage import FORMAT
 from beam_job.planning.prepare import PlannedRun
 from beam_job.records import RUN_ENDED
 
@@ -46,7 +46,7 @@ class Summary:
       counts: what the captioner has counted in this attempt, by name, such as requests and tokens.
       left: of the failures, those that the captioner has left for the next run (`model.EndRun`).
       page: the review page; None where it was not requested or could not be written.
-      format: `beam_job.output.formats.FORMAT` of the version that wrote it.
+      format: `beam_job.planning.damage.FORMAT` of the version that wrote it.
     """
 
     run_id: str

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_job.output.formats import damaged_part, is_unusable, open_part
+from beam_job.output.formats import damaged_part, open_part
 from beam_job.output.sink import FAILURE_SCHEMA, caption_schema
+from beam_job.planning.damage import is_unusable
 from beam_job.results.readable_runs import read_readable_runs
 from beam_job.storage import CONTENT, LATER, OPTIONS, StorageError, StoredObject, join, storage_for
 from beam_job.storage.version_columns import content_versions
