@@ -50,7 +50,10 @@ def report(summary: Summary, config: JobConfig) -> int:
 
 def _lines(summary: Summary, config: JobConfig) -> Iterator[tuple[str, str]]:
     """A heading, empty where the line continues the one above, and its text."""
-    yield "captions", f"{config.output}/captions/run={summary.run_id}"
+    from beam_job.planning.run import Run  # here, since `--help` does without Arrow
+
+    run = Run(config.output, summary.run_id)
+    yield "captions", run.captions_folder
     if summary.low_confidence is not None:
         share = summary.low_confidence / max(summary.captions, 1)
         unscored = summary.captions - sum(summary.scores.values())
@@ -60,7 +63,7 @@ def _lines(summary: Summary, config: JobConfig) -> Iterator[tuple[str, str]]:
             f"{summary.low_confidence:,} ({share:.0%}) below --min_score={config.min_score}: low_confidence{without}",
         )
     if summary.failures:
-        yield "failures", f"{config.output}/failures/run={summary.run_id}"
+        yield "failures", run.failures_folder
     for reason, count in summary.failures_by_reason.items():
         yield "", f"{count:,} x {printable(reason)}{_HINTS.get(reason, '')}"
     if summary.counts:

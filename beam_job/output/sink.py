@@ -222,9 +222,17 @@ def caption_table(
     schema = caption_schema(prompts)
     table = pa.table([pa.array(columns[column.name], column.type) for column in schema], schema)
     if min_score is not None:
-        place = table.schema.get_field_index(LOW_CONFIDENCE)
-        table = table.set_column(place, LOW_CONFIDENCE, pc.less(table["score"], min_score))
+        table = mark_low_scores(table, min_score)
     return table if carried is None else _with_columns(table, carried)
+
+
+def mark_low_scores(captions: pa.Table, min_score: float) -> pa.Table:
+    """The same rows, whose `low_confidence` says whether `score` is lower; null where there is no score."""
+    place = captions.schema.get_field_index(LOW_CONFIDENCE)
+    marks = pc.less(captions["score"], min_score)
+    if place < 0:  # files of earlier versions
+        return captions.add_column(captions.schema.get_field_index("score") + 1, LOW_CONFIDENCE, marks)
+    return captions.set_column(place, LOW_CONFIDENCE, marks)
 
 
 def _with_columns(table: pa.Table, others: pa.Table) -> pa.Table:

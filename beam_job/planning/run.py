@@ -96,11 +96,21 @@ class Run:
         return self._part(self.failures_folder, shard)
 
     def _table(self, name: str) -> str:
-        return join(self.output, name, f"run={self.run_id}")
+        return join(table_folder(self.output, name), f"run={self.run_id}")
 
     @staticmethod
     def _part(folder: str, number: int) -> str:
         return join(folder, f"part-{number:05d}.parquet")
+
+
+def table_folder(output: str, name: str) -> str:
+    """The folder of a table of all runs: "captions" or "failures"."""
+    return join(output, name)
+
+
+def run_id_of(part: str) -> str:
+    """The name of the run that wrote this file of a table."""
+    return part.split("/")[-2].removeprefix("run=")
 
 
 @dataclass(frozen=True)
