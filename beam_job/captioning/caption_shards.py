@@ -18,6 +18,7 @@ from beam_job.output.sink import publish_failures, read_report
 from beam_job.output.thumbnails import ThumbnailSampler
 from beam_job.planning.plan import PlanReader
 from beam_job.planning.run import Run, RunManifest, read_manifest
+from beam_job.storage import use_access
 from model import ImageCaptioner, load_captioner
 from model.devices import default_batch_size, open_gpus
 
@@ -42,6 +43,7 @@ class CaptionShards(beam.DoFn):
         self._progress_folder = progress_folder
 
     def setup(self) -> None:
+        use_access(self._config.access)
         self._plan = PlanReader(self._run)
         self._manifest = read_manifest(self._run)
         self._engine = self._acquire_engine()

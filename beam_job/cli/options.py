@@ -62,6 +62,10 @@ _SAME_NAME = (
     "batch_size",
     "fetch_threads",
     "fetch_timeout",
+    "requests_per_host",
+    "user_agent",
+    "respect_noai",
+    "billing_project",
     "batch_timeout",
     "decode_threads",
     "max_pixels",
@@ -119,6 +123,7 @@ def job_parser() -> CommandParser:
     _add_model(parser.add_argument_group("model and captions"))
     _add_selection(parser.add_argument_group("which images to caption"))
     add_allowed_options(parser.add_argument_group("what lists may name, besides the location of --input"))
+    _add_access(parser.add_argument_group("web servers and buckets"))
     _add_failures(parser.add_argument_group("failures"))
     _add_report(parser.add_argument_group("review page (OUTPUT/runs/RUN_ID/index.html)"))
     _add_speed(parser.add_argument_group("speed and memory"))
@@ -202,6 +207,32 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--recaption", action="store_true", help="caption all images, including those that already have a caption"
+    )
+
+
+def _add_access(group: argparse._ArgumentGroup) -> None:
+    add_number(
+        group,
+        "requests_per_host",
+        JobConfig.requests_per_host,
+        "requests at a time to one web server; raise it for servers of your own. A server that answers 429 or 503 gets "
+        "fewer, and is left alone for its Retry-After",
+    )
+    group.add_argument(
+        "--user_agent",
+        default=JobConfig.user_agent,
+        metavar="TEXT",
+        help="what web servers see as the program that asks (default: %(default)s)",
+    )
+    group.add_argument(
+        "--respect_noai",
+        action="store_true",
+        help="images whose web server sends X-Robots-Tag: noai or noimageai are failures",
+    )
+    group.add_argument(
+        "--billing_project",
+        metavar="PROJECT",
+        help="the Google Cloud project that pays for reading buckets with requester pays",
     )
 
 

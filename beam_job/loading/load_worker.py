@@ -19,7 +19,7 @@ import numpy.typing as npt
 from beam_job.loading.child_process import join_parent, report_ready
 from beam_job.loading.loader import LoadConfig, ThreadLoader
 from beam_job.records import Failure, ImageInput
-from beam_job.storage import CredentialsError
+from beam_job.storage import CredentialsError, use_access
 
 GROUP = 16  # images of an answer
 _LINGER_SECONDS = 0.05  # that an answer waits for its group to fill
@@ -40,6 +40,7 @@ def main() -> None:
     report_ready(connection)
     config: LoadConfig = connection.recv()
     connection.send(None)
+    use_access(config.access)
     size = config.input_size
     loader = ThreadLoader(config)
     try:
