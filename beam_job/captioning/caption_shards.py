@@ -8,7 +8,7 @@ from concurrent.futures import Future
 import apache_beam as beam
 
 from beam_job.captioning.budgets import FailureBudget
-from beam_job.captioning.captioners import bundle_of_run, captioner_of_run
+from beam_job.captioning.captioners import AnyCaptioner, bundle_of_run, captioner_of_run, side_of, takes_pictures
 from beam_job.captioning.engine import Engine
 from beam_job.captioning.engines import ENGINES
 from beam_job.captioning.progress_file import ProgressFile
@@ -19,7 +19,7 @@ from beam_job.output.thumbnails import ThumbnailSampler
 from beam_job.planning.plan import PlanReader
 from beam_job.planning.run import Run, RunManifest, read_manifest
 from beam_job.storage import use_access
-from model import ImageCaptioner, load_captioner
+from model import load_captioner
 from model.devices import default_batch_size, open_gpus
 
 _BATCHES_AHEAD = 4  # at least so many are fetched and decoded while the model works
@@ -87,18 +87,43 @@ class CaptionShards(beam.DoFn):
     def _open_engine(self, note: RunManifest, failed: Engine | None) -> Engine:
         """An engine with the captioner of the failed one, if that is free: a device may not hold a second model."""
         config = self._config
-        gpu = open_gpus(required=config.require_gpu) > 0 and config.engine != "litert"
         progress = ProgressFile(self._progress_folder)
-        captioner = failed.take_captioner() if failed else None
-        if captioner is None:
-            captioner = _open_captioner(config, note.model, progress)
-        batch_size = config.batch_size or default_batch_size()
         failures = FailureBudget(config.max_failure_ratio, note.inputs)
         sampler = ThumbnailSampler.for_run(0 if config.no_report else config.report_samples, note.inputs)
-        return Engine(config, self._run, captioner, captioner.input_size, batch_size, progress, failures, sampler, gpu)
+        captioner = failed.take_captioner() if failed else None
+        return open_engine(config, self._run, note.model, progress, failures, sampler, captioner)
 
 
-def _open_captioner(config: JobConfig, version: str, progress: ProgressFile) -> ImageCaptioner:
+def open_engine(
+    config: JobConfig,
+    run: Run,
+    version: str,
+    progress: ProgressFile,
+    failures: FailureBudget,
+    sampler: ThumbnailSampler,
+    captioner: AnyCaptioner | None = None,
+) -> Engine:
+    """An engine with the job's captioner in the version of the run, or with one that is open already.
+
+    Raises:
+      CaptionerError, BundleError: it cannot be opened, or has changed since the run began.
+    """
+    captioner = captioner or _open_captioner(config, version, progress)
+    gpu = _has_gpu(config, captioner)
+    batch_size = config.batch_size or getattr(captioner, "batch_size", None) or default_batch_size()
+    return Engine(config, run, captioner, side_of(captioner), batch_size, progress, failures, sampler, gpu)
+
+
+def _has_gpu(config: JobConfig, captioner: AnyCaptioner) -> bool:
+    """Whether a GPU waits for images; TensorFlow is asked unless the captioner knows."""
+    if takes_pictures(captioner) and (config.is_named or hasattr(captioner, "on_gpu")):
+        return bool(getattr(captioner, "on_gpu", False))
+    return open_gpus(required=config.require_gpu) > 0 and config.engine != "litert"
+
+
+def _open_captioner(config: JobConfig, version: str, progress: ProgressFile) -> AnyCaptioner:
+    if config.captioner is None or not config.is_named:
+        open_gpus(required=config.require_gpu)  # before TensorFlow is used
     if config.captioner:
         return captioner_of_run(config, version)
     bundle = bundle_of_run(config, version)

@@ -19,11 +19,12 @@ failure budget) fails the engine as a whole: the shards under way fail with it, 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from beam_job.captioning.batch_runner import BatchRunner, FinishedBatch
 from beam_job.captioning.budgets import FailureBudget
-from beam_job.captioning.captioners import CaptionerError
+from beam_job.captioning.captioners import AnyCaptioner, takes_pictures
 from beam_job.captioning.input_check import check_roots, has_root
 from beam_job.captioning.open_shard import OpenShard
 from beam_job.captioning.progress_file import ProgressFile
@@ -35,8 +36,8 @@ from beam_job.output.stage_clock import StageClock
 from beam_job.output.thumbnails import NO_THUMBNAILS, ThumbnailSampler
 from beam_job.planning.plan import Shard
 from beam_job.planning.run import Run
-from beam_job.records import CaptionedImage, Failure
-from model import ImageCaptioner
+from beam_job.records import RUN_ENDED, CaptionedImage, Failure, ImageInput
+from model import CaptionerError
 
 _SETTLE_SECONDS = 60.0  # for a batch under way, when another engine is to have the captioner
 
@@ -47,8 +48,8 @@ class Engine:
     Args:
       config: the job's.
       run: the run whose shards are written.
-      captioner: called in batches of one size; one at a time, or two where it is compiled for a GPU.
-      input_size: side of the captioner's images, in pixels.
+      captioner: called in batches, as many at a time as it says.
+      input_size: side of the captioner's images, in pixels; the longest side of pictures.
       batch_size: images in a batch.
       progress: counts the images that are done, and logs messages.
       failures: counts outcomes, and decides whether to go on.
@@ -60,7 +61,7 @@ class Engine:
         self,
         config: JobConfig,
         run: Run,
-        captioner: ImageCaptioner,
+        captioner: AnyCaptioner,
         input_size: int,
         batch_size: int,
         progress: ProgressFile,
@@ -75,7 +76,7 @@ class Engine:
         self._failures = failures
         self._captioner = captioner
         self._model_version = captioner.version
-        load_config = LoadConfig.of(config, input_size, gpu)
+        load_config = LoadConfig.of(config, input_size, gpu, takes_pictures(captioner))
         self._clock = StageClock(load_config.decode_threads)
         self._batches = BatchRunner(captioner, batch_size, config, progress.log, self._clock)
         self._loader: Loader = ProcessLoader(load_config) if gpu else ThreadLoader(load_config)
@@ -83,6 +84,7 @@ class Engine:
         self._can_write = True
         self._open: set[OpenShard] = set()
         self._error: BaseException | None = None
+        self._ended: str | None = None  # why the captioner leaves all other images for the next run
         self._lock = threading.Condition()  # guards _open and _error, and is notified when they change
         self._model_thread = threading.Thread(target=self._run_model, name="caption", daemon=True)
         self._model_thread.start()
@@ -111,7 +113,10 @@ class Engine:
                 return opened.done
             self._open.add(opened)
         self._clock.transition(to="fetch", count=len(shard.images))
-        self._loader.put(opened, shard.images)
+        if self._ended is None:
+            self._loader.put(opened, shard.images)
+        else:
+            self._loader.put_failures(opened, [_left(image, self._ended) for image in shard.images])
         return opened.done
 
     def close(self) -> None:
@@ -144,7 +149,7 @@ class Engine:
         self._model_thread.join(timeout)
         self._writer.shutdown()
 
-    def take_captioner(self) -> ImageCaptioner | None:
+    def take_captioner(self) -> AnyCaptioner | None:
         """After `fail`: the captioner, to be used by another engine; None if it does not become free in time."""
         self._model_thread.join(_SETTLE_SECONDS)
         return None if self._model_thread.is_alive() or self._batches.is_running else self._captioner
@@ -171,6 +176,8 @@ class Engine:
                 continue
             self._clock.transition(from_="fetch" if event.file_bytes is None else "decode")
             shard.count_load(event)
+            if self._ended is not None and not isinstance(outcome, Failure):
+                outcome = _left(outcome.input, self._ended)
             self._failures.add(outcome if isinstance(outcome, Failure) else None)
             if isinstance(outcome, Failure):
                 self._finish(shard, outcome)
@@ -184,6 +191,9 @@ class Engine:
                 shard.count_seconds("caption", batch.seconds / len(batch.rows))
                 if isinstance(outcome, Failure):
                     self._failures.revoke(outcome)
+                    if outcome.error_type == RUN_ENDED and self._ended is None:
+                        self._ended = outcome.error_message
+                        self._progress.log(f"{self._ended}; all other images are left for the next run")
                 else:
                     shard.thumbnails.offer(image, outcome)
                 self._finish(shard, outcome)
@@ -231,11 +241,21 @@ class Engine:
         try:
             report = shard.commit(self._run, self._model_version, self._config)
             self._clock.transition(from_="write")
-            shard.done.set_result(shard.result(report, self._clock.take()))
+            shard.done.set_result(shard.result(report, self._clock.take(), self._take_counts()))
         except BaseException as error:
             self._can_write = False
             self.fail(error)
             shard.done.set_exception(error)
+
+    def _take_counts(self) -> Mapping[str, int]:
+        """What the captioner has counted since an earlier shard's result."""
+        take: Callable[[], Mapping[str, int]] = getattr(self._captioner, "take_counts", dict)
+        return {str(name): int(count) for name, count in take().items()}
+
+
+def _left(image: ImageInput, reason: str) -> Failure:
+    """The failure of an image that is left for the next run."""
+    return Failure(image.uri, "caption", RUN_ENDED, reason, True, image.object_version)
 
 
 def _as_exception(error: BaseException) -> Exception:

@@ -82,13 +82,15 @@ class OpenShard:
             rows.sort(key=lambda row: self.shard.place[row.uri])
         carried = self.shard.carried_by(row.uri for row in self.captioned)
         several = config.decoding.num_captions > 1
-        captions = caption_table(self.captioned, model_version, several, carried, config.min_score)
+        captions = caption_table(self.captioned, model_version, several, carried, config.min_score, config.prompts)
         report = commit_shard(run, self.number, captions, self.failures, self.shard)
         if report.failures == tuple(self.failures):  # else another attempt was first, and other images have captions
             self.thumbnails.write(run, self.number, self.captioned)
         self.count_seconds("write", time.monotonic() - started)
         return report
 
-    def result(self, report: ShardReport, model_seconds: Mapping[str, float]) -> ShardResult:
+    def result(
+        self, report: ShardReport, model_seconds: Mapping[str, float], counts: Mapping[str, int] | None = None
+    ) -> ShardResult:
         """The committed report, and what the shard took."""
-        return ShardResult(report, dict(self._seconds), model_seconds, self.image_bytes, self.batch_fill)
+        return ShardResult(report, dict(self._seconds), model_seconds, self.image_bytes, self.batch_fill, counts or {})

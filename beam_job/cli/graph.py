@@ -14,7 +14,6 @@ from apache_beam.runners.runner import PipelineResult
 
 from beam_job.captioning.batch_runner import BatchTimeoutError
 from beam_job.captioning.budgets import FailureBudgetError
-from beam_job.captioning.captioners import CaptionerError
 from beam_job.captioning.input_check import InputGoneError
 from beam_job.cli.host_limits import host_limit
 from beam_job.output.sink import committed_shards
@@ -24,7 +23,7 @@ from beam_job.runners.beam_options import job_server_reason
 from beam_job.runners.dataflow_job import failure_reason, is_awaited
 from beam_job.runners.worker_watch import WorkerWatch
 from beam_job.storage import CredentialsError, StorageError
-from model import BundleError
+from model import BundleError, CaptionerError
 from model.engine_choice import EngineError
 
 T = TypeVar("T")

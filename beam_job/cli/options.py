@@ -7,10 +7,12 @@ import dataclasses
 from typing import TypeVar
 
 from beam_job import __version__
+from beam_job.cli.endpoint_options import add_endpoint_options, endpoint_from
 from beam_job.cli.logs import LOG_FORMATS
-from beam_job.config import RETRY, JobConfig
+from beam_job.config import NAMED_CAPTIONERS, RETRY, JobConfig
 from beam_job.inputs.filters import Filters
 from beam_job.inputs.options import CommandParser, CommaSeparated, add_allowed_options
+from beam_job.inputs.prompts import parse_prompt
 from beam_job.runners.machines import GPUS, check_gpu
 from model.decoding_options import add_decoding_options, add_number, decoding_from, number, whole_number
 from model.engine_choice import add_engine_options
@@ -33,11 +35,13 @@ commands (caption-images COMMAND --help shows their options):
   caption-images status --output=captions                         runs, current captions, what a new run would do
   caption-images snapshot --output=captions --to=newest           write the current captions, one row per URI
   caption-images export --output=captions --format=hf --to=set    write captions and images for other tools
+  caption-images review --output=captions --to=review.html        write a page to check and correct all captions
   caption-images correct --output=captions corrections.jsonl      add corrections that people made
   caption-images demo                                             caption sample photographs
 
 exit codes:
-  0 success, 1 the run failed or too many images failed, 2 invalid usage, 130 stopped by Ctrl-C, 143 by SIGTERM
+  0 success, 1 the run failed or too many images failed, 2 invalid usage, 3 another run holds the output,
+  130 stopped by Ctrl-C, 143 by SIGTERM
 
 A run that was stopped or failed is resumed by repeating the command.
 """
@@ -49,6 +53,8 @@ _SAME_NAME = (
     "output",
     "model",
     "captioner",
+    "max_new_tokens",
+    "max_side",
     "min_score",
     "uri_column",
     "carry_columns",
@@ -103,6 +109,8 @@ def parse(arguments: list[str] | None = None) -> tuple[JobConfig, list[str]]:
         config = JobConfig(
             inputs=tuple(args.input),
             decoding=decoding_from(args),
+            endpoint=endpoint_from(args),
+            prompts=tuple(map(parse_prompt, args.prompt)),
             filters=_from_args(Filters, args),
             **{name: getattr(args, name) for name in _SAME_NAME},
         )
@@ -121,6 +129,7 @@ def job_parser() -> CommandParser:
     parser = CommandParser("caption-images", usage=_USAGE, description=_DESCRIPTION, epilog=_EPILOG)
     _add_input_and_output(parser.add_argument_group("input and output"))
     _add_model(parser.add_argument_group("model and captions"))
+    add_endpoint_options(parser.add_argument_group("endpoint of --captioner=openai"))
     _add_selection(parser.add_argument_group("which images to caption"))
     add_allowed_options(parser.add_argument_group("what lists may name, besides the location of --input"))
     _add_access(parser.add_argument_group("web servers and buckets"))
@@ -165,13 +174,31 @@ def _add_input_and_output(group: argparse._ArgumentGroup) -> None:
 
 def _add_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--model", metavar="FOLDER", help="a model bundle: local, file:// or gs:// (default: the bundled model)"
+        "--model",
+        metavar="FOLDER",
+        help="a model bundle: local, file:// or gs:// (default: the bundled model); with --captioner, the model that "
+        "this one uses",
     )
     group.add_argument(
         "--captioner",
-        metavar="MODULE:FUNCTION",
-        help="use your own captioner: a function, called with --model and the decoding options, that returns it (see "
-        "the README)",
+        metavar="NAME",
+        help=f"caption with something else than a bundle: {', '.join(NAMED_CAPTIONERS)}, or MODULE:FUNCTION for your "
+        "own (see docs/captioners.md)",
+    )
+    group.add_argument(
+        "--prompt",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="what to ask a captioner that takes prompts: TEXT or @FILE, in which {column} stands for a carried "
+        "column; repeatable as NAME=TEXT, each with a caption of its own in the column caption_NAME",
+    )
+    add_number(group, "max_new_tokens", JobConfig.max_new_tokens, "longest caption of a named --captioner, in tokens")
+    group.add_argument(
+        "--max_side",
+        type=whole_number,
+        metavar="N",
+        help="longest side of the pictures that a named --captioner gets, in pixels (default: the captioner's)",
     )
     add_decoding_options(group)
     group.add_argument(
@@ -307,7 +334,8 @@ def _add_dataflow(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--estimate",
         action="store_true",
-        help="print the estimated time and cost, and for Dataflow whether the job could start; then exit",
+        help="print the estimated time and cost, and for Dataflow whether the job could start; then exit; the speed "
+        "of a --captioner is measured here on 16 of the images, whose captions are not kept",
     )
     group.add_argument(
         "--worker_price",

@@ -8,13 +8,17 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from beam_job.cli.logs import LOGGER
+from beam_job.records import RUN_ENDED
 from beam_job.text import command_name, counted, printable
 
 if TYPE_CHECKING:
     from beam_job.config import JobConfig
     from beam_job.output.summary import Summary
 
-_HINTS = {"list: NotAllowed": " (error_message names the option that allows it)"}
+_HINTS = {
+    "list: NotAllowed": " (error_message names the option that allows it)",
+    f"caption: {RUN_ENDED}": " (left for the next run)",
+}
 
 
 def report(summary: Summary, config: JobConfig) -> int:
@@ -42,11 +46,18 @@ def _lines(summary: Summary, config: JobConfig) -> Iterator[tuple[str, str]]:
     yield "captions", f"{config.output}/captions/run={summary.run_id}"
     if summary.low_confidence is not None:
         share = summary.low_confidence / max(summary.captions, 1)
-        yield "", f"{summary.low_confidence:,} ({share:.0%}) below --min_score={config.min_score}: low_confidence"
+        unscored = summary.captions - sum(summary.scores.values())
+        without = f"; {unscored:,} have no score, so low_confidence is null" if unscored else ""
+        yield (
+            "",
+            f"{summary.low_confidence:,} ({share:.0%}) below --min_score={config.min_score}: low_confidence{without}",
+        )
     if summary.failures:
         yield "failures", f"{config.output}/failures/run={summary.run_id}"
     for reason, count in summary.failures_by_reason.items():
         yield "", f"{count:,} x {printable(reason)}{_HINTS.get(reason, '')}"
+    if summary.counts:
+        yield "counted", ", ".join(f"{count:,} {printable(name)}" for name, count in summary.counts.items())
     if summary.page is not None:
         yield "page", summary.page
     if summary.model_share is not None:

@@ -36,7 +36,7 @@ class LoadConfig:
     """What loading depends on.
 
     Attributes:
-      input_size: side of the captioner's images, in pixels.
+      input_size: side of the captioner's images, in pixels; with `in_proportion`, the longest side.
       fetch_threads: images fetched at the same time.
       decode_threads: images decoded at the same time.
       max_pixels: see `model.load_image`.
@@ -44,6 +44,7 @@ class LoadConfig:
       fetch_timeout: seconds for an image, retries included.
       allowed: what may be read.
       filters: their sizes are checked when an image of a list is fetched.
+      in_proportion: whether images keep their aspect ratio.
       access: how storages are asked.
     """
 
@@ -55,10 +56,11 @@ class LoadConfig:
     fetch_timeout: float
     allowed: Allowed
     filters: Filters
+    in_proportion: bool = False
     access: Access = dataclasses.field(default_factory=Access)
 
     @classmethod
-    def of(cls, config: JobConfig, input_size: int, on_gpu: bool) -> LoadConfig:
+    def of(cls, config: JobConfig, input_size: int, on_gpu: bool, in_proportion: bool = False) -> LoadConfig:
         """The job's settings, completed for this machine, which may have other cores than the one that launched it."""
         fetch, decode = default_threads(os.cpu_count() or 1, on_gpu)
         return cls(
@@ -70,12 +72,13 @@ class LoadConfig:
             fetch_timeout=config.fetch_timeout,
             allowed=config.allowed,
             filters=config.filters,
+            in_proportion=in_proportion,
             access=config.access,
         )
 
     @property
     def pixel_bytes(self) -> int:
-        """Bytes of an image's pixels."""
+        """Bytes of an image's pixels; of one in proportion, the most that they can be."""
         return 3 * self.input_size**2
 
 
@@ -134,6 +137,13 @@ class Loader(abc.ABC):
             self._pending += len(images)
         for image in images:
             self._queue(key, image)
+
+    def put_failures(self, key: Any, failures: Sequence[Failure]) -> None:
+        """Takes images in that are not to be loaded; their outcomes, with `key`, are these failures."""
+        with self._lock:
+            self._pending += len(failures)
+        self._budget.release(-len(failures) * self._config.pixel_bytes)  # reserved, as `get` gives them back
+        self._results.put([LoadEvent(key, failure, None) for failure in failures])
 
     def get(self, timeout: float | None = None) -> list[LoadEvent]:
         """The next events, waiting for them; none once the loader was stopped, or closed and emptied.
@@ -210,7 +220,9 @@ class ThreadLoader(Loader):
 
     def __init__(self, config: LoadConfig) -> None:
         super().__init__(config)
-        self._pool = DecodePool(config.decode_threads, config.input_size, config.max_pixels)
+        self._pool = DecodePool(
+            config.decode_threads, config.input_size, config.max_pixels, in_proportion=config.in_proportion
+        )
         self._to_fetch: HostQueue[tuple[Any, ImageInput]] = HostQueue(config.fetch_threads)
         self._to_decode: queue.SimpleQueue[tuple[Any, FetchedImage, float] | None] = queue.SimpleQueue()
         self._fetchers = self._start("fetch", config.fetch_threads, self._fetch_queued)

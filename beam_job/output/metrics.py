@@ -20,6 +20,7 @@ from beam_job.records import METRIC_NAMESPACE
 
 _BYTES, _FILL, _SHARD_IMAGES = "image_bytes", "batch_fill_percent", "shard_images"
 _MILLISECONDS = "_milliseconds"
+_CAPTIONER = "captioner "  # prefix of the counters of the captioner itself
 _RAN_WITH = "shards with"  # prefix of the counters of engine, precision and batch size
 
 
@@ -33,6 +34,7 @@ class ShardResult:
       model_seconds: of the model's thread since an earlier shard's result, as `StageClock.take` returns them.
       image_bytes: of each image that was fetched, as stored.
       batch_fill: of each batch that began with an image of this shard, in percent of its size.
+      counts: what the captioner has counted since an earlier shard's result, by name.
     """
 
     report: ShardReport
@@ -40,6 +42,7 @@ class ShardResult:
     model_seconds: Mapping[str, float]
     image_bytes: Sequence[int]
     batch_fill: Sequence[int]
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class RunMetrics:
       batch_fill: images in a batch by its capacity, on average; None where the model was not called.
       ran_with: what the shards were captioned with.
       images: captions and failures of this attempt; None where the runner did not report them.
+      counts: what the captioner has counted, by name.
     """
 
     seconds_by_stage: Mapping[str, float] = field(default_factory=dict)
@@ -77,6 +81,7 @@ class RunMetrics:
     batch_fill: float | None = None
     ran_with: Sequence[RanWith] = ()
     images: int | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 def count_report(report: ShardReport) -> None:
@@ -95,6 +100,8 @@ def count_work(result: ShardResult, engine: str, precision: str, batch_size: int
     of_the_model = {f"model_{stage}": seconds for stage, seconds in result.model_seconds.items()}
     for stage, seconds in {**result.seconds, **of_the_model}.items():
         _add(f"{stage}{_MILLISECONDS}", round(1000 * seconds))
+    for name, count in result.counts.items():
+        _add(f"{_CAPTIONER}{name}", count)
     for name, values in ((_BYTES, result.image_bytes), (_FILL, result.batch_fill), (_SHARD_IMAGES, [images])):
         for value in values:
             Metrics.distribution(METRIC_NAMESPACE, name).update(value)
@@ -121,6 +128,7 @@ def read_metrics(result: PipelineResult) -> RunMetrics:
         batch_fill=fill.mean / 100 if fill and fill.count else None,
         ran_with=_ran_with(counted),
         images=images.sum if images else None,
+        counts={name.removeprefix(_CAPTIONER): value for name, value in counted.items() if name.startswith(_CAPTIONER)},
     )
 
 

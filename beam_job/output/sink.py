@@ -17,10 +17,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from beam_job.inputs.prompts import Prompt
 from beam_job.output.formats import PARQUET_FORMAT, damaged_part, open_part
 from beam_job.planning.plan import Shard
 from beam_job.planning.run import Run
@@ -47,9 +49,14 @@ FAILURE_SCHEMA = pa.schema(
 )
 
 
-def caption_schema(several: bool) -> pa.Schema:
-    """The columns of `captions/`; with `several` captions of an image, `captions` and `scores` too."""
+def caption_schema(several: bool, prompts: Sequence[Prompt] = ()) -> pa.Schema:
+    """The columns of `captions/`; with `several` captions of an image, `captions` and `scores` too.
+
+    A prompt with a name has a column for its caption and one for its score.
+    """
     lists = [("captions", pa.list_(pa.string())), ("scores", pa.list_(pa.float32()))] if several else []
+    for prompt in prompts:
+        lists += zip(prompt.own_columns, (pa.string(), pa.float32()), strict=False)
     return pa.schema(
         [
             ("uri", pa.string()),
@@ -172,6 +179,7 @@ def caption_table(
     several: bool,
     carried: pa.Table | None = None,
     min_score: float | None = None,
+    prompts: Sequence[Prompt] = (),
 ) -> pa.Table:
     """The rows of a captions file.
 
@@ -180,9 +188,11 @@ def caption_table(
       model_version: the captioner's.
       several: whether to write the columns `captions` and `scores`.
       carried: columns of the user's list, a row for each of `captioned`; they come last.
-      min_score: where given, the column `low_confidence` says whether `score`, as stored, is lower.
+      min_score: where given, the column `low_confidence` says whether `score`, as stored, is lower; null where there is
+        no score.
+      prompts: of the job, whose captions are each image's `by_prompt`.
     """
-    columns = {
+    columns: dict[str, Sequence[Any]] = {
         "uri": [image.uri for image in captioned],
         "caption": [image.captions[0].text for image in captioned],
         "score": [image.captions[0].score for image in captioned],
@@ -194,7 +204,11 @@ def caption_table(
         "model_version": [model_version] * len(captioned),
         "captioned_at": [image.captioned_at for image in captioned],
     }
-    schema = caption_schema(several)
+    for place, prompt in enumerate(prompts):
+        found = [image.by_prompt[place] for image in captioned]
+        values = [caption.text for caption in found], [caption.score for caption in found]
+        columns |= zip(prompt.own_columns, values, strict=False)
+    schema = caption_schema(several, prompts)
     table = pa.table([pa.array(columns[column.name], column.type) for column in schema], schema)
     if min_score is not None:
         after_score = table.schema.get_field_index("score") + 1

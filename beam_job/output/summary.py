@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from beam_job.config import JobConfig
@@ -15,6 +15,7 @@ from beam_job.output.metrics import RanWith, RunMetrics
 from beam_job.output.sink import ShardCounts, read_counts
 from beam_job.output.stage_clock import WAITED_FOR
 from beam_job.planning.prepare import PlannedRun
+from beam_job.records import RUN_ENDED
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Summary:
       model: version of the model.
       ran_with: what its shards were captioned with; of a resumed run, those of its last attempt.
       options: the job's.
+      counts: what the captioner has counted in this attempt, by name, such as requests and tokens.
+      left: of the failures, those that the captioner has left for the next run (`model.EndRun`).
       page: the review page; None where it was not requested or could not be written.
       format: `beam_job.output.formats.FORMAT` of the version that wrote it.
     """
@@ -66,6 +69,8 @@ class Summary:
     model: str
     ran_with: Sequence[RanWith]
     options: Mapping[str, Any]
+    counts: Mapping[str, int] = field(default_factory=dict)
+    left: int = 0
     page: str | None = None
     format: int = FORMAT
 
@@ -78,8 +83,9 @@ class Summary:
 
     @property
     def failure_ratio(self) -> float:
-        """Failures divided by inputs."""
-        return self.failures / self.inputs if self.inputs else 0.0
+        """Failures divided by inputs; images that are left for the next run are neither."""
+        tried = self.inputs - self.left
+        return (self.failures - self.left) / tried if tried else 0.0
 
     def to_json(self) -> bytes:
         """The file's content."""
@@ -140,6 +146,8 @@ def summarize(
         model=model_version,
         ran_with=metrics.ran_with,
         options=config.options,
+        counts=dict(metrics.counts),
+        left=counted.failures[f"caption: {RUN_ENDED}"],
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from PIL import Image
 
 from beam_job.output.formats import PARQUET_FORMAT, open_part
 from beam_job.planning.run import Run
@@ -29,6 +30,7 @@ from model.preprocessing import LoadedImage
 _SIDE = 256  # pixels of the longer side
 _LOWEST_OF_SHARD = 4
 SHARDS_WITH_LOWEST = 2_000  # later shards keep sampled thumbnails only, since every file is read again for the page
+_MAX_HELD = 3 * 512 * 512  # bytes of an image's pixels
 _QUALITY = 70
 _THREADS = 16
 
@@ -98,9 +100,10 @@ class ShardThumbnails:
     def offer(self, image: DecodedImage, row: CaptionedImage) -> None:
         """Keeps the image's pixels if it is sampled, or if its score is among the shard's lowest so far."""
         if sample_key(row.uri) < self._share:
-            self._sampled[row.uri] = image.pixels
-        if self._lowest:
-            entry = (-row.captions[0].score, row.uri, image.pixels)
+            self._sampled[row.uri] = _small(image.pixels)
+        score = row.captions[0].score
+        if self._lowest and score is not None:
+            entry = (-score, row.uri, _small(image.pixels))
             if len(self._low) < self._lowest:
                 heapq.heappush(self._low, entry)
             elif entry[:2] > self._low[0][:2]:
@@ -115,6 +118,15 @@ class ShardThumbnails:
                 run.storage.write(
                     _file(run, shard), parquet_bytes(pa.Table.from_pylist(table, SCHEMA.with_metadata(PARQUET_FORMAT)))
                 )
+
+
+def _small(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Pixels to be held until the shard is written: a large picture's only as large as a thumbnail needs."""
+    if pixels.size <= _MAX_HELD:
+        return pixels
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((2 * _SIDE, 2 * _SIDE))
+    return np.asarray(picture)
 
 
 def _entry(row: CaptionedImage, pixels: npt.NDArray[np.uint8]) -> dict[str, Any]:

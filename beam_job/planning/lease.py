@@ -300,6 +300,20 @@ class Lease:
         return join(self._folder, f"{number:06d}.json")
 
 
+def current_holder(output: str) -> LeaseRecord | None:
+    """Who writes into the output now, as far as can be told without waiting; None for nobody.
+
+    A holder on another machine counts until it releases the lease, or another takes it over.
+
+    Raises:
+      StorageError: the lease cannot be read.
+      LeaseError: it is damaged.
+    """
+    held = Lease(output)
+    record = held._read(held._highest()) if held._highest() else None
+    return None if record is None or record.released or record.process.is_alive() is False else record
+
+
 def _refusal(record: LeaseRecord, uri: str) -> LeaseError:
     remedy = "wait for it, or give another --output"
     if not record.process.boot_id:  # then it may be another process with the same id

@@ -118,6 +118,7 @@ class RunManifest:
       skipped: images that were listed but already completed.
       limits: limits in force, by name; an image that failed for one is tried again only where it is less strict. Empty
         in runs of earlier versions, which did not record them.
+      prompts: their texts by name, in the order of the captions; empty without prompts.
       format: of the file; 0 in runs of earlier versions.
     """
 
@@ -128,6 +129,7 @@ class RunManifest:
     shards: int
     skipped: int
     limits: Mapping[str, int | None] = field(default_factory=dict)
+    prompts: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
     def captions_like(self, wanted: RunManifest) -> bool:
@@ -135,7 +137,8 @@ class RunManifest:
 
         Only the options in `wanted` count, and one that this manifest lacks had its default value.
         """
-        return self.model == wanted.model and all(
+        same_prompts = list(self.prompts.items()) == list(wanted.prompts.items())
+        return (self.model == wanted.model and same_prompts) and all(
             self.decoding.get(name, _DEFAULT_DECODING.get(name)) == value for name, value in wanted.decoding.items()
         )
 
@@ -159,12 +162,12 @@ class RunManifest:
             raise NewerFormatError(version)
         types = {
             **dict.fromkeys(("inputs", "shards", "skipped", "format"), int),
-            **dict.fromkeys(("decoding", "request", "limits"), dict),
+            **dict.fromkeys(("decoding", "request", "limits", "prompts"), dict),
             "model": str,
         }
         fields = {name: fields[name] for name in types if name in fields} | {"skipped": fields.get("skipped", 0)}
         for name, type_ in types.items():
-            if name not in fields and name != "limits":
+            if name not in fields and name not in ("limits", "prompts"):
                 raise ValueError(f"{name} is missing")
             if name in fields and not isinstance(fields[name], type_):
                 raise ValueError(f"{name} is {fields[name]!r:.40}")

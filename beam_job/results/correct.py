@@ -20,6 +20,7 @@ from beam_job.results.corrections import (
 )
 from beam_job.results.latest_rows import captioned_versions
 from beam_job.storage import join, public_name, storage_for
+from beam_job.storage.versions import is_same_version
 from beam_job.text import counted, printable_lines
 
 _DESCRIPTION = """\
@@ -75,7 +76,7 @@ def add_corrections(output: str, file: str) -> Added:
         raise CorrectionsError(_format_errors(file, wrong, left_out))
     if not corrections:
         raise CorrectionsError(f"{file} holds no correction")
-    outdated = sum(versions[correction.uri][-1] != correction.key[1] for correction in corrections.values())
+    outdated = sum(not is_same_version(versions[one.uri][-1], one.key[1]) for one in corrections.values())
     return Added(len(corrections), outdated, _store(output, list(corrections.values())))
 
 
@@ -88,7 +89,7 @@ def _unknown_images(
         name = repr(public_name(correction.uri))
         if correction.uri not in versions:
             wrong[number] = f"no run has captioned uri {name} into {output}; is it the right --output?"
-        elif correction.key[1] not in versions[correction.uri]:
+        elif not any(is_same_version(version, correction.key[1]) for version in versions[correction.uri]):
             newest = versions[correction.uri][-1]
             wrong[number] = (
                 f"object_version {correction.object_version!r} of {name} was never captioned; the newest is {newest!r}"

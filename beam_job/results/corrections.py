@@ -12,7 +12,8 @@ A corrections file is JSON lines in UTF-8: one object a line; blank lines are ig
   or `bad`: true for an image that is not to be used, false to withdraw an earlier correction.
 - Other members are refused. Of two lines for the same uri and object_version the later one counts.
 
-A correction applies to one version of an image: when the file or object has changed, the model's caption is used again.
+A correction applies to one version of an image: when the content has changed, the model's caption is used again. The
+time of a local file does not count.
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from beam_job.results.latest_rows import LatestRows, read_rows
 from beam_job.storage import StorageError, join, public_name, storage_for
+from beam_job.storage.version_columns import content_versions, listed_versions
+from beam_job.storage.versions import content_version, listed_version_of
 
 EDITED, BAD = "edited", "bad"
 _MEMBERS = ("uri", "object_version", "caption", "bad")
@@ -143,14 +147,38 @@ def current_corrections(output: str) -> dict[tuple[str, str], Correction]:
             )
         if not good:
             raise StorageError(f"{uri} is damaged (it is empty); restore it, or remove it to drop its corrections")
-        newest.update((correction.key, correction) for correction in good.values())
+        for correction in good.values():
+            newest.pop(correction.key, None)  # the order is that of the corrections
+            newest[correction.key] = correction
     return newest
+
+
+def correction_keys(uri: str, version: str) -> tuple[tuple[str, str], ...]:
+    """What identifies an image's content for corrections, the surest first."""
+    return tuple(dict.fromkeys([(uri, content_version(version)), (uri, listed_version_of(version))]))
 
 
 def read_corrections(output: str) -> pa.Table:
     """The corrections that apply now: (key, caption, bad), each key once. Raises StorageError."""
-    newest = current_corrections(output).values()
-    return _table([correction for correction in newest if correction.bad or correction.caption is not None])
+    applied = {key: one for one in current_corrections(output).values() for key in correction_keys(*one.key)}
+    return _table({key: one for key, one in applied.items() if one.bad or one.caption is not None})
+
+
+def outdated_corrections(output: str, latest: LatestRows) -> list[str]:
+    """The URIs with a correction in force that does not apply, since the present caption is of other content.
+
+    Raises:
+      StorageError: the corrections or a file of captions cannot be read.
+    """
+    uris = {one.uri for one in current_corrections(output).values() if one.bad or one.caption is not None}
+    if not uris:
+        return []
+    corrections = read_corrections(output)
+    applied: set[str] = set()
+    for part in pc.unique(latest.captions["part"]).to_pylist():
+        rows = corrected(read_rows(latest.caption_parts, latest.captions, part), corrections)
+        applied.update(rows["uri"].filter(rows["correction"].is_valid()).to_pylist())
+    return sorted(uris - applied)
 
 
 def corrected(rows: pa.Table, corrections: pa.Table) -> pa.Table:
@@ -160,8 +188,15 @@ def corrected(rows: pa.Table, corrections: pa.Table) -> pa.Table:
     keeps the model's caption.
     """
     version = pc.fill_null(rows["object_version"].cast(pa.string()), "")
-    keys = pc.binary_join_element_wise(rows["uri"].cast(pa.string()), version, "\0")
-    positions = pc.index_in(keys, value_set=corrections["key"].combine_chunks()).combine_chunks()
+    positions = pc.coalesce(
+        *(
+            pc.index_in(
+                pc.binary_join_element_wise(rows["uri"].cast(pa.string()), known, "\0"),
+                value_set=corrections["key"].combine_chunks(),
+            )
+            for known in (content_versions(version), listed_versions(version))
+        )
+    ).combine_chunks()
     caption = corrections["caption"].take(positions).combine_chunks()
     bad = pc.fill_null(corrections["bad"].take(positions), False).combine_chunks()
     edited = pc.is_valid(caption)
@@ -176,12 +211,12 @@ def corrected(rows: pa.Table, corrections: pa.Table) -> pa.Table:
     return rows.append_column("correction", kind)
 
 
-def _table(corrections: Sequence[Correction]) -> pa.Table:
+def _table(corrections: Mapping[tuple[str, str], Correction]) -> pa.Table:
     return pa.table(
         {
-            "key": pa.array(["\0".join(correction.key) for correction in corrections], pa.string()),
-            "caption": pa.array([correction.caption for correction in corrections], pa.string()),
-            "bad": pa.array([correction.bad for correction in corrections], pa.bool_()),
+            "key": pa.array(["\0".join(key) for key in corrections], pa.string()),
+            "caption": pa.array([correction.caption for correction in corrections.values()], pa.string()),
+            "bad": pa.array([correction.bad for correction in corrections.values()], pa.bool_()),
         }
     )
 

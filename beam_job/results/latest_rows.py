@@ -13,6 +13,7 @@ from beam_job.output.formats import damaged_part, is_unusable, open_part
 from beam_job.output.sink import FAILURE_SCHEMA, caption_schema
 from beam_job.results.readable_runs import read_readable_runs
 from beam_job.storage import CONTENT, LATER, OPTIONS, StorageError, StoredObject, join, storage_for
+from beam_job.storage.version_columns import content_versions
 
 _THREADS = 16
 _TIMES = {"captions": "captioned_at", "failures": "failed_at"}
@@ -35,6 +36,7 @@ _KEYS = pa.schema(
         ("at", pa.timestamp("ms", "UTC")),
         ("part", pa.int32()),
         ("row", pa.int32()),
+        ("as_written", pa.string()),
     ]
 )
 
@@ -113,7 +115,7 @@ def captioned_versions(output: str, uris: Collection[str]) -> tuple[dict[str, li
     _, rows, left_out = _read_table(output, "captions")
     rows = rows.filter(pc.is_in(rows["uri"], pa.array(list(uris), pa.string()))).sort_by([("at", "ascending")])
     versions: dict[str, list[str]] = {}
-    for uri, version in zip(rows["uri"].to_pylist(), rows["version"].to_pylist(), strict=True):
+    for uri, version in zip(rows["uri"].to_pylist(), rows["as_written"].to_pylist(), strict=True):
         versions.setdefault(uri, []).append(version)
     return versions, left_out
 
@@ -155,12 +157,14 @@ def _read_part(uri: str, table: str) -> tuple[pa.Schema, pa.Table] | StorageErro
     try:
         rows = open_part(uri).read()
         _check_columns(rows, table)
+        versions = pc.fill_null(rows["object_version"].cast(pa.string()), "")
         keys = pa.table(
             {
                 "uri": rows["uri"].cast(pa.string()),
-                "version": pc.fill_null(rows["object_version"].cast(pa.string()), ""),
+                "version": content_versions(versions),
                 "at": rows[_TIMES[table]].cast(pa.timestamp("ms", "UTC"), safe=False),
                 "row": pa.array(range(rows.num_rows), pa.int32()),
+                "as_written": versions,
             }
         )
         return _completed(rows.slice(0, 0), "").schema, keys

@@ -14,7 +14,7 @@ from beam_job.output.page import GENERATOR, MOST_CAPTIONS, SHEET_HEADER, Card, R
 from beam_job.output.run_page import FAILURE_COLUMNS, MOST_FAILURES, card_rows
 from beam_job.output.thumbnails import read_thumbnails, sample_key
 from beam_job.results.arguments import OutputParser, UsageError, refuse_wrong_usage, report_left_out
-from beam_job.results.corrections import current_corrections
+from beam_job.results.corrections import Correction, correction_keys, current_corrections
 from beam_job.results.current_results import CurrentResults
 from beam_job.results.latest_rows import read_latest_rows
 from beam_job.results.places import check_apart
@@ -66,19 +66,21 @@ def _page(output: str, results: CurrentResults) -> ReviewPage:
     corrections = _corrections(output)
     rows = [row for table in results.captions(_ROWS) for row in card_rows(table).to_pylist()]
     rows.sort(key=lambda row: sample_key(row["uri"]))
-    cards = [
-        Card.of_row(row, corrections.get((row["uri"], row["object_version"] or ""))) for row in rows[:MOST_CAPTIONS]
-    ]
+    cards = [Card.of_row(row, _correction_of(row, corrections)) for row in rows[:MOST_CAPTIONS]]
     failures = list(_failures(results))
     return ReviewPage(public_name(output), cards, len(rows), failures[:MOST_FAILURES], len(failures))
 
 
-def _corrections(output: str) -> Mapping[tuple[str, str], dict[str, Any]]:
-    return {
-        key: {"caption": correction.caption} if correction.caption is not None else {"bad": True}
-        for key, correction in current_corrections(output).items()
-        if correction.caption is not None or correction.bad
-    }
+def _corrections(output: str) -> dict[tuple[str, str], Correction]:
+    return {key: one for one in current_corrections(output).values() for key in correction_keys(*one.key)}
+
+
+def _correction_of(row: Mapping[str, Any], corrections: Mapping[tuple[str, str], Correction]) -> dict[str, Any] | None:
+    keys = correction_keys(row["uri"], row["object_version"] or "")
+    found = next((corrections[key] for key in keys if key in corrections), None)
+    if found is None or not (found.bad or found.caption is not None):
+        return None
+    return {"bad": True} if found.caption is None else {"caption": found.caption}
 
 
 def _failures(results: CurrentResults) -> Iterator[dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,14 @@ from beam_job.results.arguments import OutputParser, refuse_wrong_usage, report_
 from beam_job.results.corrections import BAD, EDITED
 from beam_job.results.current_results import CurrentResults, read_current_results
 from beam_job.results.latest_rows import Part
+from beam_job.results.missing import (
+    MissingImagesError,
+    add_missing,
+    check_missing,
+    format_missing,
+    report_missing,
+    without_captions,
+)
 from beam_job.results.places import check_apart
 from beam_job.results.snapshot_files import FOLDERS, StagedFiles, check_replaceable, replace_snapshot
 from beam_job.storage.parquet import parquet_bytes
@@ -28,7 +37,10 @@ null elsewhere.
 An earlier snapshot in DIR is replaced. DIR/_SNAPSHOT.json lists the files of the snapshot; no other file is overwritten
 or deleted, and DIR must lie outside of --output.
 """
-_EPILOG = "exit codes: 0 done, 1 damaged files of the output were left out, 2 wrong usage"
+_EPILOG = (
+    "exit codes: 0 done, 1 damaged files of the output were left out, or images are missing with --missing=fail, "
+    "2 wrong usage"
+)
 MAX_ROWS = 1_000_000
 MAX_BYTES = 256 * 2**20
 
@@ -42,6 +54,7 @@ class Snapshot:
       failures: rows of `failures/`.
       edited: captions that people wrote.
       bad: captions that people marked as bad.
+      missing: captions that were left out, since their image no longer exists.
       left_out: a line for each file of the output that could not be read.
     """
 
@@ -49,10 +62,13 @@ class Snapshot:
     failures: int
     edited: int
     bad: int
+    missing: int = 0
     left_out: tuple[str, ...] = field(default=())
 
 
-def write_snapshot(output: str, to: str, max_rows: int = MAX_ROWS, max_bytes: int = MAX_BYTES) -> Snapshot:
+def write_snapshot(
+    output: str, to: str, max_rows: int = MAX_ROWS, max_bytes: int = MAX_BYTES, missing: str = "keep"
+) -> Snapshot:
     """Writes the snapshot of an output.
 
     Args:
@@ -60,8 +76,10 @@ def write_snapshot(output: str, to: str, max_rows: int = MAX_ROWS, max_bytes: in
       to: folder for the snapshot, outside of `output`; an earlier snapshot there is replaced.
       max_rows: rows of a file.
       max_bytes: bytes of a file, estimated by the compressed size of the rows in the output.
+      missing: what becomes of captions whose image no longer exists, one of `missing.CHOICES`.
 
     Raises:
+      MissingImagesError: images are missing, and `missing` is "fail".
       ValueError: `max_rows` or `max_bytes` is below 1.
       StorageError: `to` overlaps `output` or holds files that are not a snapshot's, or something cannot be read or
         written.
@@ -72,12 +90,14 @@ def write_snapshot(output: str, to: str, max_rows: int = MAX_ROWS, max_bytes: in
     check_apart(output, to, *FOLDERS)
     check_replaceable(to)
     results = read_current_results(output)
+    gone = check_missing(results.latest, missing)
+    results = dataclasses.replace(results, latest=without_captions(results.latest, gone))
     with StagedFiles() as staged:
         corrections = _stage(results, staged, max_rows, max_bytes)
         replace_snapshot(to, staged)
     latest = results.latest
     rows = latest.captions.num_rows, latest.failures.num_rows
-    return Snapshot(*rows, corrections[EDITED], corrections[BAD], latest.left_out)
+    return Snapshot(*rows, corrections[EDITED], corrections[BAD], len(gone), latest.left_out)
 
 
 def _stage(results: CurrentResults, staged: StagedFiles, max_rows: int, max_bytes: int) -> Counter[str | None]:
@@ -124,9 +144,14 @@ def main(arguments: list[str]) -> int:
         metavar="N",
         help="approximate bytes of a file (default: %(default)s)",
     )
+    add_missing(parser, "keep")
     args = parser.parse_args(arguments)
-    snapshot = write_snapshot(args.output, args.to, args.max_rows, args.max_bytes)
+    try:
+        snapshot = write_snapshot(args.output, args.to, args.max_rows, args.max_bytes, args.missing)
+    except MissingImagesError as error:
+        return report_missing(error)
     people = f" ({snapshot.edited:,} edited, {snapshot.bad:,} marked bad)" if snapshot.edited or snapshot.bad else ""
     captions, failures = counted(snapshot.captions, "caption"), counted(snapshot.failures, "failure")
-    print(f"{captions}{people} and {failures} written to {args.to}")
+    gone = f"; {format_missing(snapshot.missing)} left out" if snapshot.missing else ""
+    print(f"{captions}{people} and {failures} written to {args.to}{gone}")
     return report_left_out(snapshot.left_out)

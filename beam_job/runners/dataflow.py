@@ -227,7 +227,9 @@ def _check_code(config: JobConfig, given: argparse.Namespace) -> None:
             "Dataflow's workers need the job's code: give --sdk_container_image=IMAGE, or --setup_file=setup.py of a "
             "checkout"
         )
-    is_folder_here = config.model and not config.captioner and scheme_of(config.model) == "file"
+    is_folder_here = config.model and scheme_of(config.model) == "file"
+    if config.captioner:
+        is_folder_here = is_folder_here and config.is_named and Path(config.model or "").is_dir()
     if is_folder_here and not given.sdk_container_image:
         raise DataflowError(
             f"--model={config.model} lies on this machine, where Dataflow's workers cannot read it; copy it to a "

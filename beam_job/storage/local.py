@@ -26,6 +26,7 @@ from beam_job.storage.base import (
 )
 from beam_job.storage.checksum import check
 from beam_job.storage.retry import Deadline, Retrying, retrying
+from beam_job.storage.versions import listed_version, read_version
 
 _CHUNK = 1 << 20
 # Errors that may be gone within seconds: another thread closes files, a client of NFS gets a new handle.
@@ -172,7 +173,7 @@ def _read(uri: str, deadline: Deadline, meter: ByteMeter, part: tuple[int, int] 
     with _local_errors(uri), _open_regular(uri) as file:
         found = os.fstat(file.fileno())
         offset, size = part or (0, found.st_size)
-        meter.version = _version(found)
+        meter.version = listed_version(found)
         meter.check(size)
         file.seek(offset)
         chunks: list[bytes] = []
@@ -186,7 +187,8 @@ def _read(uri: str, deadline: Deadline, meter: ByteMeter, part: tuple[int, int] 
     data = b"".join(chunks)
     if part is not None:
         check(data, size, name=uri)
-    return data, _version(found)
+        return data, listed_version(found)
+    return data, read_version(found, data)
 
 
 def _open_regular(uri: str) -> BinaryIO:
@@ -263,11 +265,7 @@ def _raise_unless_deleted(root: str, error: OSError) -> None:
 
 
 def _stored(uri: str, found: os.stat_result) -> StoredObject:
-    return StoredObject(uri, _version(found), found.st_size, modified=found.st_mtime)
-
-
-def _version(found: os.stat_result) -> str:
-    return f"{found.st_size}-{found.st_mtime_ns}"
+    return StoredObject(uri, listed_version(found), found.st_size, modified=found.st_mtime)
 
 
 def _has_content(path: str, data: bytes) -> bool:

@@ -264,7 +264,7 @@ def test_filters_that_leave_nothing_are_wrong_usage(nights: Nights, capfd: pytes
 def test_a_second_run_at_the_same_time_is_refused(nights: Nights, capfd: pytest.CaptureFixture[str]) -> None:
     nights.add("a.png")
     with lease(str(nights.output)):
-        assert main([f"--input={nights.photos}", f"--output={nights.output}", f"--model={nights.model}"]) == 2
+        assert main([f"--input={nights.photos}", f"--output={nights.output}", f"--model={nights.model}"]) == 3
     error = capfd.readouterr().err
     assert f"another run writes into this output: process {os.getpid()}" in error
     assert nights.run() == ["a.png"]
@@ -334,7 +334,7 @@ def test_three_nights_over_a_bucket(bucket, tiny_bundle: Path, monkeypatch: pyte
     assert main(["status", f"--output=gs://{bucket.name}/out"]) == 0
     status = capfd.readouterr().out
     assert "current: 46 captions, 0 failures" in status
-    assert "would caption 0 images and skip 43 already done" in status
+    assert "would caption 0 images and skip 43 images already done" in status
 
 
 def test_status_tells_of_runs_and_reasons_and_of_what_is_next(nights: Nights, capsys) -> None:
@@ -347,12 +347,14 @@ def test_status_tells_of_runs_and_reasons_and_of_what_is_next(nights: Nights, ca
     status = capsys.readouterr().out
     assert "done, 2 captions, 1 failure, 0 already done" in status
     assert "current: 2 captions, 1 failure\n  1 x decode: ImageError (tried again when its content changes)" in status
-    assert "would caption 1 image and skip 3 already done" in status
+    assert (
+        "would caption 1 image and skip 2 images already done, 1 failed for good (--retry=all tries it again)" in status
+    )
 
 
 def test_status_of_nothing(tmp_path: Path, capsys) -> None:
-    assert main(["status", f"--output={tmp_path}/none"]) == 0
-    assert "no run has been started" in capsys.readouterr().out
+    assert main(["status", f"--output={tmp_path}/none"]) == 2
+    assert "no run has been started" in capsys.readouterr().err
 
 
 def test_snapshot_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

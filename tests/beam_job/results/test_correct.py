@@ -134,7 +134,7 @@ def test_a_return_to_earlier_options_returns_to_their_captions(desk: Desk, capfd
     assert main(["status", f"--output={desk.output}"]) == 0
     out = capfd.readouterr().out
     assert "nothing to do, 3 already done" in out
-    assert "would caption 0 images and skip 3 already done" in out
+    assert "would caption 0 images and skip 3 images already done" in out
 
 
 def test_what_was_said_before_another_word_counts_again(desk: Desk, capfd: pytest.CaptureFixture[str]) -> None:
