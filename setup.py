@@ -87,6 +87,7 @@ setup(
     description="Offline batch image captioning on Apache Beam: images of a folder or bucket in, Parquet out",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    url="https://pypi.org/project/caption-images/",
     license="Apache-2.0",
     license_files=["LICENSE", "NOTICE"],
     python_requires=">=3.10,<3.14",

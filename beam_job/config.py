@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Any
 from beam_job.endpoint import Endpoint
 from beam_job.inputs.filters import Filters
 from beam_job.inputs.prompts import Prompt, check_prompts
-from beam_job.storage import SCHEMES, Allowed, absolute, bucket_of, public_name, scheme_of
+from beam_job.storage import (
+    REQUESTS_PER_HOST,
+    SCHEMES,
+    USER_AGENT,
+    Access,
+    Allowed,
+    absolute,
+    bucket_of,
+    public_name,
+    scheme_of,
+)
 from model import Decoding
 from model.engine_choice import check_precision
 from model.preprocessing import MAX_PIXELS
@@ -25,6 +35,7 @@ if TYPE_CHECKING:
 
 # Which failures of earlier runs are retried. Images whose file has changed since are always captioned.
 RETRY = ("transient", "all", "none")
+_HEADER_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
 _FUNCTION = re.compile(r"\w+(\.\w+)*:\w+")
 # Captioners of this package, as functions that are called with a `JobConfig` (`beam_job.captioners`).
 NAMED_CAPTIONERS = {
@@ -38,6 +49,7 @@ _LARGEST = {
     "shard_size": 1_000_000,
     "batch_size": 65_536,
     "fetch_threads": 1_000,
+    "requests_per_host": 1_000,
     "in_flight_bytes": 2**50,
     "decode_threads": 1_000,
     "max_pixels": 2**40,
@@ -84,6 +96,10 @@ class JobConfig:
       recaption: caption all images, including those that earlier runs have captioned.
       fetch_threads: images fetched at the same time; None for 32, or 8 per decoding core beside a GPU.
       fetch_timeout: seconds per image, retries included.
+      requests_per_host: requests at a time to one web server.
+      user_agent: what web servers see as the program that asks.
+      respect_noai: leave out images whose server sends `X-Robots-Tag: noai` or `noimageai`.
+      billing_project: Google Cloud project that pays for reading buckets whose requester pays; None for none.
       batch_timeout: seconds after which a batch that has not ended fails the run.
       in_flight_bytes: bytes per process of image files and pixels that wait for the model.
       decode_threads: images decoded at the same time; None for one per core of the decoding machine, at most 8, or 32
@@ -128,6 +144,10 @@ class JobConfig:
     recaption: bool = False
     fetch_threads: int | None = None
     fetch_timeout: float = 60.0
+    requests_per_host: int = REQUESTS_PER_HOST
+    user_agent: str = USER_AGENT
+    respect_noai: bool = False
+    billing_project: str | None = None
     batch_timeout: float = 7200.0
     in_flight_bytes: int = 256 * 2**20
     decode_threads: int | None = None
@@ -148,6 +168,10 @@ class JobConfig:
         self._check_numbers()
         if self.retry not in RETRY:
             raise ValueError(f"--retry must be one of {', '.join(RETRY)}, not {self.retry!r}")
+        if not _HEADER_VALUE.fullmatch(self.user_agent):
+            raise ValueError(
+                f"--user_agent must be one line of printable ASCII characters, not {self.user_agent!r:.80}"
+            )
         check_precision(self.engine, self.precision)
         self._check_captioner_and_devices()
         self._check_allowed_places()
@@ -265,6 +289,12 @@ class JobConfig:
     def trusts_an_input(self) -> bool:
         """Whether one of the inputs lies on this machine, and may name anything but private addresses."""
         return not self.untrusted_lists and any(scheme_of(given) == "file" for given in self.inputs)
+
+    @property
+    def access(self) -> Access:
+        """How a worker process of this machine asks storages for files."""
+        access = Access(self.user_agent, self.respect_noai, self.requests_per_host, self.billing_project or "")
+        return access.shared_by(self.workers)
 
     @property
     def request(self) -> dict[str, Any]:

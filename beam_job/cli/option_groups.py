@@ -6,7 +6,7 @@ import argparse
 
 from beam_job import __version__
 from beam_job.cli.logs import LOG_FORMATS
-from beam_job.config import NAMED_CAPTIONERS, RETRY, JobConfig
+from beam_job.config import IMAGE_COLUMNS, NAMED_CAPTIONERS, RETRY, JobConfig
 from beam_job.inputs.options import CommaSeparated, add_allowed_options
 from beam_job.runners.machines import GPUS
 from model.decoding_options import add_decoding_options, add_number, number, whole_number
@@ -45,6 +45,13 @@ def add_input_and_output(group: argparse._ArgumentGroup) -> None:
         metavar="NAMES",
         help="columns of the list to copy to the output rows, separated by commas; also those that hive folders name "
         "(date=2024-05-06/)",
+    )
+    group.add_argument(
+        "--image_columns",
+        action=CommaSeparated,
+        default=(),
+        metavar="NAMES",
+        help=f"columns about each image to add to the captions, separated by commas: {', '.join(IMAGE_COLUMNS)}",
     )
     group.add_argument(
         "--delimiter",
@@ -130,6 +137,33 @@ def add_list_limits(group: argparse._ArgumentGroup) -> None:
         "buckets and public web addresses",
     )
     add_allowed_options(group)
+
+
+def add_access(group: argparse._ArgumentGroup) -> None:
+    """Adds how web servers and buckets are asked."""
+    add_number(
+        group,
+        "requests_per_host",
+        JobConfig.requests_per_host,
+        "requests at a time to one web server; raise it for servers of your own. A server that answers 429 or 503 gets "
+        "fewer, and is left alone for its Retry-After",
+    )
+    group.add_argument(
+        "--user_agent",
+        default=JobConfig.user_agent,
+        metavar="TEXT",
+        help="what web servers see as the program that asks (default: %(default)s)",
+    )
+    group.add_argument(
+        "--respect_noai",
+        action="store_true",
+        help="images whose web server sends X-Robots-Tag: noai or noimageai are failures",
+    )
+    group.add_argument(
+        "--billing_project",
+        metavar="PROJECT",
+        help="the Google Cloud project that pays for reading buckets with requester pays",
+    )
 
 
 def add_failures(group: argparse._ArgumentGroup) -> None:

@@ -68,6 +68,10 @@ _SAME_NAME = (
     "batch_size",
     "fetch_threads",
     "fetch_timeout",
+    "requests_per_host",
+    "user_agent",
+    "respect_noai",
+    "billing_project",
     "batch_timeout",
     "decode_threads",
     "max_pixels",
@@ -129,6 +133,7 @@ def job_parser() -> CommandParser:
     groups.add_selection(parser.add_argument_group("which images to caption"))
     limits = "what lists from buckets and the web may name, besides the location of --input"
     groups.add_list_limits(parser.add_argument_group(limits))
+    groups.add_access(parser.add_argument_group("web servers and buckets"))
     groups.add_failures(parser.add_argument_group("failures"))
     groups.add_report(parser.add_argument_group("review page (OUTPUT/runs/RUN_ID/index.html)"))
     groups.add_speed(parser.add_argument_group("speed and memory"))

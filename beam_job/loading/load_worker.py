@@ -19,7 +19,7 @@ import numpy.typing as npt
 from beam_job.loading.child_process import join_parent, report_ready
 from beam_job.loading.loader import LoadConfig, ThreadLoader
 from beam_job.records import Failure, ImageInput
-from beam_job.storage import CredentialsError
+from beam_job.storage import CredentialsError, use_access
 
 GROUP = 16  # images of an answer
 _SHARED_BYTES = 16 * 2**20  # for the pixels of an answer; more where one picture may need more
@@ -47,6 +47,7 @@ def main() -> None:
     report_ready(connection)
     config: LoadConfig = connection.recv()
     connection.send(None)
+    use_access(config.access)
     loader = ThreadLoader(config)
     try:
         _serve(connection, loader, memory, config.pixel_bytes)

@@ -60,6 +60,7 @@ class ProcessLoader(Loader):
             fetch_threads=-(-config.fetch_threads // processes),
             decode_threads=1,
             in_flight_bytes=max(1, config.in_flight_bytes // processes),
+            access=config.access.shared_by(processes),
         )
         self._program = program
         self._answer_seconds = answer_seconds
