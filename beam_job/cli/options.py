@@ -9,7 +9,7 @@ from typing import TypeVar
 from beam_job import __version__
 from beam_job.cli.endpoint_options import add_endpoint_options, endpoint_from
 from beam_job.cli.logs import LOG_FORMATS
-from beam_job.config import NAMED_CAPTIONERS, RETRY, JobConfig
+from beam_job.config import IMAGE_COLUMNS, NAMED_CAPTIONERS, RETRY, JobConfig
 from beam_job.inputs.filters import Filters
 from beam_job.inputs.options import CommandParser, CommaSeparated, add_allowed_options
 from beam_job.inputs.prompts import parse_prompt
@@ -56,6 +56,7 @@ _SAME_NAME = (
     "max_new_tokens",
     "max_side",
     "min_score",
+    "image_columns",
     "uri_column",
     "carry_columns",
     "allow_schemes",
@@ -169,6 +170,13 @@ def _add_input_and_output(group: argparse._ArgumentGroup) -> None:
         default=(),
         metavar="NAMES",
         help="columns of the list to copy to the output rows, separated by commas",
+    )
+    group.add_argument(
+        "--image_columns",
+        action=CommaSeparated,
+        default=(),
+        metavar="NAMES",
+        help=f"columns about each image to add to the captions, separated by commas: {', '.join(IMAGE_COLUMNS)}",
     )
 
 

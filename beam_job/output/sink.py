@@ -180,6 +180,7 @@ def caption_table(
     carried: pa.Table | None = None,
     min_score: float | None = None,
     prompts: Sequence[Prompt] = (),
+    image_columns: Sequence[str] = (),
 ) -> pa.Table:
     """The rows of a captions file.
 
@@ -191,6 +192,7 @@ def caption_table(
       min_score: where given, the column `low_confidence` says whether `score`, as stored, is lower; null where there is
         no score.
       prompts: of the job, whose captions are each image's `by_prompt`.
+      image_columns: of the job, whose values are each image's own.
     """
     columns: dict[str, Sequence[Any]] = {
         "uri": [image.uri for image in captioned],
@@ -213,6 +215,9 @@ def caption_table(
     if min_score is not None:
         after_score = table.schema.get_field_index("score") + 1
         table = table.add_column(after_score, LOW_CONFIDENCE, pc.less(table["score"], min_score))
+    for name in image_columns:
+        kind = pa.int64() if name == "bytes" else pa.string()
+        table = table.append_column(name, pa.array([image.image_columns.get(name) for image in captioned], kind))
     return table if carried is None else _with_columns(table, carried)
 
 
