@@ -45,6 +45,8 @@ EXTRAS = {
     "transformers": ["torch>=2.6", "transformers>=5"],
     # --captioner=keras_hub; its tokenizers need the TensorFlow Text of the same version
     "keras_hub": ["keras-hub>=0.20", "sentencepiece>=0.2", "tensorflow-text>=2.21,<2.22"],
+    # --image_columns=phash
+    "phash": ["imagehash>=4.3,<5"],
     # --runner=DataflowRunner
     "dataflow": ["apache-beam[gcp]>=2.77,<2.78"],
 }
@@ -55,6 +57,7 @@ EXTRAS["test"] = [
     *EXTRAS["evaluate"],
     *EXTRAS["fsspec"],
     *EXTRAS["heic"],
+    *EXTRAS["phash"],
     *EXTRAS["keras_hub"],
     *EXTRAS["tfds"],
     *EXTRAS["transformers"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import math
 import os
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 # Which failures of earlier runs are retried. Images whose file has changed since are always captioned.
 RETRY = ("transient", "all", "none")
+IMAGE_COLUMNS = ("sha256", "phash", "format", "bytes", "exif")
 _HEADER_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
 _FUNCTION = re.compile(r"\w+(\.\w+)*:\w+")
 # Captioners of this package, as functions that are called with a `JobConfig` (`beam_job.captioners`).
@@ -78,6 +80,7 @@ class JobConfig:
       max_new_tokens: the longest caption of a named captioner, in tokens.
       max_side: the longest side of the pictures that a named captioner is given, in pixels; None for its default.
       endpoint: of the captioner "openai"; None for all others.
+      image_columns: facts about each image for the output rows, of `IMAGE_COLUMNS`.
       min_score: captions with a lower score are marked in the column `low_confidence`; None for no such column. It does
         not decide whether an image needs a new caption.
       shard_size: images per shard, the unit of work and of output files.
@@ -129,6 +132,7 @@ class JobConfig:
     max_side: int | None = None
     endpoint: Endpoint | None = None
     min_score: float | None = None
+    image_columns: tuple[str, ...] = ()
     shard_size: int = 512
     batch_size: int | None = None
     uri_column: str = "uri"
@@ -172,9 +176,19 @@ class JobConfig:
             raise ValueError(
                 f"--user_agent must be one line of printable ASCII characters, not {self.user_agent!r:.80}"
             )
+        self._check_image_columns()
         check_precision(self.engine, self.precision)
         self._check_captioner_and_devices()
         self._check_allowed_places()
+
+    def _check_image_columns(self) -> None:
+        for name in self.image_columns:
+            if name not in IMAGE_COLUMNS:
+                raise ValueError(f"--image_columns accepts {', '.join(IMAGE_COLUMNS)}, not {name!r}")
+            if self.image_columns.count(name) > 1 or name in self.carry_columns:
+                raise ValueError(f"--image_columns: the output would have two columns named {name!r}; name it once")
+        if "phash" in self.image_columns and not importlib.util.find_spec("imagehash"):
+            raise ValueError("--image_columns=phash needs pip install 'caption-images[phash]'")
 
     def _check_numbers(self) -> None:
         for name, largest in _LARGEST.items():
@@ -300,12 +314,14 @@ class JobConfig:
     def request(self) -> dict[str, Any]:
         """The options that select the images, as JSON types; an interrupted run is resumed only if they are equal.
 
-        `min_score` is among them so that all files of a run have the same columns. Relative names count as where they
+        `min_score` and `image_columns` are among them so that all files of a run have the same columns. Relative names count as where they
         were given: the same name in another folder is another request.
         """
         from beam_job.inputs.lists import is_list  # imports Arrow
 
         optional: dict[str, Any] = {} if self.min_score is None else {"min_score": self.min_score}
+        if self.image_columns:
+            optional["image_columns"] = list(self.image_columns)
         if self.delimiter is not None:
             optional["delimiter"] = self.delimiter
         if any(scheme_of(given) == "file" and is_list(given) for given in self.inputs):

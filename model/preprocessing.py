@@ -157,7 +157,7 @@ def _load_scaled(data: bytes, max_pixels: int, target: Callable[[int, int], tupl
         with warnings.catch_warnings():
             # Pillow warns about damaged metadata, and about sizes that max_pixels already limits.
             warnings.simplefilter("ignore")
-            with _open(data, kind) as image:
+            with open_image(data, kind) as image:
                 return _load(image, target, max_pixels, data)
     except (ImageError, MemoryError):
         raise
@@ -205,7 +205,7 @@ def format_of(data: bytes) -> str:
     raise ImageError(f"not an image of a known format ({', '.join(FORMATS)}, HEIC)")
 
 
-def _open(data: bytes, kind: str) -> Image.Image:
+def open_image(data: bytes, kind: str) -> Image.Image:
     """Opens the image and reads its header. `Image.open` would hide the reason if the header is damaged."""
     if kind == "HEIC":
         try:

@@ -54,6 +54,7 @@ _SAME_NAME = (
     "max_new_tokens",
     "max_side",
     "min_score",
+    "image_columns",
     "uri_column",
     "carry_columns",
     "delimiter",

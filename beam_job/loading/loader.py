@@ -46,6 +46,7 @@ class LoadConfig:
       filters: their sizes are checked when an image of a list is fetched.
       in_proportion: whether images keep their aspect ratio.
       access: how storages are asked.
+      image_columns: see `JobConfig`.
     """
 
     input_size: int
@@ -58,6 +59,7 @@ class LoadConfig:
     filters: Filters
     in_proportion: bool = False
     access: Access = dataclasses.field(default_factory=Access)
+    image_columns: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: JobConfig, input_size: int, on_gpu: bool, in_proportion: bool = False) -> LoadConfig:
@@ -74,6 +76,7 @@ class LoadConfig:
             filters=config.filters,
             in_proportion=in_proportion,
             access=config.access,
+            image_columns=config.image_columns,
         )
 
     @property
@@ -313,7 +316,9 @@ class ThreadLoader(Loader):
 
     def _decoded(self, key: Any, fetched: FetchedImage, fetch_seconds: float) -> LoadEvent:
         started = time.monotonic()
-        outcome = _guarded("decode", fetched.input, functools.partial(decode, fetched, self._pool))
+        outcome = _guarded(
+            "decode", fetched.input, functools.partial(decode, fetched, self._pool, self._config.image_columns)
+        )
         return LoadEvent(key, outcome, len(fetched.data), fetch_seconds, time.monotonic() - started)
 
 

@@ -203,6 +203,7 @@ def caption_table(
     carried: pa.Table | None = None,
     min_score: float | None = None,
     prompts: Sequence[Prompt] = (),
+    image_columns: Sequence[str] = (),
 ) -> pa.Table:
     """The rows of a captions file.
 
@@ -214,6 +215,7 @@ def caption_table(
       min_score: where given, the column `low_confidence` says whether `score`, as stored, is lower; null without it and
         where there is no score.
       prompts: of the job, whose captions are each image's `by_prompt`.
+      image_columns: of the job, whose values are each image's own.
     """
     columns: dict[str, Sequence[Any]] = {
         "uri": [image.uri for image in captioned],
@@ -236,6 +238,9 @@ def caption_table(
     table = pa.table([pa.array(columns[column.name], column.type) for column in schema], schema)
     if min_score is not None:
         table = mark_low_scores(table, min_score)
+    for name in image_columns:
+        kind = pa.int64() if name == "bytes" else pa.string()
+        table = table.append_column(name, pa.array([image.image_columns.get(name) for image in captioned], kind))
     return table if carried is None else _with_columns(table, carried)
 
 

@@ -81,7 +81,7 @@ def test_every_option_sets_its_field() -> None:
         for part in attribute.split("."):
             found = getattr(found, part)
         assert found == value
-    several = {"--input", "--include", "--exclude", "--carry_columns"}
+    several = {"--input", "--include", "--exclude", "--carry_columns", "--image_columns"}
     several |= {"--allow_schemes", "--allow_root", "--allow_buckets"}
     several |= {"--captioner", "--prompt"}  # not together with an engine
     several |= {"--endpoint", *(f"--{field.name}" for field in dataclasses.fields(Endpoint) if field.name != "url")}
