@@ -2,8 +2,8 @@
 
     sudo .venv/bin/python -m tests.cluster_drill          # root, iproute2; takes some minutes
 
-The hosts are network namespaces on one bridge: one with the scheduler and an S3 server (moto's), two with a worker each.
-The job is submitted from outside. Each drill prints a line; the exit code is 1 if one of them failed.
+The hosts are network namespaces on one bridge: one with the scheduler and an S3 server (moto's), two with a
+worker each. The job is submitted from outside. Each drill prints a line; the exit code is 1 if one of them failed.
 """
 
 from __future__ import annotations
