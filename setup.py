@@ -9,6 +9,7 @@ REQUIREMENTS = [
     # Runs the encoder on the CPU; TensorFlow does on platforms without wheels.
     "ai-edge-litert>=2.3,<3; sys_platform == 'linux' or (sys_platform == 'darwin' and platform_machine == 'arm64')",
     "apache-beam>=2.77,<2.78",
+    "bracex>=2.5,<4",  # {a,b} and {00..41} in --input
     # Resizes images in a third of Pillow's time; Pillow does on platforms without wheels.
     "cykooz.resizer>=4.0,<5; platform_machine != 'aarch64'",
     "google-cloud-storage>=3.4,<4",
@@ -39,6 +40,8 @@ EXTRAS = {
     "heic": ["pillow-heif>=1.1,<2"],
     # --captioner=transformers; some models need torchvision, sentencepiece or others, and say so
     "transformers": ["torch>=2.6", "transformers>=5"],
+    # --captioner=keras_hub; its tokenizers need the TensorFlow Text of the same version
+    "keras_hub": ["keras-hub>=0.20", "sentencepiece>=0.2", "tensorflow-text>=2.21,<2.22"],
     # --runner=DataflowRunner
     "dataflow": ["apache-beam[gcp]>=2.77,<2.78"],
 }
@@ -48,6 +51,7 @@ EXTRAS["test"] = [
     *EXTRAS["evaluate"],
     *EXTRAS["fsspec"],
     *EXTRAS["heic"],
+    *EXTRAS["keras_hub"],
     *EXTRAS["tfds"],
     *EXTRAS["transformers"],
     "datasets>=3",

@@ -10,8 +10,9 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from beam_job.endpoint import Endpoint
 from beam_job.inputs.filters import Filters
 from beam_job.inputs.prompts import Prompt, check_prompts
 from beam_job.storage import SCHEMES, Allowed, absolute, bucket_of, public_name, scheme_of
@@ -19,12 +20,16 @@ from model import Decoding
 from model.engine_choice import check_precision
 from model.preprocessing import MAX_PIXELS
 
+if TYPE_CHECKING:
+    from beam_job.inputs.rows import ListOptions
+
 # Which failures of earlier runs are retried. Images whose file has changed since are always captioned.
 RETRY = ("transient", "all", "none")
 _FUNCTION = re.compile(r"\w+(\.\w+)*:\w+")
 # Captioners of this package, as functions that are called with a `JobConfig` (`beam_job.captioners`).
 NAMED_CAPTIONERS = {
     "transformers": "beam_job.captioners.transformers_models:open_captioner",
+    "keras_hub": "beam_job.captioners.keras_hub_models:open_captioner",
     "openai": "beam_job.captioners.openai_endpoint:open_captioner",
 }
 # Whole numbers from 1, and the largest value that can be of use: more threads than a system has, for instance, would
@@ -60,13 +65,17 @@ class JobConfig:
       prompts: what the captioner is asked, in the order of the captions; none for its own way of captioning.
       max_new_tokens: the longest caption of a named captioner, in tokens.
       max_side: the longest side of the pictures that a named captioner is given, in pixels; None for its default.
+      endpoint: of the captioner "openai"; None for all others.
       min_score: captions with a lower score are marked in the column `low_confidence`; None for no such column. It does
         not decide whether an image needs a new caption.
       shard_size: images per shard, the unit of work and of output files.
       batch_size: images per call of the model; None for a size that suits the worker's device.
       uri_column: the column that holds the URIs, in lists with columns.
       carry_columns: columns of the lists that are copied to the output rows.
+      delimiter: character between the values of CSV lists; None for a comma, or a tab in `.tsv`.
       filters: which of the listed images to caption.
+      untrusted_lists: whether lists and folders on this machine may name only what the options below allow, like lists
+        from buckets and the web; otherwise they may name local files, buckets and public web addresses.
       allow_schemes: schemes that lists may name, in addition to those of `inputs`.
       allow_root: local folders whose files lists may name, in addition to those of `inputs`.
       allow_buckets: buckets that lists may name, `scheme://bucket` or the name alone, in addition to those of `inputs`.
@@ -102,12 +111,15 @@ class JobConfig:
     prompts: tuple[Prompt, ...] = ()
     max_new_tokens: int = 100
     max_side: int | None = None
+    endpoint: Endpoint | None = None
     min_score: float | None = None
     shard_size: int = 512
     batch_size: int | None = None
     uri_column: str = "uri"
     carry_columns: tuple[str, ...] = ()
+    delimiter: str | None = None
     filters: Filters = field(default_factory=Filters)
+    untrusted_lists: bool = False
     allow_schemes: tuple[str, ...] = ()
     allow_root: tuple[str, ...] = ()
     allow_buckets: tuple[str, ...] = ()
@@ -162,6 +174,10 @@ class JobConfig:
         if not (self.captioner is None or self.is_named or _FUNCTION.fullmatch(self.captioner)):
             names = ", ".join(NAMED_CAPTIONERS)
             raise ValueError(f"--captioner must be {names} or package.module:function, not {self.captioner!r}")
+        if (self.captioner == "openai") != (self.endpoint is not None):
+            raise ValueError("--captioner=openai and --endpoint=URL need each other; give both or neither")
+        if self.captioner == "openai" and not self.model:
+            raise ValueError("--captioner=openai needs --model=NAME, the model's name at the endpoint")
         check_prompts(self.prompts, self.carry_columns)
         if self.prompts and self.captioner is None:
             raise ValueError("--prompt needs a --captioner that takes prompts; a model bundle captions without one")
@@ -180,6 +196,8 @@ class JobConfig:
             )
 
     def _check_allowed_places(self) -> None:
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
+            raise ValueError(f"--delimiter must be one character, such as ';' or '\\t', not {self.delimiter!r}")
         for scheme in self.allow_schemes:
             if scheme not in SCHEMES:
                 raise ValueError(f"--allow_schemes accepts {', '.join(SCHEMES)}, not {scheme!r}")
@@ -198,6 +216,8 @@ class JobConfig:
             output=output,
             uri_column=request["uri_column"],
             carry_columns=tuple(request["carry_columns"]),
+            delimiter=request.get("delimiter"),
+            untrusted_lists=bool(request.get("untrusted_lists", True)),  # as earlier versions treated them
             filters=Filters(**{name: _tuple_of(value) for name, value in request["filters"].items()}),
             recaption=bool(request.get("recaption", False)),
             **{f"allow_{name}": _tuple_of(value) for name, value in request.get("allow", {}).items()},
@@ -221,11 +241,13 @@ class JobConfig:
     @property
     def _names_a_repository(self) -> bool:
         """Whether `model` is a name that a captioner looks up, not a place."""
+        if self.captioner == "openai":
+            return True
         return self.is_named and scheme_of(self.model or "") == "file" and not os.path.exists(self.model or "")
 
     @property
     def allowed(self) -> Allowed:
-        """The places that the job may read from."""
+        """The places that the job may read from, for what is not of this machine's disk."""
         from beam_job.inputs.listing import allowed_places  # imports Arrow, which would slow --help down
 
         return allowed_places(
@@ -233,21 +255,41 @@ class JobConfig:
         )
 
     @property
+    def list_options(self) -> ListOptions:
+        """How lists are read."""
+        from beam_job.inputs.rows import ListOptions  # imports Arrow
+
+        return ListOptions(self.uri_column, self.carry_columns, self.delimiter, not self.untrusted_lists)
+
+    @property
+    def trusts_an_input(self) -> bool:
+        """Whether one of the inputs lies on this machine, and may name anything but private addresses."""
+        return not self.untrusted_lists and any(scheme_of(given) == "file" for given in self.inputs)
+
+    @property
     def request(self) -> dict[str, Any]:
         """The options that select the images, as JSON types; an interrupted run is resumed only if they are equal.
 
-        `min_score` is among them so that all files of a run have the same columns.
+        `min_score` is among them so that all files of a run have the same columns. Relative names count as where they
+        were given: the same name in another folder is another request.
         """
-        optional = {} if self.min_score is None else {"min_score": self.min_score}
+        from beam_job.inputs.lists import is_list  # imports Arrow
+
+        optional: dict[str, Any] = {} if self.min_score is None else {"min_score": self.min_score}
+        if self.delimiter is not None:
+            optional["delimiter"] = self.delimiter
+        if any(scheme_of(given) == "file" and is_list(given) for given in self.inputs):
+            optional["folder"] = os.getcwd()  # where their relative names start
         return optional | {
-            "inputs": [_without_secrets(given) for given in self.inputs],
+            "inputs": [_without_secrets(absolute(given)) for given in self.inputs],
             "uri_column": self.uri_column,
             "carry_columns": list(self.carry_columns),
             "filters": json.loads(json.dumps(dataclasses.asdict(self.filters))),
             "recaption": self.recaption,
+            "untrusted_lists": self.untrusted_lists,
             "allow": {
                 "schemes": list(self.allow_schemes),
-                "root": list(self.allow_root),
+                "root": [absolute(root) for root in self.allow_root],
                 "buckets": list(self.allow_buckets),
                 "private_addresses": self.allow_private_addresses,
             },
@@ -256,7 +298,10 @@ class JobConfig:
     @property
     def options(self) -> dict[str, Any]:
         """All options for the summary, without passwords and signatures of the inputs."""
-        return dataclasses.asdict(self) | {"inputs": tuple(_without_secrets(given) for given in self.inputs)}
+        options = dataclasses.asdict(self) | {"inputs": tuple(_without_secrets(given) for given in self.inputs)}
+        if self.endpoint is not None:
+            options["endpoint"]["url"] = _without_secrets(self.endpoint.url)
+        return options
 
 
 def _is_number(value: object) -> bool:

@@ -82,6 +82,8 @@ class PictureCaptioner(Protocol):
       engine, precision (str): for the summary, one word each. Read after `load()`.
       load(): called once in each process that captions, before the first batch. The command also creates a captioner
         to read its version, so slow initialization belongs here.
+      check(): called once before a run on this machine, before anything is written. It raises `CaptionerError` if there
+        would be no captions, for example because a service cannot be reached.
       take_counts(): whole numbers by name since the last call, such as {"requests": 3, "tokens_in": 2100}; their sums
         over all processes stand in the summary. Called when a shard is done, from any thread.
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def find_source(model: str, revision: str | None = None) -> ModelSource:
     """
     if Path(model).is_dir():
         kind = _kind_of(Path(model, "config.json"), model)
-        source = ModelSource(os.path.abspath(model), _checksum(Path(model)), True, kind)
+        source = ModelSource(os.path.abspath(model), checksum_of(Path(model), FILES), True, kind)
         source.files()
         return source
     name, _, wanted = model.partition("@")
@@ -130,11 +130,11 @@ def _explained(name: str, revision: str) -> Iterator[None]:
         raise CaptionerError(f"--model={name} cannot be downloaded: {reason}") from error
 
 
-def _checksum(folder: Path) -> str:
-    """Twelve letters that differ where any file that is loaded differs."""
+def checksum_of(folder: Path, patterns: Iterable[str]) -> str:
+    """Twelve letters that differ where any file of these patterns differs."""
     found = hashlib.sha256()
-    for path in sorted({path for pattern in FILES for path in folder.glob(pattern) if path.is_file()}):
-        found.update(path.name.encode() + b"\0")
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}):
+        found.update(path.relative_to(folder).as_posix().encode() + b"\0")
         with path.open("rb") as file:
             while block := file.read(_BLOCK):
                 found.update(block)

@@ -26,6 +26,19 @@ def model_version(config: JobConfig) -> str:
     return _make_captioner(config)[1] if config.captioner else check_bundle(local_bundle(config.model))
 
 
+def check_captioner(config: JobConfig) -> None:
+    """Lets the captioner look whether it works, before the run, where it has a method `check`.
+
+    Raises:
+      CaptionerError: it does not.
+    """
+    if config.captioner:
+        captioner, _ = _make_captioner(config)
+        if check := getattr(captioner, "check", None):
+            with _user_code(f"--captioner={config.captioner}: check() failed"):
+                check()
+
+
 def bundle_of_run(config: JobConfig, version: str) -> Path:
     """The bundle that the run started with, in a worker.
 

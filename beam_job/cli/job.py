@@ -14,7 +14,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
-from beam_job.captioning.captioners import model_version
+from beam_job.captioning.captioners import check_captioner, model_version
 from beam_job.captioning.engines import ENGINES
 from beam_job.cli.graph import EXPLAINED_ERRORS, root_cause, run_graph
 from beam_job.cli.logs import LOGGER, is_logged_here
@@ -41,7 +41,7 @@ from beam_job.planning.prepare import (
 from beam_job.planning.run import Run
 from beam_job.results.corrections import corrections_files, outdated_corrections
 from beam_job.results.latest_rows import read_latest_rows
-from beam_job.runners.beam_options import beam_options, runs_here
+from beam_job.runners.beam_options import RunnerError, beam_options, runs_here
 from beam_job.runners.dataflow_job import (
     format_submitted,
     is_awaited,
@@ -91,6 +91,8 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
     if not runs_here(options):
         config = config.with_absolute_paths()
     version = _model_version(config)
+    if runs_here(options) or config.estimate:
+        _check_captioner(config)
     if config.estimate:
         log_estimate(config, beam_arguments, version, lambda: _quiet(config, *EXPLAINED_ERRORS))
         return None
@@ -98,8 +100,13 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
         check_engine(config.engine)
         if config.require_gpu and not config.is_named:  # a named captioner looks for a GPU of its own kind
             _require_gpu(config)
+    elif config.endpoint is not None and config.endpoint.max_tokens_total is not None:
+        raise RunnerError("--max_tokens_total is counted by the processes of this machine; leave it out elsewhere")
     check_reachable(config, beam_arguments)
     plan = _resume_or_list(config, version)  # before the lease: wrong usage writes nothing
+    if plan is None:
+        LOGGER.info(f"nothing to do, model {printable(version)}")
+        return None
     with lease(config.output) as held:
         try:
             planned = plan(held)
@@ -164,6 +171,11 @@ def _model_version(config: JobConfig) -> str:
         return model_version(config)
 
 
+def _check_captioner(config: JobConfig) -> None:
+    with _quiet(config, *EXPLAINED_ERRORS):
+        check_captioner(config)
+
+
 def _require_gpu(config: JobConfig) -> None:
     """Raises NoGpuError outside of `quiet_stderr`, which would show all that TensorFlow printed."""
     missing = None
@@ -196,8 +208,11 @@ def _log_plan(planned: PlannedRun, model_version: str) -> None:
     LOGGER.info(line, extra={"fields": {"inputs": planned.plan.inputs, **counts}})
 
 
-def _resume_or_list(config: JobConfig, model_version: str) -> Callable[[Lease], PlannedRun]:
-    """Looks for an interrupted run, or else lists the images; returns what makes the plan under the lease."""
+def _resume_or_list(config: JobConfig, model_version: str) -> Callable[[Lease], PlannedRun] | None:
+    """Looks for an interrupted run, or else lists the images; returns what makes the plan under the lease.
+
+    None if the inputs hold no images, which the log says.
+    """
     if resumable := find_resumable_run(config, model_version):
         planned = -(-resumable.plan.inputs // config.shard_size)
         if planned != resumable.plan.shards:
@@ -207,6 +222,8 @@ def _resume_or_list(config: JobConfig, model_version: str) -> Callable[[Lease], 
             )
         return lambda _: resumable
     listing = list_inputs(config)
+    if not listing.held:
+        return None
     return lambda held: plan_run(config, model_version, listing, held.verify)
 
 

@@ -7,10 +7,15 @@ import argparse
 from beam_job import __version__
 from beam_job.cli.logs import LOG_FORMATS
 from beam_job.config import NAMED_CAPTIONERS, RETRY, JobConfig
-from beam_job.inputs.options import CommaSeparated
+from beam_job.inputs.options import CommaSeparated, add_allowed_options
 from beam_job.runners.machines import GPUS
 from model.decoding_options import add_decoding_options, add_number, number, whole_number
 from model.engine_choice import add_engine_options
+
+
+def _delimiter(text: str) -> str:
+    """The delimiter; a tab may be written with a backslash, which shells pass on."""
+    return "\t" if text == "\\t" else text
 
 
 def add_input_and_output(group: argparse._ArgumentGroup) -> None:
@@ -21,8 +26,9 @@ def add_input_and_output(group: argparse._ArgumentGroup) -> None:
         required=True,
         metavar="PATH",
         help="images to caption: a folder or bucket prefix, including subfolders; a quoted glob ('photos/**/*.jpg'); "
-        "a list of URIs (.txt with one per line, .csv, .jsonl, .parquet or a Storage Insights manifest, also "
-        "compressed as .gz); or a single image; repeatable (required)",
+        "a list of URIs (.txt with one per line, .csv, .tsv, .jsonl, .parquet or a Storage Insights manifest, also "
+        "compressed as .gz or .zst), a folder or glob of lists; or a single image; {a,b} and {00..41} stand for "
+        "several; repeatable (required)",
     )
     group.add_argument(
         "--output",
@@ -34,14 +40,22 @@ def add_input_and_output(group: argparse._ArgumentGroup) -> None:
         "--uri_column",
         default=JobConfig.uri_column,
         metavar="NAME",
-        help="the column of a list that holds the URIs (default: %(default)s)",
+        help="the column of a list that holds the URIs, or in Parquet the images themselves; image.path is a field of "
+        "the struct image (default: %(default)s)",
     )
     group.add_argument(
         "--carry_columns",
         action=CommaSeparated,
         default=(),
         metavar="NAMES",
-        help="columns of the list to copy to the output rows, separated by commas",
+        help="columns of the list to copy to the output rows, separated by commas; also those that hive folders name "
+        "(date=2024-05-06/)",
+    )
+    group.add_argument(
+        "--delimiter",
+        type=_delimiter,
+        metavar="CHARACTER",
+        help="between the values of CSV lists, such as ';' or '\\t' (default: a comma, or a tab in .tsv)",
     )
 
 
@@ -224,3 +238,14 @@ def _number_or_auto(text: str) -> int | None:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be a whole number or auto, not {text!r:.40}") from None
+
+
+def add_lists(group: argparse._ArgumentGroup) -> None:
+    """Adds the options of what lists may name."""
+    group.add_argument(
+        "--untrusted_lists",
+        action="store_true",
+        help="hold lists and folders on this machine to the same limits; without this they may name local files, "
+        "buckets and public web addresses",
+    )
+    add_allowed_options(group)

@@ -7,9 +7,10 @@ import dataclasses
 from typing import TypeVar
 
 from beam_job.cli import option_groups as groups
+from beam_job.cli.endpoint_options import add_endpoint_options, endpoint_from
 from beam_job.config import JobConfig
 from beam_job.inputs.filters import Filters
-from beam_job.inputs.options import CommandParser, add_allowed_options
+from beam_job.inputs.options import CommandParser
 from beam_job.inputs.prompts import parse_prompt
 from beam_job.runners.machines import check_gpu
 from model.decoding_options import decoding_from
@@ -55,6 +56,8 @@ _SAME_NAME = (
     "min_score",
     "uri_column",
     "carry_columns",
+    "delimiter",
+    "untrusted_lists",
     "allow_schemes",
     "allow_root",
     "allow_buckets",
@@ -102,6 +105,7 @@ def parse(arguments: list[str] | None = None) -> tuple[JobConfig, list[str]]:
         config = JobConfig(
             inputs=tuple(args.input),
             decoding=decoding_from(args),
+            endpoint=endpoint_from(args),
             prompts=tuple(map(parse_prompt, args.prompt)),
             filters=_from_args(Filters, args),
             **{name: getattr(args, name) for name in _SAME_NAME},
@@ -121,8 +125,11 @@ def job_parser() -> CommandParser:
     parser = CommandParser("caption-images", usage=_USAGE, description=_DESCRIPTION, epilog=_EPILOG)
     groups.add_input_and_output(parser.add_argument_group("input and output"))
     groups.add_model(parser.add_argument_group("model and captions"))
+    add_endpoint_options(parser.add_argument_group("endpoint of --captioner=openai"))
     groups.add_selection(parser.add_argument_group("which images to caption"))
-    add_allowed_options(parser.add_argument_group("what lists may name, besides the location of --input"))
+    groups.add_lists(
+        parser.add_argument_group("what lists from buckets and the web may name, besides the location of --input")
+    )
     groups.add_failures(parser.add_argument_group("failures"))
     groups.add_report(parser.add_argument_group("review page (OUTPUT/runs/RUN_ID/index.html)"))
     groups.add_speed(parser.add_argument_group("speed and memory"))

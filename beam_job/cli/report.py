@@ -30,9 +30,10 @@ def report(summary: Summary, config: JobConfig) -> int:
     fields = dataclasses.asdict(summary)
     del fields["options"]
     rate = "" if summary.images_per_second is None else f" ({summary.images_per_second:.1f} images/s)"
+    left = f" ({summary.left:,} left for the next run)" if summary.left else ""
     LOGGER.info(
-        f"{counted(summary.captions, 'caption')} and {counted(summary.failures, 'failure')} of "
-        f"{counted(summary.inputs, 'image')} in {summary.seconds:.1f} s{rate}",
+        f"{counted(summary.captions, 'caption')} and {counted(summary.failures - summary.left, 'failure')} of "
+        f"{counted(summary.inputs, 'image')}{left} in {summary.seconds:.1f} s{rate}",
         extra={"fields": fields},
     )
     for name, text in _lines(summary, config):

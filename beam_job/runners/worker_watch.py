@@ -19,7 +19,9 @@ from beam_job.loading.child_process import format_exit_code
 
 _BEAM_S_THREAD = "run_worker"  # of apache_beam.runners.portability.fn_api_runner.worker_handlers
 _EXIT_CODE = "exited with return code "
-_GRACE_S = 5.0  # workers of a run that has ended go one after the other, and so do those of one that reports an error
+# Workers of a run that has ended go one after the other, and so do those of one that reports an error, with code 0.
+_GRACE_S = 5.0
+_GRACE_AFTER_0_S = 30.0
 
 
 class WorkerDiedError(RuntimeError):
@@ -42,14 +44,15 @@ class WorkerWatch:
         self._exit_code: int | None = None
 
     def check(self) -> None:
-        """Raises WorkerDiedError if a worker has been gone for `_GRACE_S` while work is left."""
+        """Raises WorkerDiedError if a worker has been gone for a while, and work is left."""
         self._seen.update(thread for thread in threading.enumerate() if thread.name == _BEAM_S_THREAD)
         if all(thread.is_alive() for thread in self._seen):
             return
         now = self._clock()
         if self._gone_since is None:
             self._gone_since = now
-        if now - self._gone_since >= _GRACE_S and self._unfinished():
+        grace = _GRACE_S if self._exit_code else _GRACE_AFTER_0_S
+        if now - self._gone_since >= grace and self._unfinished():
             raise WorkerDiedError(self._message())
 
     @contextmanager

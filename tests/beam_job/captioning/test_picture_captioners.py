@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import ExifTags, Image
 
+from beam_job.captioning.budgets import FailureBudget
+from beam_job.captioning.engine import Engine
+from beam_job.captioning.progress_file import ProgressFile
 from beam_job.cli.command import main
+from beam_job.config import JobConfig
+from beam_job.planning.plan import Shard
+from beam_job.planning.run import Run
+from beam_job.records import ImageInput
+from model import Caption, Picture
 from tests.beam_job.cli.test_job import table
 
 TELLER = "--captioner=tests.picture_captioner:make"
@@ -194,3 +206,46 @@ def test_an_estimate_of_a_captioner_that_cannot_go_on(
 ) -> None:
     assert run(photos, tmp_path / "out", "--estimate", "--model=broken=yes") == 2
     assert capfd.readouterr().err == "caption-images: the key is refused; give another\n"
+
+
+class Recorder:
+    """Notes how many pictures each call has, and how many calls run at the same time."""
+
+    version = "recorder-1"
+    max_side = 64
+    batch_size = 100
+    batches_at_once = 3
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+        self.running = self.most = 0
+        self.lock = threading.Lock()
+        self.together = threading.Barrier(3)
+
+    def caption_pictures(self, pictures: Sequence[Picture]) -> list[list[Caption]]:
+        with self.lock:
+            self.calls.append(len(pictures))
+            self.running += 1
+            self.most = max(self.most, self.running)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            self.together.wait(timeout=20)
+        with self.lock:
+            self.running -= 1
+        return [[Caption("a picture", -1.0)] for _ in pictures]
+
+
+def test_batches_overlap_and_are_bounded_by_bytes(tmp_path: Path) -> None:
+    """Of 64 x 64 pixels, in a budget of 20 pictures: four batches, of which three are captioned, share it."""
+    images = []
+    for number in range(30):
+        Image.new("L", (64, 64), number).save(tmp_path / f"{number}.png")
+        images.append(ImageInput(str(tmp_path / f"{number}.png")))
+    captioner = Recorder()
+    config = JobConfig((str(tmp_path),), str(tmp_path / "out"), in_flight_bytes=20 * 3 * 64 * 64)
+    failures = FailureBudget(1.0, 30)
+    run = Run(config.output, "r1")
+    engine = Engine(config, run, captioner, 64, captioner.batch_size, ProgressFile(None), failures)
+    assert engine.submit(0, Shard(images, pa.table({}))).result(timeout=60).report.captions == 30
+    engine.close()
+    assert captioner.calls == [5] * 6
+    assert captioner.most == 3

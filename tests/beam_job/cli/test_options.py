@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from beam_job.cli.options import UsageError, job_parser, option_names, parse
 from beam_job.config import JobConfig
+from beam_job.endpoint import Endpoint
 from beam_job.inputs.options import CommandParser
 from beam_job.runners.beam_options import RunnerError, beam_options, runs_here
 from model import Decoding
@@ -42,6 +44,8 @@ def test_every_option_sets_its_field() -> None:
         "--no_report": ("no_report", True),
         "--report_samples": ("report_samples", 44),
         "--uri_column": ("uri_column", "url"),
+        "--delimiter": ("delimiter", ";"),
+        "--untrusted_lists": ("untrusted_lists", True),
         "--allow_private_addresses": ("allow_private_addresses", True),
         "--retry": ("retry", "all"),
         "--recaption": ("recaption", True),
@@ -76,6 +80,7 @@ def test_every_option_sets_its_field() -> None:
     several = {"--input", "--include", "--exclude", "--carry_columns"}
     several |= {"--allow_schemes", "--allow_root", "--allow_buckets"}
     several |= {"--captioner", "--prompt"}  # not together with an engine
+    several |= {"--endpoint", *(f"--{field.name}" for field in dataclasses.fields(Endpoint) if field.name != "url")}
     assert set(arguments) == set(option_names()) - {"-h", "--help", "--version", "--output", "--log_format"} - several
 
 
@@ -146,7 +151,7 @@ def test_values_out_of_range(argument: str, message: str) -> None:
 
 NUMBERS = {
     *("--fetch_timeout", "--batch_timeout", "--max_failure_ratio", "--min_score", "--worker_price", "--sample"),
-    *("--temperature", "--length_penalty"),
+    *("--temperature", "--length_penalty", "--request_timeout"),
 }
 
 

@@ -275,10 +275,12 @@ def test_filters_decide_what_is_captioned(nights: Nights) -> None:
     assert nights.run("--include=?.png") == ["b.png", "c.png"]
 
 
-def test_filters_that_leave_nothing_are_wrong_usage(nights: Nights, capfd: pytest.CaptureFixture[str]) -> None:
+def test_filters_that_leave_nothing_are_a_night_without_work(nights: Nights, capfd: pytest.CaptureFixture[str]) -> None:
     nights.add("a.png")
-    assert main([f"--input={nights.photos}", f"--output={nights.output}", "--include=*.gif"]) == 2
-    assert "none of the images listed passes the filters" in capfd.readouterr().err
+    assert main([f"--input={nights.photos}", f"--output={nights.output}", "--include=*.gif"]) == 0
+    error = capfd.readouterr().err
+    assert "none of the 1 images listed passes the filters (--include=*.gif)" in error
+    assert "nothing to do, model" in error
     assert not nights.output.exists()
 
 

@@ -45,7 +45,7 @@ def listing(*uris: str, **carried: list) -> pa.Table:
         "object_version": ["v1"] * len(uris),
         "size": [3] * len(uris),
         "crc32c": [None] * len(uris),
-        "tar_offset": [None] * len(uris),
+        **dict.fromkeys(("tar_offset", "list_error", "parquet_place", "is_trusted"), [None] * len(uris)),
     }
     table = pa.table(columns, schema=pa.schema(LISTING_FIELDS))
     for name, values in carried.items():
