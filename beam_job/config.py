@@ -314,8 +314,8 @@ class JobConfig:
     def request(self) -> dict[str, Any]:
         """The options that select the images, as JSON types; an interrupted run is resumed only if they are equal.
 
-        `min_score` and `image_columns` are among them so that all files of a run have the same columns. Relative names count as where they
-        were given: the same name in another folder is another request.
+        `min_score` and `image_columns` are among them so that all files of a run have the same columns. Relative names
+        count as where they were given: the same name in another folder is another request.
         """
         from beam_job.inputs.lists import is_list  # imports Arrow
 
