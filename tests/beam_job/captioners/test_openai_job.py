@@ -13,7 +13,7 @@ from PIL import Image
 
 from beam_job.cli.command import main
 from beam_job.cli.options import parse
-from beam_job.endpoint import Endpoint
+from beam_job.inputs.endpoint import Endpoint
 from tests.beam_job.cli.test_job import table
 from tests.openai_server import COLOURS, MODEL, OpenAiServer
 
