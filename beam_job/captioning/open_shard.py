@@ -9,7 +9,7 @@ from typing import Any
 
 from beam_job.config import JobConfig
 from beam_job.loading.loader import LoadEvent
-from beam_job.output.metrics import ShardResult
+from beam_job.output.metrics import ShardResult, shard_work
 from beam_job.output.sink import ShardReport, caption_table, commit_shard
 from beam_job.output.thumbnails import NO_THUMBNAILS, ShardThumbnails, ThumbnailSampler
 from beam_job.planning.plan import Shard
@@ -97,11 +97,16 @@ class OpenShard:
         carried = self.shard.carried_by(row.uri for row in self.captioned)
         several = config.decoding.num_captions > 1
         captions = caption_table(self.captioned, model_version, several, carried, config.min_score, config.prompts)
-        report = commit_shard(run, self.number, captions, self.failures, self.shard)
+        report = commit_shard(run, self.number, captions, self.failures, self.shard, self._work)
         if report.failures == tuple(self.failures):  # else another attempt was first, and other images have captions
             self.thumbnails.write(run, self.number, self.captioned)
         self.count_seconds("write", time.monotonic() - started)
         return report
+
+    @property
+    def _work(self) -> dict[str, int]:
+        """What the shard took until now, for its own file."""
+        return shard_work(self._seconds, self.image_bytes, self.batch_fill)
 
     def result(
         self, report: ShardReport, model_seconds: Mapping[str, float], counts: Mapping[str, int] | None = None

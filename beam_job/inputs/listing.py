@@ -132,9 +132,8 @@ def _rows_of(parts: Sequence[str], options: ListOptions, taken: set[int]) -> Ite
 
 def _batches_of(given: str, contents: Contents, options: ListOptions, taken: set[int]) -> Iterator[pa.RecordBatch]:
     check_carried(options.carry_columns)
-    storage = storage_for(given)
     name = is_literal(given)
-    if name and is_list(given) and not storage.is_folder(given):
+    if name and is_list(given) and not _is_folder_of_lists(given):
         yield from read_list(given, options=options, partitions=partitions_of(given), taken=taken)
         return
     if is_packed_tar(given) and name:
@@ -156,6 +155,13 @@ def _batches_of(given: str, contents: Contents, options: ListOptions, taken: set
             raise InputError(f"{what}; {public_name(given)} has only images")
         else:
             yield from _batches_of_files(group, trusted)
+
+
+def _is_folder_of_lists(given: str) -> bool:
+    """Whether a name like that of a list is a folder's, as Spark names them (`out.parquet/part-0.parquet`)."""
+    storage = storage_for(given)
+    is_file = scheme_of(given) != "file" and storage.exists(given)
+    return not is_file and storage.is_folder(given)
 
 
 def _found(given: str) -> Iterator[StoredObject]:
@@ -231,7 +237,7 @@ def _nothing_at(given: str, contents: Contents) -> str:
     name = public_name(given)
     if contents.found or contents.leftovers:
         what = "no images" if not is_glob_of_lists(given) else "no rows"
-        return f"--input: {name} holds {what}{contents.description}"
+        return f"{name} holds {what}{contents.description}"
     if not is_literal(given):
         hint = "; write [[] for a [ that is part of a name" if "[" in given else ""
         raise InputError(
@@ -240,10 +246,10 @@ def _nothing_at(given: str, contents: Contents) -> str:
     storage = storage_for(given)
     if storage.is_folder(given):
         suffixes = ", ".join(IMAGE_SUFFIXES)
-        return f"--input: the folder {name} holds no images ({suffixes}); for other file types give a glob"
+        return f"the folder {name} holds no images ({suffixes}); for other file types give a glob"
     if is_list(given):
-        return f"--input: the list {name} is empty"
+        return f"the list {name} is empty"
     if is_tar(given) and storage.exists(given):
-        return f"--input: the tar {name} holds no images"
+        return f"the tar {name} holds no images"
     start = f"; relative paths start at {os.getcwd()}" if scheme_of(given) == "file" else ""
     raise InputError(f"--input: {name} does not exist; check the spelling{start}")

@@ -33,6 +33,7 @@ _PAGE_ROWS = 16
 _LOOKED_AT = 64  # rows, to find out whether a column holds images
 _GROUPS_KEPT = 8
 _FILES_KEPT = 2
+_ROW = re.compile(r"(.*\.parquet)#row=(\d+)", re.DOTALL | re.IGNORECASE)
 _BINARY = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
 
 
@@ -119,20 +120,29 @@ def read_image(
     return os.pread(spooled.file.fileno(), size, begin), found
 
 
-def place_of_row(uri: str) -> Place | None:
-    """The place of `x.parquet#row=N`, where its list has one column of images; None for another URI."""
-    match = re.fullmatch(r"(.*\.parquet)#row=(\d+)", uri, re.DOTALL | re.IGNORECASE)
-    if match is None:
-        return None
+def list_of_row(uri: str) -> str | None:
+    """The list that `x.parquet#row=N` names a row of; None for another URI."""
+    match = _ROW.fullmatch(uri)
+    return match[1] if match else None
+
+
+def place_of_row(uri: str) -> Place:
+    """The place of the image that `x.parquet#row=N` names, in the first column that may hold images.
+
+    Raises:
+      StorageError: the list cannot be read, or has no such row or column.
+    """
+    match = _ROW.fullmatch(uri)
+    assert match is not None
     given, row = match[1], int(match[2]) - 1
-    with storage_for(given).open(given) as file, _parquet(given, file) as parquet:
-        column = _image_column(parquet.schema_arrow)
-        for group in range(parquet.metadata.num_row_groups if column else 0):
-            rows = parquet.metadata.row_group(group).num_rows
-            if 0 <= row < rows:
-                return Place(given, group, row, str(column))
-            row -= rows
-    return None
+    opened = _FILES.get((given, storage_for(given).stat(given).version))
+    column = _image_column(opened.parquet.schema_arrow)
+    for group in range(opened.parquet.metadata.num_row_groups if column else 0):
+        rows = opened.parquet.metadata.row_group(group).num_rows
+        if 0 <= row < rows:
+            return Place(given, group, row, str(column))
+        row -= rows
+    raise StorageError(f"{uri}: the list has no such row, or no column of images", "NoSuchRow", retry_when=CONTENT)
 
 
 def _image_column(schema: pa.Schema) -> str | None:

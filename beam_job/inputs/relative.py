@@ -33,6 +33,7 @@ class RelativeNames:
         self._is_local = scheme_of(given) == "file"
         here = os.path.abspath(local_path(given)) if self._is_local else given
         self._folder = os.path.dirname(here) if self._is_local else here.rpartition("/")[0]
+        self._folders = tuple(dict.fromkeys((os.getcwd(), self._folder))) if self._is_local else ()
         self._missing = 0
         self._first_missing = ""
 
@@ -48,12 +49,10 @@ class RelativeNames:
     def log_missing(self) -> None:
         """Logs how many relative names were not found, and where they were looked for."""
         if self._missing:
-            folders = " nor in ".join(dict.fromkeys((os.getcwd(), self._folder)))
-            where = folders if " nor in " not in folders else f"neither in {folders}"
-            not_there = "" if where.startswith("neither") else "not in "
+            where = " nor in ".join(self._folders)
+            where = f"not in {where}" if len(self._folders) == 1 else f"neither in {where}"
             _LOGGER.warning(
-                f"{self._given}: {self._missing:,} relative names are {not_there}{where}, the first of them "
-                f"{self._first_missing}"
+                f"{self._given}: {self._missing:,} relative names are {where}, the first of them {self._first_missing}"
             )
 
     def _absolute(self, name: str) -> str:
@@ -63,13 +62,13 @@ class RelativeNames:
             return name
         member = _TAR_MEMBER.search(name)
         file = name[: member.start() + 4] if member else name
-        for folder in (os.getcwd(), self._folder):
+        for folder in self._folders:
             path = os.path.normpath(os.path.join(folder, file))
             if os.path.lexists(path):
                 return local_uri(path) + name[len(file) :]
         self._missing += 1
         self._first_missing = self._first_missing or name
-        return local_uri(os.path.abspath(file)) + name[len(file) :]
+        return local_uri(os.path.normpath(os.path.join(self._folders[0], file))) + name[len(file) :]
 
     def _beside(self, name: str) -> str:
         if scheme_of(self._given) in WEB:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from beam_job.inputs.filters import Filters
-from beam_job.inputs.packed import Place, read_image
+from beam_job.inputs.packed import Place, list_of_row, place_of_row, read_image
 from beam_job.inputs.rows import ListedFailure
 from beam_job.inputs.tars import check_is_no_tar, container_of, read_member
 from beam_job.loading.decode_pool import DecodePool, DecoderLimitError, DecoderStartError
@@ -93,6 +93,9 @@ def _read(
 ) -> tuple[bytes, str]:
     if image.parquet_place is not None:
         return read_image(Place.from_json(image.parquet_place), image.object_version, max_bytes, on_size)
+    if (given := list_of_row(image.uri)) is not None:
+        storage_for(given, allowed)  # which checks that it may be read
+        return read_image(place_of_row(image.uri), image.object_version, max_bytes, on_size)
     file = container_of(image.uri)
     storage = storage_for(file, allowed)
     if file != image.uri:

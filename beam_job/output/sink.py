@@ -82,6 +82,7 @@ class ShardReport:
       low_confidence: captions below --min_score.
       scores: captions by score, in steps of 0.1, each named by its lower end in tenths.
       words: captions by number of words.
+      work: what the attempt took that wrote the shard, by name: milliseconds of a stage, bytes, batches.
     """
 
     captions: int
@@ -89,9 +90,17 @@ class ShardReport:
     low_confidence: int = 0
     scores: Mapping[int, int] = field(default_factory=dict, compare=False)
     words: Mapping[int, int] = field(default_factory=dict, compare=False)
+    work: Mapping[str, int] = field(default_factory=dict, compare=False)
 
 
-def commit_shard(run: Run, number: int, captions: pa.Table, failures: Sequence[Failure], shard: Shard) -> ShardReport:
+def commit_shard(
+    run: Run,
+    number: int,
+    captions: pa.Table,
+    failures: Sequence[Failure],
+    shard: Shard,
+    work: Mapping[str, int] | None = None,
+) -> ShardReport:
     """Makes this attempt the shard's result, unless another was first.
 
     Args:
@@ -100,6 +109,7 @@ def commit_shard(run: Run, number: int, captions: pa.Table, failures: Sequence[F
       captions: as `caption_table` makes it.
       failures: of the shard's other images.
       shard: as planned.
+      work: see `ShardReport`.
 
     Returns:
       the report of the attempt that was first.
@@ -110,7 +120,7 @@ def commit_shard(run: Run, number: int, captions: pa.Table, failures: Sequence[F
     marked = pc.sum(captions[LOW_CONFIDENCE]).as_py() if LOW_CONFIDENCE in captions.column_names else 0
     scores = _score_counts(captions["score"])
     words = Counter(len(caption.split()) for caption in captions["caption"].to_pylist())
-    report = ShardReport(captions.num_rows, tuple(failures), marked or 0, scores, words)
+    report = ShardReport(captions.num_rows, tuple(failures), marked or 0, scores, words, work or {})
     content = parquet_bytes(captions.replace_schema_metadata({_REPORT: _to_json(report), **PARQUET_FORMAT}))
     if not run.storage.create(run.captions(number), content):
         report = read_report(run, number)
@@ -157,6 +167,7 @@ class ShardCounts:
     low_confidence: int
     scores: Counter[int]
     words: Counter[int]
+    work: Counter[str] = field(default_factory=Counter)
 
 
 def read_counts(run: Run, shards: Iterable[int]) -> Iterator[ShardCounts]:
@@ -166,7 +177,12 @@ def read_counts(run: Run, shards: Iterable[int]) -> Iterator[ShardCounts]:
         report = read_report(run, shard)
         reasons = Counter(f"{failure.stage}: {failure.error_type}" for failure in report.failures)
         return ShardCounts(
-            report.captions, reasons, report.low_confidence, Counter(report.scores), Counter(report.words)
+            report.captions,
+            reasons,
+            report.low_confidence,
+            Counter(report.scores),
+            Counter(report.words),
+            Counter(report.work),
         )
 
     with ThreadPoolExecutor(_THREADS) as threads:
@@ -231,6 +247,7 @@ def _to_json(report: ShardReport) -> bytes:
         "low_confidence": report.low_confidence,
         "scores": report.scores,
         "words": report.words,
+        "work": report.work,
     }
     return json.dumps(content).encode()
 
@@ -242,7 +259,7 @@ def _from_json(captions: int, content: bytes) -> ShardReport:
     failures = tuple(Failure(**row | {"failed_at": datetime.datetime.fromisoformat(row["failed_at"])}) for row in rows)
     # Reports of the first versions lack these.
     scores, words = ({int(step): count for step, count in report.get(name, {}).items()} for name in ("scores", "words"))
-    return ShardReport(captions, failures, report.get("low_confidence", 0), scores, words)
+    return ShardReport(captions, failures, report.get("low_confidence", 0), scores, words, report.get("work", {}))
 
 
 def _score_counts(scores: pa.ChunkedArray) -> Counter[int]:

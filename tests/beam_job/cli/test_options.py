@@ -255,7 +255,11 @@ def test_a_custom_captioner() -> None:
         pytest.param(["--regoin=us"], "did you mean --region?", id="option of Beam misspelt"),
         pytest.param(["--zzzz"], "see --help", id="nothing like it"),
         pytest.param(["stray.jpg"], "unknown option stray.jpg", id="a stray word"),
-        pytest.param(["--runner=DaskRunner"], "use DirectRunner or DataflowRunner", id="a runner that loses rows"),
+        pytest.param(
+            ["--runner=DaskRunner", "--dask_client_address=tcp://host:1", "--workers=2"],
+            "--workers=2",
+            id="dask workers",
+        ),
         pytest.param(["--runner=PortableRunner"], "needs --job_endpoint=HOST:PORT", id="no job server"),
     ],
 )

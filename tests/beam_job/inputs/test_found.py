@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from beam_job.config import JobConfig
 from beam_job.inputs.filters import Filters
 from beam_job.inputs.listing import InputError, list_images
 from beam_job.inputs.rows import ListedFailure, ListOptions
@@ -297,3 +298,18 @@ def test_a_name_that_is_nearly_there(name: str, asked: str, how: str, folder: Pa
     with pytest.raises(StorageError, match=f"which differs in {how}") as caught:
         storage_for(str(folder)).read(str(folder / asked))
     assert name.split("/")[0] in str(caught.value)
+
+
+def test_a_relative_input_belongs_to_the_folder_where_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupted run is resumed only by the same request."""
+    requests = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        requests += [JobConfig((given,), "out").request for given in ("photos", "./photos/", f"{tmp_path}/l.txt")]
+    assert requests[0] == requests[1]
+    assert requests[0]["inputs"] == [f"{tmp_path}/a/photos"]
+    assert requests[3]["inputs"] == [f"{tmp_path}/b/photos"]
+    assert requests[2] != requests[5]

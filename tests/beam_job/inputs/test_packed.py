@@ -67,6 +67,16 @@ def test_a_column_of_bytes(type_: pa.DataType, tmp_path: Path) -> None:
     assert "has no bytes in column jpg" in read(without)
 
 
+def test_a_row_may_be_named_by_its_uri(tmp_path: Path) -> None:
+    images = write(tmp_path / "0.parquet", [None] * 7)
+    anywhere = Allowed(anywhere=True)
+    found = [fetch(ImageInput(f"{tmp_path}/0.parquet#row={row}"), 10.0, anywhere, Filters()) for row in range(1, 9)]
+    assert [image.data for image in found if isinstance(image, FetchedImage)] == images
+    assert isinstance(found[7], Failure)
+    assert "no such row" in found[7].error_message
+    assert read(ImageInput(f"{tmp_path}/0.parquet#row=1")) != images[0]
+
+
 def test_a_list_that_has_changed(tmp_path: Path) -> None:
     write(tmp_path / "0.parquet", ["0.png", "1.png"])
     [first, _] = listed(tmp_path / "0.parquet", uri_column="image.bytes")
