@@ -21,6 +21,7 @@ REQUIREMENTS = [
     "requests>=2.32,<3",
     "safetensors>=0.5,<1",
     "tensorflow>=2.21,<2.22",
+    "threadpoolctl>=3.5,<4",
     "tqdm>=4.66,<5",
     "urllib3>=2.2,<3",
 ]

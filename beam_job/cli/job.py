@@ -115,6 +115,11 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
         except LeaseLostError as error:
             raise ExplainedJobError(f"the run was not planned: {error}") from error
         _log_plan(planned, version)
+        if config.min_score is not None and planned.skipped:
+            LOGGER.info(
+                f"--min_score={config.min_score} marks new captions; to mark all: {command_name()} snapshot "
+                f"--output={shlex.quote(config.output)} --to=DIR --min_score={config.min_score}"
+            )
         if planned.choice:
             conclude(dataclasses.replace(config, no_report=True), planned, 0.0, RunMetrics(), version)
             record_choice(planned)
