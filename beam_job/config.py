@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from beam_job.endpoint import Endpoint
 from beam_job.inputs.filters import Filters
@@ -30,6 +30,9 @@ from beam_job.storage import (
 from model import Decoding
 from model.engine_choice import check_precision
 from model.preprocessing import MAX_PIXELS
+
+if TYPE_CHECKING:
+    from beam_job.inputs.rows import ListOptions
 
 # Which failures of earlier runs are retried. Images whose file has changed since are always captioned.
 RETRY = ("transient", "all", "none")
@@ -84,7 +87,10 @@ class JobConfig:
       batch_size: images per call of the model; None for a size that suits the worker's device.
       uri_column: the column that holds the URIs, in lists with columns.
       carry_columns: columns of the lists that are copied to the output rows.
+      delimiter: character between the values of CSV lists; None for a comma, or a tab in `.tsv`.
       filters: which of the listed images to caption.
+      untrusted_lists: whether lists and folders on this machine may name only what the options below allow, like lists
+        from buckets and the web; otherwise they may name local files, buckets and public web addresses.
       allow_schemes: schemes that lists may name, in addition to those of `inputs`.
       allow_root: local folders whose files lists may name, in addition to those of `inputs`.
       allow_buckets: buckets that lists may name, `scheme://bucket` or the name alone, in addition to those of `inputs`.
@@ -131,7 +137,9 @@ class JobConfig:
     batch_size: int | None = None
     uri_column: str = "uri"
     carry_columns: tuple[str, ...] = ()
+    delimiter: str | None = None
     filters: Filters = field(default_factory=Filters)
+    untrusted_lists: bool = False
     allow_schemes: tuple[str, ...] = ()
     allow_root: tuple[str, ...] = ()
     allow_buckets: tuple[str, ...] = ()
@@ -226,6 +234,8 @@ class JobConfig:
             )
 
     def _check_allowed_places(self) -> None:
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
+            raise ValueError(f"--delimiter must be one character, such as ';' or '\\t', not {self.delimiter!r}")
         for scheme in self.allow_schemes:
             if scheme not in SCHEMES:
                 raise ValueError(f"--allow_schemes accepts {', '.join(SCHEMES)}, not {scheme!r}")
@@ -244,6 +254,8 @@ class JobConfig:
             output=output,
             uri_column=request["uri_column"],
             carry_columns=tuple(request["carry_columns"]),
+            delimiter=request.get("delimiter"),
+            untrusted_lists=bool(request.get("untrusted_lists", True)),  # as earlier versions treated them
             filters=Filters(**{name: _tuple_of(value) for name, value in request["filters"].items()}),
             recaption=bool(request.get("recaption", False)),
             **{f"allow_{name}": _tuple_of(value) for name, value in request.get("allow", {}).items()},
@@ -273,7 +285,7 @@ class JobConfig:
 
     @property
     def allowed(self) -> Allowed:
-        """The places that the job may read from."""
+        """The places that the job may read from, for what is not of this machine's disk."""
         from beam_job.inputs.listing import allowed_places  # imports Arrow, which would slow --help down
 
         return allowed_places(
@@ -287,23 +299,43 @@ class JobConfig:
         return access.shared_by(self.workers)
 
     @property
+    def list_options(self) -> ListOptions:
+        """How lists are read."""
+        from beam_job.inputs.rows import ListOptions  # imports Arrow
+
+        return ListOptions(self.uri_column, self.carry_columns, self.delimiter, not self.untrusted_lists)
+
+    @property
+    def trusts_an_input(self) -> bool:
+        """Whether one of the inputs lies on this machine, and may name anything but private addresses."""
+        return not self.untrusted_lists and any(scheme_of(given) == "file" for given in self.inputs)
+
+    @property
     def request(self) -> dict[str, Any]:
         """The options that select the images, as JSON types; an interrupted run is resumed only if they are equal.
 
-        `min_score` and `image_columns` are among them so that all files of a run have the same columns.
+        `min_score` and `image_columns` are among them so that all files of a run have the same columns. Relative names
+        count as where they were given: the same name in another folder is another request.
         """
+        from beam_job.inputs.lists import is_list  # imports Arrow
+
         optional: dict[str, Any] = {} if self.min_score is None else {"min_score": self.min_score}
         if self.image_columns:
             optional["image_columns"] = list(self.image_columns)
+        if self.delimiter is not None:
+            optional["delimiter"] = self.delimiter
+        if any(scheme_of(given) == "file" and is_list(given) for given in self.inputs):
+            optional["folder"] = os.getcwd()  # where their relative names start
         return optional | {
-            "inputs": [_without_secrets(given) for given in self.inputs],
+            "inputs": [_without_secrets(absolute(given)) for given in self.inputs],
             "uri_column": self.uri_column,
             "carry_columns": list(self.carry_columns),
             "filters": json.loads(json.dumps(dataclasses.asdict(self.filters))),
             "recaption": self.recaption,
+            "untrusted_lists": self.untrusted_lists,
             "allow": {
                 "schemes": list(self.allow_schemes),
-                "root": list(self.allow_root),
+                "root": [absolute(root) for root in self.allow_root],
                 "buckets": list(self.allow_buckets),
                 "private_addresses": self.allow_private_addresses,
             },

@@ -35,6 +35,9 @@ class ImageInput:
       size: bytes as listed, or None.
       crc32c: checksum in base64 as listed, or None.
       tar_offset: where its bytes begin in the tar that contains it; None for a file of its own.
+      list_error: why it cannot be captioned, known since it was listed (`inputs.rows.ListedFailure`); None elsewhere.
+      parquet_place: where its bytes lie in a Parquet file (`inputs.packed.Place`); None for a file of its own.
+      is_trusted: whether it comes from an input on the disk of whoever began the run, and may lie anywhere.
     """
 
     uri: str
@@ -42,6 +45,9 @@ class ImageInput:
     size: int | None = None
     crc32c: str | None = None
     tar_offset: int | None = None
+    list_error: str | None = None
+    parquet_place: str | None = None
+    is_trusted: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Callable
 from concurrent.futures import Future
 
 import apache_beam as beam
@@ -35,12 +36,16 @@ class CaptionShards(beam.DoFn):
       config: the job.
       run: whose plan holds the shards.
       progress_folder: for the progress line of a local run, or None.
+      keep_model: whether the process keeps its model open for the next instance, on runners that make many.
     """
 
-    def __init__(self, config: JobConfig, run: Run, progress_folder: str | None = None) -> None:
+    def __init__(
+        self, config: JobConfig, run: Run, progress_folder: str | None = None, keep_model: bool = False
+    ) -> None:
         self._config = config
         self._run = run
         self._progress_folder = progress_folder
+        self._keep_model = keep_model
 
     def setup(self) -> None:
         use_access(self._config.access)
@@ -82,7 +87,7 @@ class CaptionShards(beam.DoFn):
 
     def _acquire_engine(self) -> Engine:
         key = (self._config, self._run, self._progress_folder)
-        return ENGINES.acquire(key, lambda failed: self._open_engine(self._manifest, failed))
+        return ENGINES.acquire(key, lambda failed: self._open_engine(self._manifest, failed), self._keep_model)
 
     def _open_engine(self, note: RunManifest, failed: Engine | None) -> Engine:
         """An engine with the captioner of the failed one, if that is free: a device may not hold a second model."""
@@ -108,23 +113,37 @@ def open_engine(
     Raises:
       CaptionerError, BundleError: it cannot be opened, or has changed since the run began.
     """
-    captioner = captioner or _open_captioner(config, version, progress)
-    gpu = _has_gpu(config, captioner)
-    batch_size = config.batch_size or getattr(captioner, "batch_size", None) or default_batch_size()
+    captioner = captioner or open_captioner(config, version, progress.log)
+    batch_size, gpu = batch_size_of(config, captioner), has_gpu(config, captioner)
     return Engine(config, run, captioner, side_of(captioner), batch_size, progress, failures, sampler, gpu)
 
 
-def _has_gpu(config: JobConfig, captioner: AnyCaptioner) -> bool:
+def has_gpu(config: JobConfig, captioner: AnyCaptioner) -> bool:
     """Whether a GPU waits for images; TensorFlow is asked unless the captioner knows."""
     if takes_pictures(captioner) and (config.is_named or hasattr(captioner, "on_gpu")):
         return bool(getattr(captioner, "on_gpu", False))
     return open_gpus(required=config.require_gpu) > 0 and config.engine != "litert"
 
 
-def _open_captioner(config: JobConfig, version: str, progress: ProgressFile) -> AnyCaptioner:
+def batch_size_of(config: JobConfig, captioner: AnyCaptioner) -> int:
+    """Images in a batch: as the user, the captioner or the device says."""
+    return config.batch_size or getattr(captioner, "batch_size", None) or default_batch_size()
+
+
+def open_captioner(config: JobConfig, version: str, log: Callable[[str], None]) -> AnyCaptioner:
+    """The captioner of the options, loaded.
+
+    Args:
+      config: the job's.
+      version: that it must have.
+      log: logs a line.
+
+    Raises:
+      BundleError, CaptionerError: there is none, or it has another version.
+    """
     if config.captioner is None or not config.is_named:
         open_gpus(required=config.require_gpu)  # before TensorFlow is used
     if config.captioner:
         return captioner_of_run(config, version)
     bundle = bundle_of_run(config, version)
-    return load_captioner(bundle, config.decoding, config.engine, progress.log, config.precision)
+    return load_captioner(bundle, config.decoding, config.engine, log, config.precision)

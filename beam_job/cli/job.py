@@ -22,10 +22,11 @@ from beam_job.cli.options import option_names
 from beam_job.cli.progress import NOTHING, Counts, ProgressPrinter
 from beam_job.cli.progress_folder import progress_folder
 from beam_job.cli.quiet import quiet_stderr
+from beam_job.cli.shard_progress import count_shards
 from beam_job.cli.signals import Stopped, end_workers
 from beam_job.config import JobConfig
 from beam_job.output.conclude import conclude
-from beam_job.output.metrics import RunMetrics, read_metrics
+from beam_job.output.metrics import RunMetrics, read_metrics, read_shard_metrics
 from beam_job.output.sink import committed_shards, read_counts
 from beam_job.output.summary import Summary
 from beam_job.pipeline import Unattended, build_pipeline
@@ -42,6 +43,7 @@ from beam_job.planning.run import Run
 from beam_job.results.corrections import corrections_files, outdated_corrections
 from beam_job.results.latest_rows import read_latest_rows
 from beam_job.runners.beam_options import RunnerError, beam_options, runs_here
+from beam_job.runners.dask_cluster import local_cluster, partition, runs_on_dask
 from beam_job.runners.dataflow_job import (
     format_submitted,
     is_awaited,
@@ -105,12 +107,20 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
         raise RunnerError("--max_tokens_total is counted by the processes of this machine; leave it out elsewhere")
     check_reachable(config, beam_arguments)
     plan = _resume_or_list(config, version)  # before the lease: wrong usage writes nothing
+    if plan is None:
+        LOGGER.info(f"nothing to do, model {printable(version)}")
+        return None
     with lease(config.output) as held:
         try:
             planned = plan(held)
         except LeaseLostError as error:
             raise ExplainedJobError(f"the run was not planned: {error}") from error
         _log_plan(planned, version)
+        if config.min_score is not None and planned.skipped:
+            LOGGER.info(
+                f"--min_score={config.min_score} marks new captions; to mark all: {command_name()} snapshot "
+                f"--output={shlex.quote(config.output)} --to=DIR --min_score={config.min_score}"
+            )
         if planned.choice:
             conclude(dataclasses.replace(config, no_report=True), planned, 0.0, RunMetrics(), version)
             record_choice(planned)
@@ -201,8 +211,11 @@ def _log_plan(planned: PlannedRun, model_version: str) -> None:
     LOGGER.info(line, extra={"fields": {"inputs": planned.plan.inputs, **counts}})
 
 
-def _resume_or_list(config: JobConfig, model_version: str) -> Callable[[Lease], PlannedRun]:
-    """Looks for an interrupted run, or else lists the images; returns what makes the plan under the lease."""
+def _resume_or_list(config: JobConfig, model_version: str) -> Callable[[Lease], PlannedRun] | None:
+    """Looks for an interrupted run, or else lists the images; returns what makes the plan under the lease.
+
+    None if the inputs hold no images, which the log says.
+    """
     if resumable := find_resumable_run(config, model_version):
         planned = -(-resumable.plan.inputs // config.shard_size)
         if planned != resumable.plan.shards:
@@ -212,6 +225,8 @@ def _resume_or_list(config: JobConfig, model_version: str) -> Callable[[Lease], 
             )
         return lambda _: resumable
     listing = list_inputs(config)
+    if not listing.held:
+        return None
     return lambda held: plan_run(config, model_version, listing, held.verify)
 
 
@@ -219,10 +234,14 @@ def _run_pipeline(
     config: JobConfig, options: PipelineOptions, planned: PlannedRun, version: str, held: Lease
 ) -> RunMetrics | None:
     """Runs the graph to its end and returns its metrics; None if its end is not waited for."""
+    on_dask = runs_on_dask(options)
+    if on_dask:
+        partition(options, planned.plan.shards)
     unattended = None if is_awaited(options) else Unattended(planned, version, time.time())
 
     def build(pipeline: beam.Pipeline) -> None:
-        build_pipeline(pipeline, config, planned.run, planned.plan, folder, unattended)
+        workers_folder = None if on_dask else folder
+        build_pipeline(pipeline, config, planned.run, planned.plan, workers_folder, unattended, keep_model=on_dask)
 
     with _show_progress(config, options, planned) as folder:
         try:
@@ -239,7 +258,7 @@ def _run_pipeline(
     if unattended:
         LOGGER.info(format_submitted(options, result, planned.run.run_id))
         return None
-    return _read_metrics(result)
+    return read_shard_metrics(planned.run) if on_dask else _read_metrics(result)
 
 
 def _abandon_workers(verbose: bool) -> None:
@@ -276,6 +295,19 @@ def _show_progress(config: JobConfig, options: PipelineOptions, planned: Planned
     if runs_on_dataflow(options):
         with _quiet(config, ExplainedJobError), log_job_states(options):
             yield None
+    elif runs_on_dask(options):
+        with (
+            progress_folder() as folder,
+            _quiet(config, ExplainedJobError) as terminal,
+            local_cluster(config, options),
+            ProgressPrinter(folder, planned.plan.inputs, terminal),
+            count_shards(planned.run, folder),
+        ):
+            try:
+                yield folder
+            except BaseException:
+                end_workers()  # a cluster would wait for what they are doing
+                raise
     elif not runs_here(options):
         yield None
     else:

@@ -7,6 +7,7 @@ they come from here on every runner, and describe the last attempt of a resumed 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,10 +16,12 @@ from apache_beam.metrics import Metrics
 from apache_beam.metrics.metric import MetricResults
 from apache_beam.runners.runner import PipelineResult
 
-from beam_job.output.sink import ShardReport
+from beam_job.output.sink import ShardReport, committed_shards, read_counts
+from beam_job.planning.run import Run
 from beam_job.records import METRIC_NAMESPACE
 
 _BYTES, _FILL, _SHARD_IMAGES = "image_bytes", "batch_fill_percent", "shard_images"
+_BATCHES = "batches"
 _MILLISECONDS = "_milliseconds"
 _CAPTIONER = "captioner "  # prefix of the counters of the captioner itself
 _RAN_WITH = "shards with"  # prefix of the counters of engine, precision and batch size
@@ -105,6 +108,31 @@ def count_work(result: ShardResult, engine: str, precision: str, batch_size: int
     for name, values in ((_BYTES, result.image_bytes), (_FILL, result.batch_fill), (_SHARD_IMAGES, [images])):
         for value in values:
             Metrics.distribution(METRIC_NAMESPACE, name).update(value)
+
+
+def shard_work(seconds: Mapping[str, float], image_bytes: Sequence[int], batch_fill: Sequence[int]) -> dict[str, int]:
+    """What `count_work` counts of a shard, as far as it is known before the shard is written."""
+    times = {f"{stage}{_MILLISECONDS}": round(1000 * took) for stage, took in seconds.items()}
+    return times | {_BYTES: sum(image_bytes), _FILL: sum(batch_fill), _BATCHES: len(batch_fill)}
+
+
+def read_shard_metrics(run: Run) -> RunMetrics:
+    """The metrics of all attempts of a run, from its shards' files: for runners without metrics of their own.
+
+    Times of writing and of the model's waiting are unknown there.
+    """
+    total: Counter[str] = Counter()
+    for counts in read_counts(run, committed_shards(run)):
+        total += counts.work
+    return RunMetrics(
+        seconds_by_stage={
+            name.removesuffix(_MILLISECONDS): value / 1000
+            for name, value in total.items()
+            if name.endswith(_MILLISECONDS)
+        },
+        bytes_fetched=total[_BYTES],
+        batch_fill=total[_FILL] / total[_BATCHES] / 100 if total[_BATCHES] else None,
+    )
 
 
 def counters(result: PipelineResult) -> dict[str, int]:

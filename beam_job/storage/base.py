@@ -90,6 +90,7 @@ class StoredObject:
       crc32c: checksum in base64, where the storage keeps one.
       modified: seconds since the epoch by the storage's own clock, not this machine's. Local storage and `stat` of
         Google Cloud Storage set it; None elsewhere.
+      error: why a folder could not be listed; its version and size mean nothing then. None for a file.
     """
 
     uri: str
@@ -97,6 +98,7 @@ class StoredObject:
     size: int
     crc32c: str | None = None
     modified: float | None = field(default=None, compare=False)
+    error: str | None = None
 
 
 class Storage(Protocol):

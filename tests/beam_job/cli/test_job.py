@@ -246,7 +246,6 @@ def test_the_exit_code_tells_of_too_many_failures(
         pytest.param(["--input=.", "--model={bundle}/.."], "config.json is missing", id="no bundle"),
         pytest.param(["--input={photos}", "--output=ftp://b/x"], "unknown scheme ftp://", id="output scheme"),
         pytest.param(["--input={photos}", "--shard_sise=2"], "did you mean --shard_size?", id="misspelt"),
-        pytest.param(["--input={photos}", "--runner=DaskRunner"], "drops what a bundle's end emits", id="dask"),
         pytest.param(["--input={photos}", "--runner=NoRunner"], "NoRunner", id="no such runner"),
     ],
 )

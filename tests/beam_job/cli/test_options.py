@@ -44,6 +44,8 @@ def test_every_option_sets_its_field() -> None:
         "--no_report": ("no_report", True),
         "--report_samples": ("report_samples", 44),
         "--uri_column": ("uri_column", "url"),
+        "--delimiter": ("delimiter", ";"),
+        "--untrusted_lists": ("untrusted_lists", True),
         "--allow_private_addresses": ("allow_private_addresses", True),
         "--retry": ("retry", "all"),
         "--recaption": ("recaption", True),
@@ -257,7 +259,11 @@ def test_a_custom_captioner() -> None:
         pytest.param(["--regoin=us"], "did you mean --region?", id="option of Beam misspelt"),
         pytest.param(["--zzzz"], "see --help", id="nothing like it"),
         pytest.param(["stray.jpg"], "unknown option stray.jpg", id="a stray word"),
-        pytest.param(["--runner=DaskRunner"], "use DirectRunner or DataflowRunner", id="a runner that loses rows"),
+        pytest.param(
+            ["--runner=DaskRunner", "--dask_client_address=tcp://host:1", "--workers=2"],
+            "--workers=2",
+            id="dask workers",
+        ),
         pytest.param(["--runner=PortableRunner"], "needs --job_endpoint=HOST:PORT", id="no job server"),
     ],
 )
