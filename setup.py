@@ -9,6 +9,7 @@ REQUIREMENTS = [
     # Runs the encoder on the CPU; TensorFlow does on platforms without wheels.
     "ai-edge-litert>=2.3,<3; sys_platform == 'linux' or (sys_platform == 'darwin' and platform_machine == 'arm64')",
     "apache-beam>=2.77,<2.78",
+    "bracex>=2.5,<4",  # {a,b} and {00..41} in --input
     # Resizes images in a third of Pillow's time; Pillow does on platforms without wheels.
     "cykooz.resizer>=4.0,<5; platform_machine != 'aarch64'",
     "google-cloud-storage>=3.4,<4",
@@ -20,6 +21,7 @@ REQUIREMENTS = [
     "requests>=2.32,<3",
     "safetensors>=0.5,<1",
     "tensorflow>=2.21,<2.22",
+    "threadpoolctl>=3.5,<4",
     "tqdm>=4.66,<5",
     "urllib3>=2.2,<3",
 ]
@@ -43,6 +45,8 @@ EXTRAS = {
     "transformers": ["torch>=2.6", "transformers>=5"],
     # --captioner=keras_hub; its tokenizers need the TensorFlow Text of the same version
     "keras_hub": ["keras-hub>=0.20", "sentencepiece>=0.2", "tensorflow-text>=2.21,<2.22"],
+    # --image_columns=phash
+    "phash": ["imagehash>=4.3,<5"],
     # --runner=DataflowRunner
     "dataflow": ["apache-beam[gcp]>=2.77,<2.78"],
 }
@@ -53,6 +57,7 @@ EXTRAS["test"] = [
     *EXTRAS["evaluate"],
     *EXTRAS["fsspec"],
     *EXTRAS["heic"],
+    *EXTRAS["phash"],
     *EXTRAS["keras_hub"],
     *EXTRAS["tfds"],
     *EXTRAS["transformers"],
@@ -85,6 +90,7 @@ setup(
     description="Offline batch image captioning on Apache Beam: images of a folder or bucket in, Parquet out",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    url="https://pypi.org/project/caption-images/",
     license="Apache-2.0",
     license_files=["LICENSE", "NOTICE"],
     python_requires=">=3.10,<3.14",

@@ -35,6 +35,9 @@ class ImageInput:
       size: bytes as listed, or None.
       crc32c: checksum in base64 as listed, or None.
       tar_offset: where its bytes begin in the tar that contains it; None for a file of its own.
+      list_error: why it cannot be captioned, known since it was listed (`inputs.rows.ListedFailure`); None elsewhere.
+      parquet_place: where its bytes lie in a Parquet file (`inputs.packed.Place`); None for a file of its own.
+      is_trusted: whether it comes from an input on the disk of whoever began the run, and may lie anywhere.
     """
 
     uri: str
@@ -42,6 +45,9 @@ class ImageInput:
     size: int | None = None
     crc32c: str | None = None
     tar_offset: int | None = None
+    list_error: str | None = None
+    parquet_place: str | None = None
+    is_trusted: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class DecodedImage:
       height: pixels of the original as a viewer shows it.
       object_version: of the file that was read.
       columns: carried columns, where the captioner takes them.
+      image_columns: what `--image_columns` asks for.
     """
 
     input: ImageInput
@@ -63,6 +70,7 @@ class DecodedImage:
     height: int
     object_version: str
     columns: Mapping[str, Any] = field(default_factory=dict)
+    image_columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,7 @@ class CaptionedImage:
       object_version: of the file that was captioned.
       captioned_at: UTC.
       by_prompt: the first caption of each prompt, in the order of the job's prompts; empty without prompts.
+      image_columns: what `--image_columns` asks for.
     """
 
     uri: str
@@ -86,6 +95,7 @@ class CaptionedImage:
     object_version: str
     captioned_at: datetime.datetime
     by_prompt: tuple[Caption, ...] = ()
+    image_columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

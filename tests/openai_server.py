@@ -50,8 +50,8 @@ class OpenAiServer:
 
         Args:
           state: `steps`, answers to the next requests in turn; `by_colour`, answers to pictures of a colour; `key`,
-            which requests must have; `logprobs`; `usage`, None for none; `delay`, seconds. An answer is a dictionary
-            with some of `status`, `headers`, `error`, `body`, `cut`, `stall`, `text`, `finish`, `refusal`, `size`.
+            which requests must have; `logprobs`; `usage`, None for none; `delay`, seconds. An answer has some of
+            `status`, `headers`, `error`, `body`, `cut`, `drop`, `stall`, `text`, `finish`, `refusal`, `size`.
         """
         self._control("POST", json.dumps(state))
 
@@ -156,7 +156,11 @@ class _Handler(BaseHTTPRequestHandler):
         status = step.get("status", 200)
         answer = json.dumps({"error": step["error"]} if "error" in step else self._completion(step, body, caption))
         data = step.get("body", answer).encode() + b" " * step.get("size", 0)
-        self._send(status, data[: step.get("cut", len(data))], step.get("headers", {}))
+        headers = step.get("headers", {})
+        if step.get("drop"):  # a connection that breaks in the middle of the body
+            headers |= {"Content-Length": str(len(data) + 1)}
+            self.close_connection = True
+        self._send(status, data[: step.get("cut", len(data))], headers)
 
     def _completion(self, step: dict[str, Any], body: dict[str, Any], caption: str) -> dict[str, Any]:
         message = {"role": "assistant", "content": step.get("text", caption), "refusal": step.get("refusal")}
@@ -169,9 +173,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, data: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
-        for name, value in ({"Content-Type": "application/json"} | (headers or {})).items():
+        usual = {"Content-Type": "application/json", "Content-Length": str(len(data))}
+        for name, value in (usual | (headers or {})).items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from model import Caption, CaptionFailure
 
 _SHOWN = 80  # characters of an answer in a message
+_THOUGHTS = re.compile(
+    r"\s*<think>.*?</think>", re.DOTALL
+)  # that servers without a parser for them leave in the answer
 
 
 class RefusedAnswer(CaptionFailure):
@@ -80,11 +84,14 @@ def _caption(choice: Mapping[str, Any]) -> Caption:
 
 
 def _text(content: object) -> str:
-    """The words of a message, whose content is a text or a list of parts."""
+    """The words of a message, whose content is a text or a list of parts, without the thoughts before them."""
     if isinstance(content, list):
         parts = (part.get("text") for part in content if isinstance(part, dict))
         content = "".join(part for part in parts if isinstance(part, str))
-    return content.strip() if isinstance(content, str) else ""
+    if not isinstance(content, str):
+        return ""
+    thoughts = _THOUGHTS.match(content)
+    return content[thoughts.end() if thoughts else 0 :].strip()
 
 
 def _score(logprobs: object) -> float | None:

@@ -76,6 +76,13 @@ class KerasHubCaptioner:
         self._config = config
         self._model: Any = None
 
+    def check(self) -> None:
+        """Raises CaptionerError where a GPU is required and TensorFlow sees none."""
+        try:
+            self.on_gpu = open_gpus(required=self._config.require_gpu) > 0
+        except NoGpuError as error:
+            raise CaptionerError(str(error)) from error
+
     def load(self) -> None:
         """Downloads the preset unless it is there, and loads it.
 
@@ -84,10 +91,7 @@ class KerasHubCaptioner:
         """
         import keras_hub
 
-        try:
-            self.on_gpu = open_gpus(required=self._config.require_gpu) > 0
-        except NoGpuError as error:
-            raise CaptionerError(str(error)) from error
+        self.check()
         self.precision = "bfloat16" if self.on_gpu else "float32"
         name = self._config.model
         try:

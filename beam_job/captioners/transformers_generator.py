@@ -22,14 +22,18 @@ from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from beam_job.config import JobConfig
 from model import Caption, CaptionerError, Decoding, Picture
 
+_UNKNOWN = "it needs Python code of its own, which is not run; use a model that this version of transformers knows"
+_NO_CAPTIONER = "it is no model that makes text from images"
 _SAFE = {"local_files_only": True, "trust_remote_code": False}
 # Models without a chat template that expect a task in words.
-_TASKS = {"paligemma": "caption en"}
+_TASKS = {"paligemma": "caption en", "florence2": "<CAPTION>"}
 
 
 class Generator:
@@ -52,10 +56,7 @@ class Generator:
     def __init__(self, folder: Path, name: str, config: JobConfig, default_prompt: str) -> None:
         _be_quiet()
         self.device, dtype = _device()
-        if config.require_gpu and self.device == "cpu":
-            raise CaptionerError(
-                "--require_gpu: PyTorch sees no GPU on this machine; install the driver and a CUDA build"
-            )
+        check_gpu(config)
         self.precision = str(dtype).removeprefix("torch.")
         try:
             self._kind = AutoConfig.from_pretrained(folder, **_SAFE).model_type
@@ -225,6 +226,20 @@ def _generation_options(config: JobConfig) -> dict[str, Any]:
     return options
 
 
+def check_gpu(config: JobConfig) -> None:
+    """Raises CaptionerError where a GPU is required and PyTorch sees none."""
+    if config.require_gpu and _device()[0] == "cpu":
+        raise CaptionerError("--require_gpu: PyTorch sees no GPU here; install the driver and a CUDA build of it")
+
+
+def check_kind(name: str, kind: str | None) -> None:
+    """Raises CaptionerError for a `model_type` that transformers does not know, or that makes no text from images."""
+    if kind is None or kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return
+    reason = _NO_CAPTIONER if kind in CONFIG_MAPPING_NAMES else f"{_UNKNOWN} (model_type {kind!r:.80})"
+    raise CaptionerError(f"--model={name} cannot be used: {reason}")
+
+
 def _check_length(name: str, model: Any, max_new_tokens: int) -> None:
     """Refuses captions that are longer than the model's table of positions: each picture would fail."""
     positions = getattr(model.get_text_config(decoder=True), "max_position_embeddings", None)
@@ -253,9 +268,9 @@ def _be_quiet() -> None:
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     if "trust_remote_code" in text or "custom code" in text:
-        return "it needs Python code of its own repository, which is not run; use a model that transformers knows"
+        return _UNKNOWN
     if importlib.util.find_spec("torchvision") is None and re.search("torchvision|VIDEO", text):
         return "it needs torchvision, in the version that belongs to torch (pip install torchvision)"
     if "Unrecognized configuration class" in text or "AutoModelForImageTextToText" in text:
-        return "it is no model that makes text from images"
+        return _NO_CAPTIONER
     return f"{type(error).__name__}: {text}"[:300]

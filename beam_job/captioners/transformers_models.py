@@ -67,6 +67,17 @@ class TransformersCaptioner:
         """Pictures in a batch unless the user says so."""
         return _BATCH_ON_GPU if self.on_gpu else _BATCH
 
+    def check(self) -> None:
+        """Looks whether transformers has such a model, and whether there is a GPU where one is required.
+
+        Raises:
+          CaptionerError: it has none, or there is none.
+        """
+        from beam_job.captioners.transformers_generator import check_gpu, check_kind
+
+        check_gpu(self._config)
+        check_kind(self._source.name, self._source.kind)
+
     def load(self) -> None:
         """Downloads what the cache lacks, and loads the model.
 

@@ -7,13 +7,13 @@ import dataclasses
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 from beam_job.captioning.batches import BatchCaptioner
 from beam_job.captioning.captioners import AnyCaptioner, takes_pictures
-from beam_job.captioning.open_shard import OpenShard
 from beam_job.config import JobConfig
 from beam_job.output.stage_clock import StageClock
 from beam_job.records import CaptionedImage, DecodedImage, Failure
@@ -22,32 +22,42 @@ _REPORT_SECONDS = 300.0  # after which a batch that has not ended is reported
 _SETTLE_SECONDS = 30.0  # for batches under way when the engine has failed
 
 
+class Owner(Protocol):
+    """What an image belongs to, such as its shard."""
+
+    batch_fill: list[int]
+
+    def columns_of(self, uri: str) -> Mapping[str, Any]:
+        """The carried columns of an image."""
+
+
+OwnerT = TypeVar("OwnerT", bound=Owner)
+
+
 class BatchTimeoutError(RuntimeError):
     """A batch took longer than --batch_timeout."""
 
 
 @dataclass(frozen=True)
-class FinishedBatch:
+class FinishedBatch(Generic[OwnerT]):
     """A batch that is done.
 
     Attributes:
-      rows: each image with its shard and its outcome.
+      rows: each image with its owner and its outcome.
       seconds: that the captioner took.
     """
 
-    rows: list[tuple[OpenShard, DecodedImage, CaptionedImage | Failure]]
+    rows: list[tuple[OwnerT, DecodedImage, CaptionedImage | Failure]]
     seconds: float
 
 
-class _Batch:
+class _Batch(Generic[OwnerT]):
     """A batch that runs in a thread of its own; not an executor's, which the process waits for: a device may hang."""
 
-    def __init__(
-        self, images: list[tuple[OpenShard, DecodedImage]], captioner: BatchCaptioner, clock: StageClock
-    ) -> None:
+    def __init__(self, images: list[tuple[OwnerT, DecodedImage]], captioner: BatchCaptioner, clock: StageClock) -> None:
         self.images = images
         self.started = time.monotonic()
-        self.done: Future[FinishedBatch] = Future()
+        self.done: Future[FinishedBatch[OwnerT]] = Future()
         self._captioner = captioner
         self._clock = clock
         threading.Thread(target=self._run, name="batch", daemon=True).start()
@@ -58,7 +68,7 @@ class _Batch:
         except BaseException as error:
             self.done.set_exception(error)
 
-    def _caption(self) -> FinishedBatch:
+    def _caption(self) -> FinishedBatch[OwnerT]:
         self._clock.transition(to="model")
         try:
             outcomes = self._captioner.caption([image for _, image in self.images])
@@ -68,7 +78,7 @@ class _Batch:
         return FinishedBatch(rows, time.monotonic() - self.started)
 
 
-class BatchRunner:
+class BatchRunner(Generic[OwnerT]):
     """Runs batches; only the model's thread calls it.
 
     Args:
@@ -94,8 +104,8 @@ class BatchRunner:
         # Pictures may be large: a batch of them is full when it holds its share of the bytes, too.
         self._batch_bytes = config.in_flight_bytes // (self._at_once + 1) if self._takes_pictures else sys.maxsize
         self._next_bytes = 0
-        self._running: collections.deque[_Batch] = collections.deque()
-        self._next: list[tuple[OpenShard, DecodedImage]] = []
+        self._running: collections.deque[_Batch[OwnerT]] = collections.deque()
+        self._next: list[tuple[OwnerT, DecodedImage]] = []
         self._timeout = config.batch_timeout
         self._log = log
         self._clock = clock
@@ -105,7 +115,7 @@ class BatchRunner:
         """What runs the captioner, its precision, and the present size of its batches."""
         return *self._runs_on, self._captioner.size
 
-    def add(self, shard: OpenShard, image: DecodedImage) -> list[FinishedBatch]:
+    def add(self, owner: OwnerT, image: DecodedImage) -> list[FinishedBatch[OwnerT]]:
         """Adds an image to the next batch, and runs that if it is full; returns batches that had to end first.
 
         Raises:
@@ -113,18 +123,18 @@ class BatchRunner:
           BaseException: whatever the captioner raised that is not an Exception.
         """
         if self._takes_pictures:
-            image = dataclasses.replace(image, columns=shard.shard.columns_of(image.input.uri))
-        self._next.append((shard, image))
+            image = dataclasses.replace(image, columns=owner.columns_of(image.input.uri))
+        self._next.append((owner, image))
         self._next_bytes += image.pixels.nbytes
         is_full = len(self._next) >= self._captioner.size or self._next_bytes >= self._batch_bytes
         return self._run_next() if is_full else []
 
-    def flush(self) -> list[FinishedBatch]:
+    def flush(self) -> list[FinishedBatch[OwnerT]]:
         """Runs the next batch as it is, and returns all batches once they have ended. Raises as `add`."""
         finished = self._run_next() if self._next else []
         return finished + self._take(left=0)
 
-    def take_finished(self) -> list[FinishedBatch]:
+    def take_finished(self) -> list[FinishedBatch[OwnerT]]:
         """The batches that have ended by now. Raises as `add`."""
         return self._take(left=self._at_once)
 
@@ -137,7 +147,7 @@ class BatchRunner:
         """Whether the captioner still works on a batch."""
         return not all(batch.done.done() for batch in self._running)
 
-    def _run_next(self) -> list[FinishedBatch]:
+    def _run_next(self) -> list[FinishedBatch[OwnerT]]:
         """Starts the next batch when no more than the allowed number run; returns those that had to end first."""
         finished = self._take(left=self._at_once - 1)
         images, self._next, self._next_bytes = self._next, [], 0
@@ -146,7 +156,7 @@ class BatchRunner:
         self._running.append(_Batch(images, self._captioner, self._clock))
         return finished
 
-    def _take(self, left: int) -> list[FinishedBatch]:
+    def _take(self, left: int) -> list[FinishedBatch[OwnerT]]:
         """The batches that have ended, waiting until no more than `left` run."""
         finished = []
         while self._running:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Callable
 from concurrent.futures import Future
 
 import apache_beam as beam
@@ -18,6 +19,7 @@ from beam_job.output.sink import publish_failures, read_report
 from beam_job.output.thumbnails import ThumbnailSampler
 from beam_job.planning.plan import PlanReader
 from beam_job.planning.run import Run, RunManifest, read_manifest
+from beam_job.storage import use_access
 from model import load_captioner
 from model.devices import default_batch_size, open_gpus
 
@@ -46,6 +48,7 @@ class CaptionShards(beam.DoFn):
         self._keep_model = keep_model
 
     def setup(self) -> None:
+        use_access(self._config.access)
         self._plan = PlanReader(self._run)
         self._manifest = read_manifest(self._run)
         self._engine = self._acquire_engine()
@@ -110,23 +113,37 @@ def open_engine(
     Raises:
       CaptionerError, BundleError: it cannot be opened, or has changed since the run began.
     """
-    captioner = captioner or _open_captioner(config, version, progress)
-    gpu = _has_gpu(config, captioner)
-    batch_size = config.batch_size or getattr(captioner, "batch_size", None) or default_batch_size()
+    captioner = captioner or open_captioner(config, version, progress.log)
+    batch_size, gpu = batch_size_of(config, captioner), has_gpu(config, captioner)
     return Engine(config, run, captioner, side_of(captioner), batch_size, progress, failures, sampler, gpu)
 
 
-def _has_gpu(config: JobConfig, captioner: AnyCaptioner) -> bool:
+def has_gpu(config: JobConfig, captioner: AnyCaptioner) -> bool:
     """Whether a GPU waits for images; TensorFlow is asked unless the captioner knows."""
     if takes_pictures(captioner) and (config.is_named or hasattr(captioner, "on_gpu")):
         return bool(getattr(captioner, "on_gpu", False))
     return open_gpus(required=config.require_gpu) > 0 and config.engine != "litert"
 
 
-def _open_captioner(config: JobConfig, version: str, progress: ProgressFile) -> AnyCaptioner:
+def batch_size_of(config: JobConfig, captioner: AnyCaptioner) -> int:
+    """Images in a batch: as the user, the captioner or the device says."""
+    return config.batch_size or getattr(captioner, "batch_size", None) or default_batch_size()
+
+
+def open_captioner(config: JobConfig, version: str, log: Callable[[str], None]) -> AnyCaptioner:
+    """The captioner of the options, loaded.
+
+    Args:
+      config: the job's.
+      version: that it must have.
+      log: logs a line.
+
+    Raises:
+      BundleError, CaptionerError: there is none, or it has another version.
+    """
     if config.captioner is None or not config.is_named:
         open_gpus(required=config.require_gpu)  # before TensorFlow is used
     if config.captioner:
         return captioner_of_run(config, version)
     bundle = bundle_of_run(config, version)
-    return load_captioner(bundle, config.decoding, config.engine, progress.log, config.precision)
+    return load_captioner(bundle, config.decoding, config.engine, log, config.precision)

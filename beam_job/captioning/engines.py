@@ -1,6 +1,7 @@
 """The engines of this process, which are all its process-wide state: one for each run, shared by its threads.
 
-Runners make a DoFn for each of their threads; all of them use one engine, and so one model.
+Runners make a DoFn for each of their threads; all of them use one engine, and so one model. The same holds for each
+configuration of `CaptionImages`.
 """
 
 from __future__ import annotations
@@ -8,20 +9,23 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Hashable
+from typing import Any, TypeVar, cast
 
-from beam_job.captioning.engine import Engine
+from beam_job.captioning.image_engine import ImageEngine
+
+E = TypeVar("E", bound="ImageEngine[Any]")
 
 
 class Engines:
     """Engines by key; an engine that has failed is not handed out again."""
 
     def __init__(self) -> None:
-        self._current: dict[Hashable, Engine] = {}
-        self._users: Counter[Engine] = Counter()
-        self._kept: Engine | None = None
+        self._current: dict[Hashable, ImageEngine[Any]] = {}
+        self._users: Counter[ImageEngine[Any]] = Counter()
+        self._kept: ImageEngine[Any] | None = None
         self._lock = threading.Lock()  # guards these three, and is held while a model is loaded
 
-    def acquire(self, key: Hashable, open_engine: Callable[[Engine | None], Engine], keep: bool = False) -> Engine:
+    def acquire(self, key: Hashable, open_engine: Callable[[E | None], E], keep: bool = False) -> E:
         """The engine of `key`; each call needs a `release`.
 
         Args:
@@ -50,15 +54,15 @@ class Engines:
         if kept is not None:
             self.release(kept)
 
-    def _acquire(self, key: Hashable, open_engine: Callable[[Engine | None], Engine]) -> Engine:
+    def _acquire(self, key: Hashable, open_engine: Callable[[E | None], E]) -> E:
         with self._lock:
-            engine = self._current.get(key)
+            engine = cast("E | None", self._current.get(key))  # an engine of one kind for each key
             if engine is None or engine.has_failed:
                 engine = self._current[key] = open_engine(engine)
             self._users[engine] += 1
             return engine
 
-    def release(self, engine: Engine) -> None:
+    def release(self, engine: ImageEngine[Any]) -> None:
         """Closes the engine if nobody else uses it."""
         with self._lock:
             self._users[engine] -= 1

@@ -54,7 +54,7 @@ from beam_job.runners.dataflow_job import (
 )
 from beam_job.runners.preflight import check_reachable, log_estimate, log_workers
 from beam_job.runners.worker_watch import WorkerDiedError
-from beam_job.storage import StorageError
+from beam_job.storage import StorageError, use_access
 from beam_job.text import command_name, counted, printable
 from model.devices import NoGpuError, open_gpus
 from model.engine_choice import check_engine
@@ -89,6 +89,7 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
       Stopped: a signal came; committed shards remain.
     """
     started = time.monotonic()
+    use_access(config.access)
     options = beam_options(config, beam_arguments, option_names())
     if not runs_here(options):
         config = config.with_absolute_paths()
@@ -106,12 +107,20 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
         raise RunnerError("--max_tokens_total is counted by the processes of this machine; leave it out elsewhere")
     check_reachable(config, beam_arguments)
     plan = _resume_or_list(config, version)  # before the lease: wrong usage writes nothing
+    if plan is None:
+        LOGGER.info(f"nothing to do, model {printable(version)}")
+        return None
     with lease(config.output) as held:
         try:
             planned = plan(held)
         except LeaseLostError as error:
             raise ExplainedJobError(f"the run was not planned: {error}") from error
         _log_plan(planned, version)
+        if config.min_score is not None and planned.skipped:
+            LOGGER.info(
+                f"--min_score={config.min_score} marks new captions; to mark all: {command_name()} snapshot "
+                f"--output={shlex.quote(config.output)} --to=DIR --min_score={config.min_score}"
+            )
         if planned.choice:
             conclude(dataclasses.replace(config, no_report=True), planned, 0.0, RunMetrics(), version)
             record_choice(planned)
@@ -202,8 +211,11 @@ def _log_plan(planned: PlannedRun, model_version: str) -> None:
     LOGGER.info(line, extra={"fields": {"inputs": planned.plan.inputs, **counts}})
 
 
-def _resume_or_list(config: JobConfig, model_version: str) -> Callable[[Lease], PlannedRun]:
-    """Looks for an interrupted run, or else lists the images; returns what makes the plan under the lease."""
+def _resume_or_list(config: JobConfig, model_version: str) -> Callable[[Lease], PlannedRun] | None:
+    """Looks for an interrupted run, or else lists the images; returns what makes the plan under the lease.
+
+    None if the inputs hold no images, which the log says.
+    """
     if resumable := find_resumable_run(config, model_version):
         planned = -(-resumable.plan.inputs // config.shard_size)
         if planned != resumable.plan.shards:
@@ -213,6 +225,8 @@ def _resume_or_list(config: JobConfig, model_version: str) -> Callable[[Lease], 
             )
         return lambda _: resumable
     listing = list_inputs(config)
+    if not listing.held:
+        return None
     return lambda held: plan_run(config, model_version, listing, held.verify)
 
 

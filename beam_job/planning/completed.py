@@ -183,16 +183,18 @@ def exclude_completed(
     unchanged |= known & ~looked_up
     changed = ~unchanged
     changed[changed] = completed.contains(uris[changed])
-    unchanged[changed] = _hold_the_same(listing["uri"].filter(pa.array(changed)), uris[changed], completed, allowed)
+    unchanged[changed] = _hold_the_same(listing.filter(pa.array(changed)), uris[changed], completed, allowed)
     return listing.filter(pa.array(~unchanged))
 
 
 def _hold_the_same(
-    uris: pa.ChunkedArray, keys: Keys, completed: Completed | KeySet, allowed: Allowed
+    listing: pa.Table, keys: Keys, completed: Completed | KeySet, allowed: Allowed
 ) -> npt.NDArray[np.bool_]:
     """bool[rows]: which of these files have content that was completed, by a hash of it."""
+    asked = listing.select(["uri", "is_trusted"]).to_pylist()
     with ThreadPoolExecutor(_THREADS) as threads:
-        versions = pa.array(threads.map(lambda uri: _read_version(uri, allowed), uris.to_pylist()), pa.string())
+        found = threads.map(lambda row: _read_version(row["uri"], allowed.of(row["is_trusted"])), asked)
+        versions = pa.array(list(found), pa.string())
     is_read = versions.is_valid().to_numpy(zero_copy_only=False)
     return is_read & completed.contains(version_keys(keys, content_versions(versions)))
 
@@ -249,8 +251,9 @@ def _with_present_versions(listing: pa.Table, rows: npt.NDArray[np.bool_], allow
     """Fills in the versions of these rows."""
     mask = pa.array(rows)
     with ThreadPoolExecutor(_THREADS) as threads:
-        asked = listing["uri"].filter(mask).to_pylist()
-        found = pa.array(list(threads.map(lambda uri: _present_version(uri, allowed), asked)), pa.string())
+        asked = listing.select(["uri", "is_trusted"]).filter(mask).to_pylist()
+        versions_of = threads.map(lambda row: _present_version(row["uri"], allowed.of(row["is_trusted"])), asked)
+        found = pa.array(list(versions_of), pa.string())
     versions = pc.replace_with_mask(listing["object_version"].combine_chunks(), mask, found)
     return listing.set_column(listing.schema.get_field_index("object_version"), "object_version", versions)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_job.inputs.lists import LISTING_FIELDS
+from beam_job.inputs.rows import LISTING_FIELDS
 from beam_job.planning.damage import DAMAGED, is_missing, naming_damage
 from beam_job.planning.run import Run
 from beam_job.records import ImageInput
@@ -128,9 +128,10 @@ def check_plan(run: Run, plan: Plan) -> None:
 
 def shard_of(table: pa.Table) -> Shard:
     """A shard of these rows of a plan."""
-    columns = (table[name].to_pylist() for name in _OWN_COLUMNS)  # in the order of ImageInput's fields
+    own = [name for name in _OWN_COLUMNS if name in table.column_names]  # an older version's plan has fewer
+    columns = (table[name].to_pylist() for name in own)  # in the order of ImageInput's fields
     images = [ImageInput(*values) for values in zip(*columns, strict=True)]
-    return Shard(images, table.drop_columns(_OWN_COLUMNS))
+    return Shard(images, table.drop_columns(own))
 
 
 class PlanReader:

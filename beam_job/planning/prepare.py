@@ -125,10 +125,17 @@ def list_inputs(config: JobConfig) -> Listing:
     """The images of the inputs that pass the filters; the first are listed at once, the others when they are needed.
 
     Raises:
-      InputError: there is nothing to caption where the user pointed, or nothing that may be read.
+      InputError: what the user pointed at is not there, or nothing of it may be read.
     """
-    batches = list_images(config.inputs, config.uri_column, config.carry_columns)
-    rest = _logged(config.filters.apply(batches))
+    listed = 0
+
+    def counted(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        nonlocal listed
+        for batch in batches:
+            listed += batch.num_rows
+            yield batch
+
+    rest = _logged(config.filters.apply(counted(list_images(config.inputs, config.list_options))))
     held: list[pa.RecordBatch] = []
     size = 0
     for batch in rest:
@@ -136,8 +143,8 @@ def list_inputs(config: JobConfig) -> Listing:
         size += batch.nbytes
         if size > _HELD_BYTES:
             break
-    if not any(batch.num_rows for batch in held):
-        raise InputError(f"--input: none of the images listed passes the filters ({config.filters})")
+    if listed and not held:
+        _LOGGER.warning(f"none of the {listed:,} images listed passes the filters ({config.filters.text})")
     _refuse_if_none_is_allowed(held, config.allowed)
     return Listing(held, rest)
 
@@ -277,10 +284,15 @@ def _refuse_if_none_is_allowed(held: Iterable[pa.RecordBatch], allowed: Allowed)
     """Stops a run in which every image would fail for lack of an option; where some may be read, the others fail."""
     first: NotAllowedError | None = None
     listed = 0
-    for uri in (uri.as_py() for batch in held for uri in batch.column("uri")):
+    columns = ["uri", "list_error", "parquet_place", "is_trusted"]
+    for row in (row for batch in held for row in batch.select(columns).to_pylist()):
         listed += 1
+        if row["parquet_place"] is not None:
+            return
+        if row["list_error"] is not None:
+            continue
         try:
-            storage_for(container_of(uri), allowed)
+            storage_for(container_of(row["uri"]), allowed.of(row["is_trusted"]))
             return
         except NotAllowedError as error:
             first = first or error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
+import re
 import sys
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +16,14 @@ import pyarrow.compute as pc
 from beam_job.inputs.tars import container_of
 from beam_job.results.latest_rows import LatestRows, read_rows
 from beam_job.storage import StorageError, public_name, scheme_of, storage_for
+from beam_job.storage.base import SCHEME
 from beam_job.text import counted, printable
 
 SKIP, KEEP, FAIL = CHOICES = ("skip", "keep", "fail")
 # Names of the errors of reading one.
 MISSING_ERRORS = ("FileNotFoundError", "NotFound", "NotADirectoryError")
 _ASKED = ("file", "gs", "s3")
+_ROW = re.compile(r"(.*)#row=\d+", re.DOTALL)  # of a list that holds images
 _THREADS = 32
 
 
@@ -90,15 +94,20 @@ def captioned_uris(latest: LatestRows) -> Iterator[str]:
 
 
 def find_missing(uris: Iterable[str]) -> set[str]:
-    """Those whose file or object does not exist; others are not asked, nor is what cannot be known."""
-    asked = [uri for uri in uris if scheme_of(uri) in _ASKED]
+    """Those whose file or object does not exist.
+
+    Web addresses are not asked, and names that are not absolute cannot be: nobody knows where they were given.
+    """
+    asked = [uri for uri in uris if scheme_of(uri) in _ASKED and (SCHEME.match(uri) or os.path.isabs(uri))]
     with ThreadPoolExecutor(_THREADS) as threads:
         return {uri for uri, gone in zip(asked, threads.map(_is_missing, asked), strict=True) if gone}
 
 
 def _is_missing(uri: str) -> bool:
     file = container_of(uri)
+    row = _ROW.fullmatch(file)
     try:
-        return not storage_for(file).exists(file)
+        storage = storage_for(file)
+        return not (storage.exists(file) or (row and storage.exists(row[1])))
     except StorageError:
         return False

@@ -124,7 +124,7 @@ def log_estimate(
     elif new.images:
         _log_estimate(config, arguments, new.images, new.mean_bytes)
     else:
-        _LOGGER.info("nothing to do: all images listed are done")
+        _LOGGER.info(f"nothing to do{': all images listed are done' if new.skipped else ''}")
 
 
 def _log_measured(

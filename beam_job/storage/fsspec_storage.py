@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from beam_job.storage.base import (
     CONTENT,
+    FOLDER_MARKS,
     LATER,
     OPTIONS,
     ByteMeter,
@@ -85,7 +86,7 @@ class FsspecStorage(ReadOnly):
             root = uri.partition("://")[2].partition("/")[0]
             stripped = self._path(f"{self._scheme}://{root}")
         for path, info in sorted(found.items()):
-            if info["type"] == "file":
+            if info["type"] == "file" and not path.endswith(FOLDER_MARKS):
                 rest = path[len(stripped) :] if path.startswith(stripped) else f"/{path.lstrip('/')}"
                 yield _stored(f"{self._scheme}://{root}{rest}", info)
 

@@ -160,7 +160,7 @@ def _policies(args: argparse.Namespace) -> tuple[dict[str, Allowed], Allowed]:
             allow_buckets=(*config.allow_buckets, *args.allow_buckets),
             allow_private_addresses=config.allow_private_addresses or args.allow_private_addresses,
         )
-        return extended.allowed
+        return extended.allowed.of(extended.trusts_an_input)
 
     try:
         otherwise = with_options(JobConfig(inputs=(), output=args.output))

@@ -96,6 +96,18 @@ def test_log_probabilities_become_the_score(server: OpenAiServer) -> None:
         opened(server, logprobs=True).check()
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param("\n<think>Is it red?\nYes.</think>\n\nA red picture.\n", id="thoughts"),
+        pytest.param([{"type": "text", "text": "A red "}, {"type": "text", "text": "picture."}], id="parts"),
+    ],
+)
+def test_a_caption_is_the_answer_alone(server: OpenAiServer, content: object) -> None:
+    server.set(by_colour={"red": {"text": content}})
+    assert only(opened(server)).text == "A red picture."
+
+
 def test_quality_makes_pictures_smaller(server: OpenAiServer) -> None:
     noise = Picture(np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8), "noise.jpg")
     for quality in (90, 20):
@@ -159,6 +171,7 @@ def test_a_picture_without_a_caption_is_a_failure_of_its_content(
         pytest.param({"status": 503, "body": "loading"}, id="503"),
         pytest.param({"cut": 40}, id="cut JSON"),
         pytest.param({"cut": 0}, id="no body"),
+        pytest.param({"drop": True}, id="a broken connection"),
         pytest.param({"body": "{}"}, id="no choices"),
         pytest.param({"body": '{"error": {"code": 502, "message": "Provider returned error"}}'}, id="502 in a 200"),
     ],

@@ -194,9 +194,9 @@ def without_config(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "code", "message"),
     [
-        pytest.param(remote_code, 1, "it needs Python code of its own repository, which is not run", id="remote code"),
+        pytest.param(remote_code, 2, "it needs Python code of its own, which is not run", id="remote code"),
         pytest.param(pickled, 2, "has no weights as safetensors; other formats can run code", id="pickle"),
-        pytest.param(text_only, 1, "no model that makes text from images", id="text only"),
+        pytest.param(text_only, 2, "no model that makes text from images", id="text only"),
         pytest.param(damaged, 1, "cannot be loaded: SafetensorError", id="damaged"),
         pytest.param(without_config, 2, "has no config.json, so it is no model for transformers", id="no config"),
         pytest.param(shutil.rmtree, 2, "is neither a folder here nor a name like ORGANIZATION/NAME", id="nowhere"),
@@ -262,9 +262,11 @@ def test_too_little_memory_halves_the_batch(
     assert "the device ran out of memory with 4 images in a batch; going on with 2" in capfd.readouterr().err
 
 
-def test_a_gpu_that_is_required_and_missing_is_one_line(models) -> None:
+def test_a_gpu_that_is_required_and_missing_is_one_line(
+    models, photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    captioner = open_captioner(config_of(models["blip"], require_gpu=True), None)
-    with pytest.raises(CaptionerError, match="--require_gpu: PyTorch sees no GPU"):
-        captioner.load()
+    assert run(photos, tmp_path / "out", models["blip"], "--require_gpu") == 2
+    assert "--require_gpu: PyTorch sees no GPU here" in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
