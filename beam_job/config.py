@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import math
 import os
@@ -15,7 +16,17 @@ from typing import TYPE_CHECKING, Any
 from beam_job.endpoint import Endpoint
 from beam_job.inputs.filters import Filters
 from beam_job.inputs.prompts import Prompt, check_prompts
-from beam_job.storage import SCHEMES, Allowed, absolute, bucket_of, public_name, scheme_of
+from beam_job.storage import (
+    REQUESTS_PER_HOST,
+    SCHEMES,
+    USER_AGENT,
+    Access,
+    Allowed,
+    absolute,
+    bucket_of,
+    public_name,
+    scheme_of,
+)
 from model import Decoding
 from model.engine_choice import check_precision
 from model.preprocessing import MAX_PIXELS
@@ -25,6 +36,8 @@ if TYPE_CHECKING:
 
 # Which failures of earlier runs are retried. Images whose file has changed since are always captioned.
 RETRY = ("transient", "all", "none")
+IMAGE_COLUMNS = ("sha256", "phash", "format", "bytes", "exif")
+_HEADER_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
 _FUNCTION = re.compile(r"\w+(\.\w+)*:\w+")
 # Captioners of this package, as functions that are called with a `JobConfig` (`beam_job.captioners`).
 NAMED_CAPTIONERS = {
@@ -38,6 +51,7 @@ _LARGEST = {
     "shard_size": 1_000_000,
     "batch_size": 65_536,
     "fetch_threads": 1_000,
+    "requests_per_host": 1_000,
     "in_flight_bytes": 2**50,
     "decode_threads": 1_000,
     "max_pixels": 2**40,
@@ -66,6 +80,7 @@ class JobConfig:
       max_new_tokens: the longest caption of a named captioner, in tokens.
       max_side: the longest side of the pictures that a named captioner is given, in pixels; None for its default.
       endpoint: of the captioner "openai"; None for all others.
+      image_columns: facts about each image for the output rows, of `IMAGE_COLUMNS`.
       min_score: captions with a lower score are marked in the column `low_confidence`; None for no such column. It does
         not decide whether an image needs a new caption.
       shard_size: images per shard, the unit of work and of output files.
@@ -84,6 +99,10 @@ class JobConfig:
       recaption: caption all images, including those that earlier runs have captioned.
       fetch_threads: images fetched at the same time; None for 32, or 8 per decoding core beside a GPU.
       fetch_timeout: seconds per image, retries included.
+      requests_per_host: requests at a time to one web server.
+      user_agent: what web servers see as the program that asks.
+      respect_noai: leave out images whose server sends `X-Robots-Tag: noai` or `noimageai`.
+      billing_project: Google Cloud project that pays for reading buckets whose requester pays; None for none.
       batch_timeout: seconds after which a batch that has not ended fails the run.
       in_flight_bytes: bytes per process of image files and pixels that wait for the model.
       decode_threads: images decoded at the same time; None for one per core of the decoding machine, at most 8, or 32
@@ -113,6 +132,7 @@ class JobConfig:
     max_side: int | None = None
     endpoint: Endpoint | None = None
     min_score: float | None = None
+    image_columns: tuple[str, ...] = ()
     shard_size: int = 512
     batch_size: int | None = None
     uri_column: str = "uri"
@@ -128,6 +148,10 @@ class JobConfig:
     recaption: bool = False
     fetch_threads: int | None = None
     fetch_timeout: float = 60.0
+    requests_per_host: int = REQUESTS_PER_HOST
+    user_agent: str = USER_AGENT
+    respect_noai: bool = False
+    billing_project: str | None = None
     batch_timeout: float = 7200.0
     in_flight_bytes: int = 256 * 2**20
     decode_threads: int | None = None
@@ -148,9 +172,23 @@ class JobConfig:
         self._check_numbers()
         if self.retry not in RETRY:
             raise ValueError(f"--retry must be one of {', '.join(RETRY)}, not {self.retry!r}")
+        if not _HEADER_VALUE.fullmatch(self.user_agent):
+            raise ValueError(
+                f"--user_agent must be one line of printable ASCII characters, not {self.user_agent!r:.80}"
+            )
+        self._check_image_columns()
         check_precision(self.engine, self.precision)
         self._check_captioner_and_devices()
         self._check_allowed_places()
+
+    def _check_image_columns(self) -> None:
+        for name in self.image_columns:
+            if name not in IMAGE_COLUMNS:
+                raise ValueError(f"--image_columns accepts {', '.join(IMAGE_COLUMNS)}, not {name!r}")
+            if self.image_columns.count(name) > 1 or name in self.carry_columns:
+                raise ValueError(f"--image_columns: the output would have two columns named {name!r}; name it once")
+        if "phash" in self.image_columns and not importlib.util.find_spec("imagehash"):
+            raise ValueError("--image_columns=phash needs pip install 'caption-images[phash]'")
 
     def _check_numbers(self) -> None:
         for name, largest in _LARGEST.items():
@@ -267,15 +305,23 @@ class JobConfig:
         return not self.untrusted_lists and any(scheme_of(given) == "file" for given in self.inputs)
 
     @property
+    def access(self) -> Access:
+        """How a worker process of this machine asks storages for files."""
+        access = Access(self.user_agent, self.respect_noai, self.requests_per_host, self.billing_project or "")
+        return access.shared_by(self.workers)
+
+    @property
     def request(self) -> dict[str, Any]:
         """The options that select the images, as JSON types; an interrupted run is resumed only if they are equal.
 
-        `min_score` is among them so that all files of a run have the same columns. Relative names count as where they
-        were given: the same name in another folder is another request.
+        `min_score` and `image_columns` are among them so that all files of a run have the same columns. Relative names
+        count as where they were given: the same name in another folder is another request.
         """
         from beam_job.inputs.lists import is_list  # imports Arrow
 
         optional: dict[str, Any] = {} if self.min_score is None else {"min_score": self.min_score}
+        if self.image_columns:
+            optional["image_columns"] = list(self.image_columns)
         if self.delimiter is not None:
             optional["delimiter"] = self.delimiter
         if any(scheme_of(given) == "file" and is_list(given) for given in self.inputs):

@@ -61,6 +61,7 @@ class DecodedImage:
       height: pixels of the original as a viewer shows it.
       object_version: of the file that was read.
       columns: carried columns, where the captioner takes them.
+      image_columns: what `--image_columns` asks for.
     """
 
     input: ImageInput
@@ -69,6 +70,7 @@ class DecodedImage:
     height: int
     object_version: str
     columns: Mapping[str, Any] = field(default_factory=dict)
+    image_columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class CaptionedImage:
       object_version: of the file that was captioned.
       captioned_at: UTC.
       by_prompt: the first caption of each prompt, in the order of the job's prompts; empty without prompts.
+      image_columns: what `--image_columns` asks for.
     """
 
     uri: str
@@ -92,6 +95,7 @@ class CaptionedImage:
     object_version: str
     captioned_at: datetime.datetime
     by_prompt: tuple[Caption, ...] = ()
+    image_columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

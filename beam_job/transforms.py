@@ -34,7 +34,7 @@ from beam_job.captioning.progress_file import ProgressFile
 from beam_job.config import JobConfig
 from beam_job.inputs.filters import Filters
 from beam_job.inputs.prompts import Prompt
-from beam_job.output.sink import FAILURE_SCHEMA, LOW_CONFIDENCE, caption_schema
+from beam_job.output.sink import FAILURE_SCHEMA, caption_schema, unfilled_columns
 from beam_job.records import CaptionedImage, DecodedImage, Failure, ImageInput
 
 _CAPTIONER_OPTIONS = (
@@ -80,10 +80,9 @@ class CaptionResults(dict[str, Any]):
         Args:
           fields: types of the elements' own fields that the rows have, such as `product_id=int`; no others are kept.
         """
-        schema = caption_schema(self._config.decoding.num_captions > 1, self._config.prompts)
-        if self._config.min_score is not None:
-            schema = schema.append(pa.field(LOW_CONFIDENCE, pa.bool_()))
-        return self.captions | "CaptionRows" >> _WithSchema(schema, fields)
+        unfilled = unfilled_columns(self._config.decoding.num_captions > 1, self._config.min_score is not None)
+        columns = [column for column in caption_schema(self._config.prompts) if column.name not in unfilled]
+        return self.captions | "CaptionRows" >> _WithSchema(pa.schema(columns), fields)
 
     def failure_rows(self, **fields: Any) -> beam.PCollection[beam.Row]:
         """`failures` with a Beam schema; `fields` as for `caption_rows`."""

@@ -10,15 +10,17 @@ MODEL_CARD.md          a description for readers
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
+import numpy.typing as npt
 from safetensors import safe_open
 from safetensors.numpy import load_file
 from safetensors.numpy import save as safetensors_bytes
@@ -28,6 +30,8 @@ from model.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from model.captioner import Captioner
+    from model.cpu_captioner import CpuCaptioner
+    from model.network import Decoder, Encoder
 
 DEFAULT_BUNDLE = Path(__file__).parent / "default"
 CONFIG, VOCABULARY, WEIGHTS, CHECKSUMS, CARD = (
@@ -197,20 +201,47 @@ def load_config(folder: Path) -> CaptionerConfig:
         raise BundleError(f"the model at {folder} has a bad {CONFIG}: {_line(error)}") from error
 
 
+@overload
 def load_captioner(
-    folder: Path = DEFAULT_BUNDLE,
+    folder: Path = ...,
+    decoding: Decoding | None = ...,
+    engine: Literal["tensorflow"] = ...,
+    log: Callable[[str], None] = ...,
+    precision: str = ...,
+) -> Captioner: ...
+
+
+@overload
+def load_captioner(
+    folder: Path, decoding: Decoding | None, engine: str, log: Callable[[str], None] = ..., precision: str = ...
+) -> Captioner | CpuCaptioner: ...
+
+
+@overload
+def load_captioner(
+    folder: Path = ...,
+    decoding: Decoding | None = ...,
+    *,
+    engine: str,
+    log: Callable[[str], None] = ...,
+    precision: str = ...,
+) -> Captioner | CpuCaptioner: ...
+
+
+def load_captioner(
+    folder: str | Path = DEFAULT_BUNDLE,
     decoding: Decoding | None = None,
     engine: str = "tensorflow",
     log: Callable[[str], None] = print,
     precision: str = "float32",
-) -> Captioner:
+) -> Captioner | CpuCaptioner:
     """Loads the captioner in a bundle, after verifying its checksums.
 
     Args:
       folder: the bundle; by default the one that ships with the project.
       decoding: how captions are decoded; `Decoding()` by default.
-      engine: what runs the encoder, one of `model.engine_choice.ENGINES`. "litert" is the fastest on a CPU and caches
-        the converted encoder in the user's cache folder.
+      engine: what runs the model, one of `model.engine_choice.ENGINES`. "litert" is the fastest on a CPU and caches
+        the converted encoder in the user's cache folder; once it is there, TensorFlow is needed only for sampling.
       log: receives one-line messages about the engine.
       precision: the precision of TensorFlow's encoder, one of `model.engine_choice.PRECISIONS`.
 
@@ -219,29 +250,56 @@ def load_captioner(
       EngineError: the engine cannot run this encoder here.
       ValueError: `engine` or `precision` is unknown, or they exclude each other.
     """
-    from model.captioner import Captioner
     from model.devices import open_gpus
     from model.engine_choice import choose_precision
     from model.litert_encoder import open_encoder
-    from model.network import build_network
 
+    folder = Path(folder)
     precision = choose_precision(engine, precision)
     version = check_bundle(folder)
     config = load_config(folder)
+    decoding = decoding or Decoding()
     try:
         vocabulary = Vocabulary.load(folder / VOCABULARY)
-        _check_shapes(folder / WEIGHTS, config, len(vocabulary))
-        encoder, decoder = build_network(config, len(vocabulary), precision=precision)
+    except Exception as error:
+        raise BundleError(f"the model at {folder} cannot be built: {_line(error)}") from error
+    build = functools.cache(lambda: _build_network(folder, config, len(vocabulary), precision))
+    if precision == "float16":
+        engine = "tensorflow"  # LiteRT computes in float32
+    encode = open_encoder(engine, lambda: build()[0], config.input_size, _sha256(folder / CHECKSUMS), log)
+    if encode and decoding.method != "sample":
+        from model.cpu_captioner import CpuCaptioner
+        from model.numpy_decoder import NumpyDecoder
+
+        # The arrays fit: the encoder was converted from a network that was built from this file, now or earlier.
+        decoder = NumpyDecoder(_load_arrays(folder / WEIGHTS, "decoder/"))
+        return CpuCaptioner(config, vocabulary, encode, decoder, version, decoding)
+    from model.captioner import Captioner
+
+    encoder, network_decoder = build()
+    xla = encode is None and open_gpus() > 0
+    return Captioner(config, vocabulary, encoder, network_decoder, version, decoding, encode, xla, log)
+
+
+def _build_network(folder: Path, config: CaptionerConfig, words: int, precision: str) -> tuple[Encoder, Decoder]:
+    """The network with the bundle's weights. Raises BundleError."""
+    from model.network import build_network
+
+    try:
+        _check_shapes(folder / WEIGHTS, config, words)
+        encoder, decoder = build_network(config, words, precision=precision)
         assign_weights(folder / WEIGHTS, encoder, decoder)
     except BundleError:
         raise
     except Exception as error:  # a crafted bundle can make Keras or safetensors raise anything
         raise BundleError(f"the model at {folder} cannot be built: {_line(error)}") from error
-    if precision == "float16":
-        engine = "tensorflow"  # LiteRT computes in float32
-    encode = open_encoder(engine, encoder, config.input_size, _sha256(folder / CHECKSUMS), log)
-    xla = encode is None and open_gpus() > 0
-    return Captioner(config, vocabulary, encoder, decoder, version, decoding, encode, xla, log)
+    return encoder, decoder
+
+
+def _load_arrays(path: Path, prefix: str) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a safetensors file whose names start with `prefix`."""
+    with safe_open(path, framework="np") as file:
+        return {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
 
 
 def _check_shapes(path: Path, config: CaptionerConfig, words: int) -> None:

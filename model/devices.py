@@ -6,13 +6,18 @@ Importing this module does not import TensorFlow; some of its functions do.
 from __future__ import annotations
 
 import contextlib
+import glob
+import importlib.util
+import os
 import re
+import sys
 
 # Texts of TensorFlow's errors, and of errors of other types by XLA, CUDA's libraries, JAX and PyTorch.
 _OUT_OF_MEMORY = re.compile(
     r"OOM when allocating|RESOURCE_EXHAUSTED|out of memory|_ALLOC_FAILED|not enough memory|can't allocate memory",
     re.IGNORECASE,
 )
+_DEVICE_FILES = ("/dev/kfd", "/dev/dxg")  # AMD's ROCm, Windows' WSL 2
 _DEVICE_ERROR = re.compile(r"CUDA|cuDNN|cuBLAS|UNAVAILABLE", re.IGNORECASE)
 
 
@@ -28,6 +33,8 @@ def open_gpus(required: bool = False) -> int:
     Raises:
       NoGpuError: `required` is true, and TensorFlow finds no GPU.
     """
+    if not required and not _may_have_gpu():
+        return 0
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
@@ -45,11 +52,23 @@ def open_gpus(required: bool = False) -> int:
 
 def has_tensor_cores() -> bool:
     """Whether all GPUs multiply float16 several times faster than float32, as NVIDIA's do since Volta."""
+    if not _may_have_gpu():
+        return False
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     return bool(gpus) and all(detail.get("compute_capability", (0, 0)) >= (7, 0) for detail in details)
+
+
+def _may_have_gpu() -> bool:
+    """Whether TensorFlow could find a GPU. Its own answer takes seconds, so it is asked where a driver is installed."""
+    if "tensorflow" in sys.modules:
+        return True
+    if sys.platform == "darwin":
+        return importlib.util.find_spec("tensorflow-plugins") is not None  # Apple's tensorflow-metal
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    return (not hidden and bool(glob.glob("/dev/nvidia[0-9]*"))) or any(map(os.path.exists, _DEVICE_FILES))
 
 
 def default_batch_size() -> int:

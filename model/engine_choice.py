@@ -25,8 +25,9 @@ def add_engine_options(group: argparse._ArgumentGroup) -> None:
         "--engine",
         choices=ENGINES,
         default="auto",
-        help="what runs the encoder: litert takes half the CPU time of tensorflow, and a fifth with 8-bit models; "
-        "auto is litert if it is available and there is no GPU, otherwise tensorflow (default: %(default)s)",
+        help="what runs the model: litert (with NumPy for the decoder) takes half the CPU time of tensorflow, and a "
+        "fifth with 8-bit models; auto is litert if it is available and there is no GPU, otherwise tensorflow "
+        "(default: %(default)s)",
     )
     group.add_argument(
         "--precision",
@@ -81,3 +82,8 @@ def choose_precision(engine: str, precision: str) -> str:
     if precision != "auto":
         return precision
     return "float16" if engine != "litert" and has_tensor_cores() else "float32"
+
+
+def one_line(error: BaseException) -> str:
+    """The error's text, shortened to one line."""
+    return " ".join(str(error).split())[:200]

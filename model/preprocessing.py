@@ -7,7 +7,8 @@ Pixels are always uint8; the encoder scales them to the backbone's input range (
   - The first of several frames or pages is used.
   - EXIF orientation is applied; colour profiles are not.
   - Transparent pixels are blended with white.
-  - 16-bit samples are reduced to their high byte, in grey and in colour.
+  - Samples of more than 8 bits are scaled by the range that they use (`model.depth`).
+  - A JPEG that lacks its end, and at most a tenth of the picture, is decoded; the rest of it is grey.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
+from model.cut_jpeg import completed_jpeg
+from model.depth import has_high_bytes_only, is_deep, restored_range, to_8_bits
 from model.jpeg import is_one_pass, read_jpeg_header
 
 try:
@@ -65,9 +68,10 @@ ALIGNMENT = 64  # bytes; TensorFlow shares memory that is aligned to it
 
 _STRIP_PIXELS = 2**20  # converted to RGB at a time, to hold no further copies of a large image
 
+_ENDS_EARLY = "the file ends too early"
 # Patterns of Pillow's messages, and messages for users.
 _REASONS = (
-    (r"truncated|not enough image data|unpack(_from)? requires", "the file ends too early"),
+    (r"truncated|not enough image data|unpack(_from)? requires", _ENDS_EARLY),
     (r"broken data stream|decoder error|unrecognized data stream", "its pixel data is broken"),
     (r"codec configuration|unknown raw mode|not implemented", "a variant that Pillow does not know"),
     (r"tile cannot extend|outside image", "its first frame lies outside the picture"),
@@ -153,14 +157,29 @@ def _load_scaled(data: bytes, max_pixels: int, target: Callable[[int, int], tupl
         with warnings.catch_warnings():
             # Pillow warns about damaged metadata, and about sizes that max_pixels already limits.
             warnings.simplefilter("ignore")
-            with _open(data, kind) as image:
+            with open_image(data, kind) as image:
                 return _load(image, target, max_pixels, data)
     except (ImageError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise TooManyPixelsError(f"{_pixels_named(error)} are more than the limit of {max_pixels:,}") from error
     except Exception as error:  # Decoders raise OSError, SyntaxError, struct.error, IndexError, ... on damaged files.
-        raise ImageError(f"this {kind} cannot be decoded: {_reason(error)}") from error
+        reason, cause = _reason(error), error
+    if kind == "JPEG" and reason == _ENDS_EARLY and (completed := _completed(data)):
+        return _load_scaled(completed, max_pixels, target)
+    raise ImageError(f"this {kind} cannot be decoded: {reason}") from cause
+
+
+def _completed(data: bytes) -> bytes | None:
+    """See `completed_jpeg`; None also for what cannot be decoded with an end either."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return completed_jpeg(data)
+    except MemoryError:
+        raise
+    except Exception:  # as above
+        return None
 
 
 def format_of(data: bytes) -> str:
@@ -186,7 +205,7 @@ def format_of(data: bytes) -> str:
     raise ImageError(f"not an image of a known format ({', '.join(FORMATS)}, HEIC)")
 
 
-def _open(data: bytes, kind: str) -> Image.Image:
+def open_image(data: bytes, kind: str) -> Image.Image:
     """Opens the image and reads its header. `Image.open` would hide the reason if the header is damaged."""
     if kind == "HEIC":
         try:
@@ -211,10 +230,13 @@ def _load(
     if held[0] * held[1] > max_pixels:
         raise TooManyPixelsError(f"{width} x {height} pixels are more than the limit of {max_pixels:,}")
     _check_tiles(image)
+    high_bytes_only = has_high_bytes_only(image)
     image.load()
     if image.getexif().get(ExifTags.Base.Orientation) in _ROTATED_BY_90:
         width, height, wanted = height, width, wanted[::-1]
     ImageOps.exif_transpose(image, in_place=True)
+    if high_bytes_only:
+        image = restored_range(image)
     return LoadedImage(np.asarray(_scaled(to_rgb(image), *wanted), dtype=np.uint8), width, height)
 
 
@@ -244,7 +266,9 @@ def _check_tiles(image: Image.Image) -> None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Converts any mode of Pillow to RGB: transparency on white, 16-bit samples by their high byte."""
+    """Converts any mode of Pillow to RGB: transparency on white, samples of more than 8 bits by their range."""
+    if is_deep(image):
+        return to_8_bits(image).convert("RGB")
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
     rgb = Image.new("RGB", image.size)
@@ -256,10 +280,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _strip_to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        # Pillow clips 16-bit grey at 255, which makes such images nearly white.
-        high_byte = np.clip(np.asarray(image, dtype=np.int64) >> 8, 0, 255).astype(np.uint8)
-        return Image.fromarray(high_byte).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")

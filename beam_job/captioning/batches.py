@@ -128,7 +128,9 @@ class BatchCaptioner:
     def _row(self, image: DecodedImage, found: list[tuple[Caption, ...]]) -> CaptionedImage:
         by_prompt = tuple(captions[0] for captions in found) if self._prompts else ()
         size = image.width, image.height
-        return CaptionedImage(image.input.uri, found[0], *size, image.object_version, now(), by_prompt)
+        return CaptionedImage(
+            image.input.uri, found[0], *size, image.object_version, now(), by_prompt, image.image_columns
+        )
 
 
 class _Arrays:

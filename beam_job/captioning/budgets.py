@@ -6,7 +6,7 @@ from beam_job.records import RUN_ENDED, Failure
 
 EVIDENCE = 200
 # A place that says that a file is not there is up; whether it is the right place, `input_check` asks shard by shard.
-_MISSING = ("FileNotFoundError", "NotFound", "Gone", "MemberNotFound", "gaierror")
+_MISSING = ("FileNotFoundError", "NotFound", "Gone", "MemberNotFound", "gaierror", "HostBusy")
 
 
 class FailureBudgetError(RuntimeError):

@@ -21,7 +21,7 @@ from beam_job.captioning.engines import ENGINES
 from beam_job.captioning.progress_file import ProgressFile
 from beam_job.config import JobConfig
 from beam_job.inputs.lists import RESERVED_COLUMNS
-from beam_job.output.sink import caption_table
+from beam_job.output.sink import caption_table, unfilled_columns
 from beam_job.records import METRIC_NAMESPACE, CaptionedImage, Failure
 from beam_job.storage import OPTIONS
 
@@ -121,10 +121,14 @@ class CaptionElements(beam.DoFn):
 
 
 def caption_rows(captioned: list[CaptionedImage], version: str, config: JobConfig) -> list[dict[str, Any]]:
-    """The rows of `captions/`, as Python values."""
+    """The rows of `captions/`, as Python values, without columns that would be null for the lack of an option.
+
+    Elements need no common schema, and sinks such as BigQuery refuse a list that is null.
+    """
     several = config.decoding.num_captions > 1
     table = caption_table(captioned, version, several, None, config.min_score, config.prompts)
-    rows: list[dict[str, Any]] = table.to_pylist()
+    unfilled = unfilled_columns(several, config.min_score is not None)
+    rows: list[dict[str, Any]] = table.drop_columns(unfilled).to_pylist()
     return rows
 
 

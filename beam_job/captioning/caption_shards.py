@@ -19,6 +19,7 @@ from beam_job.output.sink import publish_failures, read_report
 from beam_job.output.thumbnails import ThumbnailSampler
 from beam_job.planning.plan import PlanReader
 from beam_job.planning.run import Run, RunManifest, read_manifest
+from beam_job.storage import use_access
 from model import load_captioner
 from model.devices import default_batch_size, open_gpus
 
@@ -47,6 +48,7 @@ class CaptionShards(beam.DoFn):
         self._keep_model = keep_model
 
     def setup(self) -> None:
+        use_access(self._config.access)
         self._plan = PlanReader(self._run)
         self._manifest = read_manifest(self._run)
         self._engine = self._acquire_engine()

@@ -96,7 +96,9 @@ class OpenShard:
             rows.sort(key=lambda row: self.shard.place[row.uri])
         carried = self.shard.carried_by(row.uri for row in self.captioned)
         several = config.decoding.num_captions > 1
-        captions = caption_table(self.captioned, model_version, several, carried, config.min_score, config.prompts)
+        captions = caption_table(
+            self.captioned, model_version, several, carried, config.min_score, config.prompts, config.image_columns
+        )
         report = commit_shard(run, self.number, captions, self.failures, self.shard, self._work)
         if report.failures == tuple(self.failures):  # else another attempt was first, and other images have captions
             self.thumbnails.write(run, self.number, self.captioned)

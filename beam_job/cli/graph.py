@@ -16,6 +16,7 @@ from beam_job.captioning.batch_runner import BatchTimeoutError
 from beam_job.captioning.budgets import FailureBudgetError
 from beam_job.captioning.input_check import InputGoneError
 from beam_job.cli.host_limits import host_limit
+from beam_job.cli.signals import stopped_workers
 from beam_job.output.sink import committed_shards
 from beam_job.planning.lease import Lease
 from beam_job.planning.prepare import PlannedRun
@@ -64,7 +65,7 @@ def run_graph(
             close_models(result)
         return result
 
-    workers = WorkerWatch(lambda: len(committed_shards(planned.run)) < planned.plan.shards)
+    workers = WorkerWatch(lambda: len(committed_shards(planned.run)) < planned.plan.shards, stopped=stopped_workers)
     with workers.exit_codes_noted():
         return _in_thread(run_to_its_end, held.check, workers.check)
 

@@ -54,7 +54,7 @@ from beam_job.runners.dataflow_job import (
 )
 from beam_job.runners.preflight import check_reachable, log_estimate, log_workers
 from beam_job.runners.worker_watch import WorkerDiedError
-from beam_job.storage import StorageError
+from beam_job.storage import StorageError, use_access
 from beam_job.text import command_name, counted, printable
 from model.devices import NoGpuError, open_gpus
 from model.engine_choice import check_engine
@@ -89,6 +89,7 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
       Stopped: a signal came; committed shards remain.
     """
     started = time.monotonic()
+    use_access(config.access)
     options = beam_options(config, beam_arguments, option_names())
     if not runs_here(options):
         config = config.with_absolute_paths()
@@ -115,6 +116,11 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
         except LeaseLostError as error:
             raise ExplainedJobError(f"the run was not planned: {error}") from error
         _log_plan(planned, version)
+        if config.min_score is not None and planned.skipped:
+            LOGGER.info(
+                f"--min_score={config.min_score} marks new captions; to mark all: {command_name()} snapshot "
+                f"--output={shlex.quote(config.output)} --to=DIR --min_score={config.min_score}"
+            )
         if planned.choice:
             conclude(dataclasses.replace(config, no_report=True), planned, 0.0, RunMetrics(), version)
             record_choice(planned)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from beam_job.inputs.filters import Filters
@@ -10,6 +10,7 @@ from beam_job.inputs.packed import Place, list_of_row, place_of_row, read_image
 from beam_job.inputs.rows import ListedFailure
 from beam_job.inputs.tars import check_is_no_tar, container_of, read_member
 from beam_job.loading.decode_pool import DecodePool, DecoderLimitError, DecoderStartError
+from beam_job.loading.image_columns import image_columns
 from beam_job.records import DecodedImage, Failure, ImageInput
 from beam_job.storage import (
     CONTENT,
@@ -112,13 +113,15 @@ def _read(
     )
 
 
-def decode(fetched: FetchedImage, pool: DecodePool) -> DecodedImage | Failure:
-    """Decodes and scales to uint8[size, size, 3]."""
+def decode(fetched: FetchedImage, pool: DecodePool, columns: Sequence[str] = ()) -> DecodedImage | Failure:
+    """Decodes and scales to uint8[size, size, 3]; `columns` are those of `--image_columns`."""
     try:
         image = pool.load(fetched.data)
     except (ImageError, DecoderStartError) as error:
         return Failure.of(fetched.input.uri, "decode", error, fetched.object_version, _retry_when(error))
-    return DecodedImage(fetched.input, image.pixels, image.width, image.height, fetched.object_version)
+    size = image.width, image.height
+    found = image_columns(columns, fetched.data, image.pixels)
+    return DecodedImage(fetched.input, image.pixels, *size, fetched.object_version, image_columns=found)
 
 
 def _retry_when(error: Exception) -> str:

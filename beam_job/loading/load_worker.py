@@ -10,6 +10,7 @@ import dataclasses
 import operator
 import queue
 import time
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy.typing as npt
 from beam_job.loading.child_process import join_parent, report_ready
 from beam_job.loading.loader import LoadConfig, ThreadLoader
 from beam_job.records import Failure, ImageInput
-from beam_job.storage import CredentialsError
+from beam_job.storage import CredentialsError, use_access
 
 GROUP = 16  # images of an answer
 _SHARED_BYTES = 16 * 2**20  # for the pixels of an answer; more where one picture may need more
@@ -28,9 +29,9 @@ _LINGER_SECONDS = 0.05  # that an answer waits for its group to fill
 # A number that the parent chose, and the fields of `ImageInput`.
 Given = tuple[Any, ...]
 fields_of = operator.attrgetter(*(field.name for field in dataclasses.fields(ImageInput)))
-# The number, seconds of fetching and decoding, and the failure, or width, height and object version of the picture, and
-# the height and width of its pixels.
-Decoded = tuple[int, int, str, tuple[int, int]]
+# The number, seconds of fetching and decoding, and the failure, or width, height, object version and image columns of
+# the picture, and the height and width of its pixels.
+Decoded = tuple[int, int, str, Mapping[str, Any], tuple[int, int]]
 Row = tuple[int, tuple[float, float], Failure | Decoded]
 # Numbers and bytes of files that have arrived, images that are done, and why no more can be loaded.
 Answer = tuple[list[tuple[int, int]], list[Row], BaseException | None]
@@ -47,6 +48,7 @@ def main() -> None:
     report_ready(connection)
     config: LoadConfig = connection.recv()
     connection.send(None)
+    use_access(config.access)
     loader = ThreadLoader(config)
     try:
         _serve(connection, loader, memory, config.pixel_bytes)
@@ -85,6 +87,7 @@ def _answer(loader: ThreadLoader, memory: npt.NDArray[np.uint8], pixel_bytes: in
             pixels = outcome.pixels
             memory[used : used + pixels.size] = pixels.reshape(-1)
             used += pixels.size
-            row = outcome.width, outcome.height, outcome.object_version, (len(pixels), len(pixels[0]))
-            rows.append((event.key, seconds, row))
+            size = outcome.width, outcome.height
+            shape = len(pixels), len(pixels[0])
+            rows.append((event.key, seconds, (*size, outcome.object_version, outcome.image_columns, shape)))
     return fetched, rows, None

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_job.loading.child_process import ChildStartError, format_exit_code, start_child
-from beam_job.loading.load_worker import GROUP, Answer, fields_of, shared_bytes
+from beam_job.loading.load_worker import GROUP, Answer, Decoded, fields_of, shared_bytes
 from beam_job.loading.loader import LoadConfig, Loader, LoadEvent
 from beam_job.records import DecodedImage, Failure, ImageInput
 from beam_job.storage import LATER
@@ -60,6 +60,7 @@ class ProcessLoader(Loader):
             fetch_threads=-(-config.fetch_threads // processes),
             decode_threads=1,
             in_flight_bytes=max(1, config.in_flight_bytes // processes),
+            access=config.access.shared_by(processes),
         )
         self._program = program
         self._answer_seconds = answer_seconds
@@ -151,12 +152,17 @@ class ProcessLoader(Loader):
         decoded = iter(pixels)
         for number, seconds, found in rows:
             task = hand.tasks.pop(number)
-            outcome = found if isinstance(found, Failure) else DecodedImage(task.image, next(decoded), *found[:-1])
+            outcome = found if isinstance(found, Failure) else _decoded(task.image, next(decoded), found)
             events.append(LoadEvent(task.key, outcome, task.file_bytes, *seconds))
         if events:
             self._results.put(events)
         if error:
             raise error
+
+
+def _decoded(image: ImageInput, pixels: npt.NDArray[np.uint8], found: Decoded) -> DecodedImage:
+    width, height, version, image_columns, _ = found
+    return DecodedImage(image, pixels, width, height, version, image_columns=image_columns)
 
 
 class _Hand:

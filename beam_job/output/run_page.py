@@ -78,8 +78,7 @@ def _pictured(thumbnails: pa.Table) -> Iterator[Card]:
 def _failures(run: Run, count: int) -> Iterator[dict[str, str]]:
     """The first failures, in the order of the shards."""
     left = min(count, MOST_FAILURES)
-    folder = join(run.output, "failures", f"run={run.run_id}")
-    for stored in run.storage.list(folder) if left else ():
+    for stored in run.storage.list(run.failures_folder) if left else ():
         rows: Sequence[dict[str, Any]] = open_part(stored.uri).read(columns=FAILURE_COLUMNS)[:left].to_pylist()
         yield from (row | {"uri": public_name(row["uri"])} for row in rows)
         left -= len(rows)

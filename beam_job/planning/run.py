@@ -11,12 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from beam_job.planning.damage import is_damaged, naming_damage, warn
+from beam_job.planning.damage import FORMAT, check_format, is_damaged, naming_damage, warn
 from beam_job.storage import Storage, StorageError, join, storage_for
 from model import Decoding
 
-# Of run.json. A field that an older version may ignore does not raise it; one that changes what others mean does.
-FORMAT = 1
 _DEFAULT_DECODING = dataclasses.asdict(Decoding())
 _THREADS = 16
 
@@ -98,11 +96,21 @@ class Run:
         return self._part(self.failures_folder, shard)
 
     def _table(self, name: str) -> str:
-        return join(self.output, name, f"run={self.run_id}")
+        return join(table_folder(self.output, name), f"run={self.run_id}")
 
     @staticmethod
     def _part(folder: str, number: int) -> str:
         return join(folder, f"part-{number:05d}.parquet")
+
+
+def table_folder(output: str, name: str) -> str:
+    """The folder of a table of all runs: "captions" or "failures"."""
+    return join(output, name)
+
+
+def run_id_of(part: str) -> str:
+    """The name of the run that wrote this file of a table."""
+    return part.split("/")[-2].removeprefix("run=")
 
 
 @dataclass(frozen=True)
@@ -147,7 +155,7 @@ class RunManifest:
         return (json.dumps(dataclasses.asdict(self), indent=2) + "\n").encode()
 
     @classmethod
-    def from_json(cls, content: bytes) -> RunManifest:
+    def from_json(cls, content: bytes, name: str = "run.json") -> RunManifest:
         """What `to_json` wrote; fields that this version does not know are ignored.
 
         Raises:
@@ -157,9 +165,7 @@ class RunManifest:
         fields = json.loads(content)
         if not isinstance(fields, dict):
             raise ValueError(f"not a JSON object but {fields!r:.40}")
-        version = fields.setdefault("format", 0)
-        if isinstance(version, int) and version > FORMAT:
-            raise NewerFormatError(version)
+        check_format(name, fields.setdefault("format", 0))
         types = {
             **dict.fromkeys(("inputs", "shards", "skipped", "format"), int),
             **dict.fromkeys(("decoding", "request", "limits", "prompts"), dict),
@@ -172,16 +178,6 @@ class RunManifest:
             if name in fields and not isinstance(fields[name], type_):
                 raise ValueError(f"{name} is {fields[name]!r:.40}")
         return cls(**fields)
-
-
-class NewerFormatError(Exception):
-    """A file was written by a newer version of this program."""
-
-    def __init__(self, version: int) -> None:
-        super().__init__(
-            f"written by a newer version of caption-images (format {version}, this version reads up to {FORMAT}); "
-            "upgrade caption-images"
-        )
 
 
 def read_runs(output: str, on_damaged: Callable[[StorageError], None] = warn) -> dict[Run, RunManifest]:
@@ -230,8 +226,5 @@ def read_manifest(run: Run) -> RunManifest:
         "its run is left out, and the images that it completed are captioned again; restore the file, or remove the "
         f"folder {run.folder} to end this message"
     )
-    try:
-        with naming_damage(run.manifest, remedy):
-            return RunManifest.from_json(content)
-    except NewerFormatError as error:
-        raise StorageError(f"{run.manifest} was {error}") from error
+    with naming_damage(run.manifest, remedy):
+        return RunManifest.from_json(content, run.manifest)

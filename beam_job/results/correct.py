@@ -17,6 +17,7 @@ from beam_job.results.corrections import (
     corrections_folder,
     current_corrections,
     parse_corrections,
+    stored_corrections,
 )
 from beam_job.results.latest_rows import captioned_versions
 from beam_job.storage import join, public_name, storage_for
@@ -69,7 +70,7 @@ def add_corrections(output: str, file: str) -> Added:
       StorageError: something cannot be read or written.
     """
     content, _ = storage_for(file).read(file)
-    corrections, wrong = parse_corrections(content)
+    corrections, wrong = parse_corrections(content, file)
     versions, left_out = captioned_versions(output, {correction.uri for correction in corrections.values()})
     wrong |= _unknown_images(corrections, versions, output)
     if wrong:
@@ -111,7 +112,7 @@ def _store(output: str, corrections: Sequence[Correction]) -> bool:
     newest = {correction.key: correction for correction in corrections}
     if all(current.get(key) == correction for key, correction in newest.items()):
         return False
-    content = "".join(f"{correction.to_json()}\n" for correction in corrections).encode("utf-8")
+    content = stored_corrections(corrections)
     name = f"{_next_time(output)}-{hashlib.sha256(content).hexdigest()[:16]}.jsonl"
     storage_for(output).create(join(corrections_folder(output), name), content)
     return True

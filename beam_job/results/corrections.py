@@ -11,6 +11,7 @@ A corrections file is JSON lines in UTF-8: one object a line; blank lines are ig
 - Either `caption`, one line of text of at most 2,000 characters without control characters, which replaces the model's;
   or `bad`: true for an image that is not to be used, false to withdraw an earlier correction.
 - Other members are refused. Of two lines for the same uri and object_version the later one counts.
+- The first line may be `{"format": 1}`, as in the files that an output keeps.
 
 A correction applies to one version of an image: when the content has changed, the model's caption is used again. The
 time of a local file does not count.
@@ -21,12 +22,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from beam_job.planning.damage import FORMAT, check_format
 from beam_job.results.latest_rows import LatestRows, read_rows
 from beam_job.storage import StorageError, join, public_name, storage_for
 from beam_job.storage.version_columns import content_versions, listed_versions
@@ -105,18 +107,40 @@ def parse_correction(line: bytes) -> Correction:
     return Correction(**{name: value for name, value in members.items() if value is not None or name in _MEMBERS[:2]})
 
 
-def parse_corrections(content: bytes) -> tuple[dict[int, Correction], dict[int, str]]:
-    """The corrections of a file, and the errors of its other lines, by line numbers from 1."""
+def parse_corrections(content: bytes, name: str) -> tuple[dict[int, Correction], dict[int, str]]:
+    """The corrections of the file `name`, and the errors of its other lines, by line numbers from 1.
+
+    Raises:
+      NewerFormatError: a newer version wrote it.
+    """
     good: dict[int, Correction] = {}
     wrong: dict[int, str] = {}
     for number, line in enumerate(content.split(b"\n"), 1):
-        if not line.strip():
+        if not line.strip() or (number == 1 and _is_format(line, name)):
             continue
         try:
             good[number] = parse_correction(line)
         except CorrectionError as error:
             wrong[number] = str(error)
     return good, wrong
+
+
+def stored_corrections(corrections: Sequence[Correction]) -> bytes:
+    """The content of a file that an output keeps."""
+    lines = [json.dumps({"format": FORMAT}), *(correction.to_json() for correction in corrections)]
+    return "".join(f"{line}\n" for line in lines).encode("utf-8")
+
+
+def _is_format(line: bytes, name: str) -> bool:
+    """Whether a line says the format of its file. Raises NewerFormatError."""
+    try:
+        members = json.loads(line.decode("utf-8-sig"))
+        if not isinstance(members, dict) or "format" not in members or "uri" in members:
+            return False
+        check_format(name, members["format"])
+    except (ValueError, RecursionError):  # reported as a wrong line
+        return False
+    return True
 
 
 def corrections_folder(output: str) -> str:
@@ -140,7 +164,7 @@ def current_corrections(output: str) -> dict[tuple[str, str], Correction]:
     newest: dict[tuple[str, str], Correction] = {}
     for uri in corrections_files(output):
         content, _ = storage.read(uri)
-        good, wrong = parse_corrections(content)
+        good, wrong = parse_corrections(content, uri)
         for number, reason in wrong.items():
             raise StorageError(
                 f"{uri}, line {number}: {reason}; correct the line, or remove the file to drop its corrections"

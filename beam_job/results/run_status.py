@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from beam_job.output.formats import check_format
+from beam_job.planning.damage import check_format
 from beam_job.planning.lease import LeaseError, current_holder
 from beam_job.planning.run import Run, RunManifest
 from beam_job.storage import StorageError

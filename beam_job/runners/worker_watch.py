@@ -1,4 +1,4 @@
-"""Notices that a worker process of a local run has ended before its work was done.
+"""Notices that a worker process of a local run has ended before its work was done, or has been stopped.
 
 Beam's in-process runner waits for a worker that was killed (by the system for want of memory, by a captioner that
 crashes, by hand) for ever: nothing tells its queues that no answer will come. It keeps a thread for each worker
@@ -10,7 +10,8 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 import grpc
@@ -22,10 +23,12 @@ _EXIT_CODE = "exited with return code "
 # Workers of a run that has ended go one after the other, and so do those of one that reports an error, with code 0.
 _GRACE_S = 5.0
 _GRACE_AFTER_0_S = 30.0
+_STOPPED_S = 60.0
+_LOOK_EVERY_S = 5.0
 
 
 class WorkerDiedError(RuntimeError):
-    """A worker process ended before its work was done; the message says how, as far as it is known."""
+    """A worker process ended, or was stopped, before its work was done; the message says how, as far as it is known."""
 
 
 class WorkerWatch:
@@ -34,17 +37,27 @@ class WorkerWatch:
     Args:
       unfinished: whether work is left; called only when a worker has ended.
       clock: seconds.
+      stopped: the process ids of workers that a signal has stopped; such a worker's own timeouts stand still with it.
     """
 
-    def __init__(self, unfinished: Callable[[], bool], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        unfinished: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+        stopped: Callable[[], Collection[int]] = tuple,
+    ) -> None:
         self._unfinished = unfinished
         self._clock = clock
+        self._stopped = stopped
+        self._looks: Counter[int] = Counter()
+        self._looked = -_LOOK_EVERY_S
         self._seen: set[threading.Thread] = set()
         self._gone_since: float | None = None
         self._exit_code: int | None = None
 
     def check(self) -> None:
-        """Raises WorkerDiedError if a worker has been gone for a while, and work is left."""
+        """Raises WorkerDiedError if a worker has been gone or stopped for a while, and work is left."""
+        self._check_stopped()
         self._seen.update(thread for thread in threading.enumerate() if thread.name == _BEAM_S_THREAD)
         if all(thread.is_alive() for thread in self._seen):
             return
@@ -54,6 +67,18 @@ class WorkerWatch:
         grace = _GRACE_S if self._exit_code else _GRACE_AFTER_0_S
         if now - self._gone_since >= grace and self._unfinished():
             raise WorkerDiedError(self._message())
+
+    def _check_stopped(self) -> None:
+        """Counts looks, not seconds: Ctrl-Z stops this process too, and it goes on together with its workers."""
+        if self._clock() - self._looked < _LOOK_EVERY_S:
+            return
+        self._looked = self._clock()
+        self._looks = Counter({process: self._looks[process] + 1 for process in self._stopped()})
+        for process, looks in self._looks.items():
+            if looks * _LOOK_EVERY_S > _STOPPED_S and self._unfinished():
+                raise WorkerDiedError(
+                    f"the worker process {process} has been stopped for {_STOPPED_S:.0f} s (SIGSTOP, or a debugger)"
+                )
 
     @contextmanager
     def exit_codes_noted(self) -> Iterator[None]:

@@ -15,6 +15,9 @@ _WILDCARD = re.compile(r"[*?\[]")
 LATER, OPTIONS, CONTENT = "later", "options", "content"
 RETRY_WHEN = (LATER, OPTIONS, CONTENT)
 
+# How the names of objects end that stand for folders: consoles create the first kind, Hadoop the second.
+FOLDER_MARKS = ("/", "_$folder$")
+
 # The largest file that is read into memory unless a caller sets another limit.
 MAX_BYTES = 1 << 30
 

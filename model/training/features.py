@@ -17,7 +17,8 @@ import tensorflow as tf
 
 from model.devices import open_gpus
 from model.engine_choice import EngineError
-from model.litert_encoder import LiteRtEncoder, convert_encoder
+from model.litert_converter import convert_encoder
+from model.litert_encoder import LiteRtEncoder
 from model.network import Encoder, named_backbone_variables
 from model.preprocessing import load_image, pad_batch
 from model.training.augment import augment

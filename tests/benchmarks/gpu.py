@@ -131,6 +131,7 @@ def model_alone(args: argparse.Namespace) -> dict[str, object]:
     """Images a second of the captioner that the job would use."""
     import tensorflow as tf
 
+    from model.captioner import Captioner
     from model.devices import default_batch_size
 
     captioner = load_captioner(args.model, Decoding(), "auto", lambda _: None, "auto")
@@ -139,7 +140,7 @@ def model_alone(args: argparse.Namespace) -> dict[str, object]:
     images = pad_batch(list(noise), batch_size)
     from_host = _speed(lambda: captioner.caption(images), batch_size)
     on_device = from_host
-    if captioner.engine == "xla":
+    if isinstance(captioner, Captioner) and captioner.engine == "xla":
         with tf.device("GPU:0"):
             given = [tf.identity(images), tf.identity(captioner._uniforms(images))]
         on_device = _speed(lambda: captioner._compiled(*given).words.numpy(), batch_size)

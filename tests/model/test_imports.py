@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import has_package
+
 ROOT = Path(__file__).parent.parent.parent
 MODULES = sorted((ROOT / "model").rglob("*.py"))
 FORBIDDEN = ("apache_beam", "google.cloud", "pyarrow", "beam_job")
@@ -79,3 +81,21 @@ print(captioner.caption(image.pixels[None])[0][0].text)
 @pytest.mark.parametrize("module", ["model", "beam_job.cli.options", "beam_job.records", "beam_job.output.sink"])
 def test_what_answers_at_once_does_not_wait_for_tensorflow(module: str) -> None:
     assert run(f"import sys, {module}; print('tensorflow' in sys.modules)").strip() == "False"
+
+
+@pytest.mark.skipif(not has_package("ai_edge_litert"), reason="no LiteRT for this platform")
+def test_once_the_encoder_is_cached_a_cpu_captions_without_tensorflow(tiny_bundle, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    program = """
+import sys
+import numpy as np
+import beam_job.captioning.caption_shards
+import beam_job.cli.job
+from pathlib import Path
+from model import load_captioner
+captioner = load_captioner(Path(sys.argv[1]), engine="litert", log=lambda _: None)
+captioner.caption(np.zeros((2, captioner.input_size, captioner.input_size, 3), np.uint8))
+print("tensorflow" in sys.modules, "keras" in sys.modules)
+"""
+    assert run(program, str(tiny_bundle)).strip() == "True True"
+    assert run(program, str(tiny_bundle)).strip() == "False False"

@@ -51,7 +51,8 @@ def pixels(photographs: dict[str, Path]) -> np.ndarray:
 
 @needs_litert
 def test_both_engines_come_to_the_same_features(int8_bundle: Path, pixels: np.ndarray, tmp_path: Path) -> None:
-    from model.litert_encoder import LiteRtEncoder, convert_encoder
+    from model.litert_converter import convert_encoder
+    from model.litert_encoder import LiteRtEncoder
 
     encoder = load_captioner(int8_bundle).encoder
     through_litert = LiteRtEncoder(convert_encoder(encoder.grid, SIZE, int8=True))(pixels)
@@ -63,7 +64,7 @@ def test_both_engines_come_to_the_same_features(int8_bundle: Path, pixels: np.nd
 def test_it_is_executed_with_whole_numbers(int8_bundle: Path) -> None:
     from ai_edge_litert.interpreter import Interpreter
 
-    from model.litert_encoder import convert_encoder
+    from model.litert_converter import convert_encoder
 
     interpreter = Interpreter(model_content=convert_encoder(load_captioner(int8_bundle).encoder.grid, SIZE, int8=True))
     kernels = [

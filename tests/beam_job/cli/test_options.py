@@ -63,6 +63,10 @@ def test_every_option_sets_its_field() -> None:
         "--temperature": ("decoding.temperature", 0.5),
         "--seed": ("decoding.seed", 29),
         "--no_repeat_ngram": ("decoding.no_repeat_ngram", 43),
+        "--requests_per_host": ("requests_per_host", 47),
+        "--user_agent": ("user_agent", "Museum/1.0"),
+        "--respect_noai": ("respect_noai", True),
+        "--billing_project": ("billing_project", "museum-1"),
         "--require_gpu": ("require_gpu", True),
         "--engine": ("engine", "tensorflow"),
         "--precision": ("precision", "float16"),
@@ -77,7 +81,7 @@ def test_every_option_sets_its_field() -> None:
         for part in attribute.split("."):
             found = getattr(found, part)
         assert found == value
-    several = {"--input", "--include", "--exclude", "--carry_columns"}
+    several = {"--input", "--include", "--exclude", "--carry_columns", "--image_columns"}
     several |= {"--allow_schemes", "--allow_root", "--allow_buckets"}
     several |= {"--captioner", "--prompt"}  # not together with an engine
     several |= {"--endpoint", *(f"--{field.name}" for field in dataclasses.fields(Endpoint) if field.name != "url")}

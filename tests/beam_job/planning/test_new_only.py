@@ -120,6 +120,27 @@ def test_another_min_score_marks_new_images_and_captions_none_again(
     assert nights.run("--min_score=-0.5") == ["90.png"]
     rows = ds.dataset(nights.output / "captions").to_table(["score", "low_confidence"]).to_pylist()
     assert {round(row["score"], 1): row["low_confidence"] for row in rows} == {-0.5: False, -0.6: True, -0.7: True}
+    assert nights.run("--min_score=-0.68") == []
+    said = "--min_score=-0.68 marks new captions; to mark all: caption-images snapshot "
+    assert said in capfd.readouterr().err
+    to = nights.output.parent / "snapshot"
+    assert main(["snapshot", f"--output={nights.output}", f"--to={to}", "--min_score=-0.68"]) == 0
+    rows = ds.dataset(to / "data").to_table(["score", "low_confidence"]).to_pylist()
+    assert {round(row["score"], 1): row["low_confidence"] for row in rows} == {-0.5: False, -0.6: False, -0.7: True}
+    assert main(["snapshot", f"--output={nights.output}", f"--to={to}", "--min_score=0.5"]) == 2
+    assert "--min_score must be at most 0, as all scores are, not 0.5" in capfd.readouterr().err
+
+
+def test_files_of_runs_with_other_options_are_read_as_one_data_set(nights: Nights, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    nights.add("a.png", "b.png", "c.png")
+    for name, options in (("a.png", []), ("b.png", ["--num_captions=2"]), ("c.png", ["--min_score=-0.5"])):
+        nights.run(f"--include={name}", *options)
+    files = sorted(map(str, nights.output.glob("captions/*/*.parquet")))
+    assert len({pq.read_schema(file).remove_metadata().to_string() for file in files}) == 1
+    rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    found = {Path(row["uri"]).name: (row["captions"] is None, row["low_confidence"] is None) for row in rows}
+    assert found == {"a.png": (True, True), "b.png": (False, True), "c.png": (True, False)}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 
@@ -10,6 +13,7 @@ import grpc
 import pytest
 from apache_beam.runners.worker.data_plane import _GrpcDataChannel
 
+from beam_job.cli.signals import stopped_workers
 from beam_job.runners.worker_watch import WorkerDiedError, WorkerWatch
 
 
@@ -45,3 +49,31 @@ def test_only_lost_connections_of_beam_are_silent(
         raise WorkerDiedError
     run_in_thread(work)  # the other workers are killed after the block
     assert seen == printed * 2
+
+
+def test_a_stopped_worker_is_reported_after_a_minute_of_looks() -> None:
+    now, stopped = [0.0], [7]
+    watch = WorkerWatch(lambda: True, lambda: now[0], lambda: stopped)
+    watch.check()
+    now[0] += 3600.0  # Ctrl-Z, and an hour later `fg`
+    watch.check()
+    stopped.clear()
+    now[0] += 5.0
+    watch.check()
+    stopped.append(8)
+    for _ in range(12):
+        now[0] += 5.0
+        watch.check()
+    now[0] += 5.0
+    with pytest.raises(WorkerDiedError, match="the worker process 8 has been stopped for 60 s"):
+        watch.check()
+
+
+def test_a_stopped_worker_is_seen_below_this_process() -> None:
+    with subprocess.Popen([sys.executable, "-c", "import signal; signal.raise_signal(signal.SIGSTOP)"]) as child:
+        os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOWAIT)
+        try:
+            assert child.pid in stopped_workers()
+        finally:
+            child.kill()
+    assert child.pid not in stopped_workers()

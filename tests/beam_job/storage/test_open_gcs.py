@@ -74,6 +74,10 @@ def test_a_list_that_is_stored_with_gzip_is_unpacked(faults: FaultServer) -> Non
         with storage.open("gs://bucket/list.csv") as file:
             assert file.read() == LIST
         faults.script("list.csv", resource(LIST), ok(LIST, {**stored(LIST, "7"), "Content-Encoding": "gzip"}))
+        with storage.open("gs://bucket/list.csv") as file:  # it is called gzip, and is not
+            assert file.read() == LIST
+        cut = packed[:-9]
+        faults.script("list.csv", resource(cut), ok(cut, {**stored(cut, "7"), "Content-Encoding": "gzip"}))
         with pytest.raises(StorageError, match="its gzip encoding is damaged") as caught:
             storage.open("gs://bucket/list.csv")
         assert not caught.value.transient
