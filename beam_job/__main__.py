@@ -1,6 +1,44 @@
 """`python -m beam_job`, also installed as `caption-images`."""
 
-from beam_job.cli.command import command as command
+from __future__ import annotations
+
+import os
+import sys
+
+_INTERRUPTED = 130
+
+
+def command() -> None:
+    """Runs the command and ends the process; from its first moment on, Ctrl-C ends it without a traceback."""
+    try:
+        if shadowed := _shadowed_model():
+            sys.exit(_refuse(shadowed))
+        from beam_job.cli.command import command as run
+    except KeyboardInterrupt:
+        sys.stderr.flush()
+        os._exit(_INTERRUPTED)
+    run()
+
+
+def _shadowed_model() -> str | None:
+    """The path of another module `model` that Python finds before this project's package; None if there is none."""
+    import importlib.util  # here, where Ctrl-C is caught
+
+    spec = importlib.util.find_spec("model")
+    if spec is None or spec.origin is None:
+        return None
+    own = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "model", "__init__.py")
+    return None if not os.path.exists(own) or os.path.samefile(own, spec.origin) else spec.origin
+
+
+def _refuse(path: str) -> int:
+    print(
+        f"caption-images: {path} hides the package model of caption-images; rename it, or start the command in another "
+        "folder and without that one in PYTHONPATH",
+        file=sys.stderr,
+    )
+    return 2
+
 
 if __name__ == "__main__":
     command()

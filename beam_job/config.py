@@ -4,34 +4,63 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from beam_job.endpoint import Endpoint
 from beam_job.inputs.filters import Filters
-from beam_job.storage import SCHEMES, Allowed, absolute, bucket_of, public_name, scheme_of
+from beam_job.inputs.prompts import Prompt, check_prompts
+from beam_job.storage import (
+    REQUESTS_PER_HOST,
+    SCHEMES,
+    USER_AGENT,
+    Access,
+    Allowed,
+    absolute,
+    bucket_of,
+    public_name,
+    scheme_of,
+)
 from model import Decoding
 from model.engine_choice import check_precision
 from model.preprocessing import MAX_PIXELS
 
+if TYPE_CHECKING:
+    from beam_job.inputs.rows import ListOptions
+
 # Which failures of earlier runs are retried. Images whose file has changed since are always captioned.
 RETRY = ("transient", "all", "none")
+IMAGE_COLUMNS = ("sha256", "phash", "format", "bytes", "exif")
+_HEADER_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
 _FUNCTION = re.compile(r"\w+(\.\w+)*:\w+")
+# Captioners of this package, as functions that are called with a `JobConfig` (`beam_job.captioners`).
+NAMED_CAPTIONERS = {
+    "transformers": "beam_job.captioners.transformers_models:open_captioner",
+    "keras_hub": "beam_job.captioners.keras_hub_models:open_captioner",
+    "openai": "beam_job.captioners.openai_endpoint:open_captioner",
+}
 # Whole numbers from 1, and the largest value that can be of use: more threads than a system has, for instance, would
 # end a run with a traceback after it has begun.
 _LARGEST = {
     "shard_size": 1_000_000,
     "batch_size": 65_536,
     "fetch_threads": 1_000,
+    "requests_per_host": 1_000,
     "in_flight_bytes": 2**50,
     "decode_threads": 1_000,
     "max_pixels": 2**40,
     "workers": 1_000,
     "report_samples": 1_000_000,
+    "max_new_tokens": 1_000_000,
+    "max_side": 16_384,
 }
+_OPTIONAL = ("batch_size", "fetch_threads", "decode_threads", "max_side")  # None: a default that is chosen later
 _LONGEST_TIMEOUT = 86_400  # seconds; a day
 
 
@@ -43,17 +72,25 @@ class JobConfig:
       inputs: folders, globs, lists of URIs or single images.
       output: the job's output folder.
       model: folder of a model bundle, local or in a bucket; None for the bundled model, wherever it is installed on the
-        worker.
-      captioner: `module:function` that creates the captioner instead of a bundle; it is called with `model`, unchanged,
-        and `decoding`.
+        worker. With `captioner`, whatever that takes for it.
+      captioner: what captions instead of a bundle: a name in `NAMED_CAPTIONERS`, whose function is called with
+        this record, or `module:function`, which is called with `model`, unchanged, and `decoding`.
       decoding: how words are chosen.
+      prompts: what the captioner is asked, in the order of the captions; none for its own way of captioning.
+      max_new_tokens: the longest caption of a named captioner, in tokens.
+      max_side: the longest side of the pictures that a named captioner is given, in pixels; None for its default.
+      endpoint: of the captioner "openai"; None for all others.
+      image_columns: facts about each image for the output rows, of `IMAGE_COLUMNS`.
       min_score: captions with a lower score are marked in the column `low_confidence`; None for no such column. It does
         not decide whether an image needs a new caption.
       shard_size: images per shard, the unit of work and of output files.
       batch_size: images per call of the model; None for a size that suits the worker's device.
       uri_column: the column that holds the URIs, in lists with columns.
       carry_columns: columns of the lists that are copied to the output rows.
+      delimiter: character between the values of CSV lists; None for a comma, or a tab in `.tsv`.
       filters: which of the listed images to caption.
+      untrusted_lists: whether lists and folders on this machine may name only what the options below allow, like lists
+        from buckets and the web; otherwise they may name local files, buckets and public web addresses.
       allow_schemes: schemes that lists may name, in addition to those of `inputs`.
       allow_root: local folders whose files lists may name, in addition to those of `inputs`.
       allow_buckets: buckets that lists may name, `scheme://bucket` or the name alone, in addition to those of `inputs`.
@@ -62,6 +99,10 @@ class JobConfig:
       recaption: caption all images, including those that earlier runs have captioned.
       fetch_threads: images fetched at the same time; None for 32, or 8 per decoding core beside a GPU.
       fetch_timeout: seconds per image, retries included.
+      requests_per_host: requests at a time to one web server.
+      user_agent: what web servers see as the program that asks.
+      respect_noai: leave out images whose server sends `X-Robots-Tag: noai` or `noimageai`.
+      billing_project: Google Cloud project that pays for reading buckets whose requester pays; None for none.
       batch_timeout: seconds after which a batch that has not ended fails the run.
       in_flight_bytes: bytes per process of image files and pixels that wait for the model.
       decode_threads: images decoded at the same time; None for one per core of the decoding machine, at most 8, or 32
@@ -74,7 +115,7 @@ class JobConfig:
       require_gpu: refuse to caption on the CPU.
       max_failure_ratio: share of the inputs, from 0 to 1; if more of them fail, so does the job.
       no_report: do not write a review page.
-      report_samples: captions that the page shows with their pictures.
+      report_samples: captions that have a picture on the page.
       gpu: GPU type of each Dataflow worker, one of `machines.GPUS`.
       estimate: print what the run would take and cost instead of running.
       worker_price: dollars per worker and hour for the estimate, instead of the list price.
@@ -86,12 +127,19 @@ class JobConfig:
     model: str | None = None
     captioner: str | None = None
     decoding: Decoding = field(default_factory=Decoding)
+    prompts: tuple[Prompt, ...] = ()
+    max_new_tokens: int = 100
+    max_side: int | None = None
+    endpoint: Endpoint | None = None
     min_score: float | None = None
+    image_columns: tuple[str, ...] = ()
     shard_size: int = 512
     batch_size: int | None = None
     uri_column: str = "uri"
     carry_columns: tuple[str, ...] = ()
+    delimiter: str | None = None
     filters: Filters = field(default_factory=Filters)
+    untrusted_lists: bool = False
     allow_schemes: tuple[str, ...] = ()
     allow_root: tuple[str, ...] = ()
     allow_buckets: tuple[str, ...] = ()
@@ -100,6 +148,10 @@ class JobConfig:
     recaption: bool = False
     fetch_threads: int | None = None
     fetch_timeout: float = 60.0
+    requests_per_host: int = REQUESTS_PER_HOST
+    user_agent: str = USER_AGENT
+    respect_noai: bool = False
+    billing_project: str | None = None
     batch_timeout: float = 7200.0
     in_flight_bytes: int = 256 * 2**20
     decode_threads: int | None = None
@@ -110,7 +162,7 @@ class JobConfig:
     require_gpu: bool = False
     max_failure_ratio: float = 0.5
     no_report: bool = False
-    report_samples: int = 200
+    report_samples: int = 5_000
     gpu: str | None = None
     estimate: bool = False
     worker_price: float | None = None
@@ -120,9 +172,23 @@ class JobConfig:
         self._check_numbers()
         if self.retry not in RETRY:
             raise ValueError(f"--retry must be one of {', '.join(RETRY)}, not {self.retry!r}")
+        if not _HEADER_VALUE.fullmatch(self.user_agent):
+            raise ValueError(
+                f"--user_agent must be one line of printable ASCII characters, not {self.user_agent!r:.80}"
+            )
+        self._check_image_columns()
         check_precision(self.engine, self.precision)
         self._check_captioner_and_devices()
         self._check_allowed_places()
+
+    def _check_image_columns(self) -> None:
+        for name in self.image_columns:
+            if name not in IMAGE_COLUMNS:
+                raise ValueError(f"--image_columns accepts {', '.join(IMAGE_COLUMNS)}, not {name!r}")
+            if self.image_columns.count(name) > 1 or name in self.carry_columns:
+                raise ValueError(f"--image_columns: the output would have two columns named {name!r}; name it once")
+        if "phash" in self.image_columns and not importlib.util.find_spec("imagehash"):
+            raise ValueError("--image_columns=phash needs pip install 'caption-images[phash]'")
 
     def _check_numbers(self) -> None:
         for name, largest in _LARGEST.items():
@@ -143,8 +209,16 @@ class JobConfig:
             raise ValueError(f"--worker_price must be dollars per hour, a finite number from 0, not {price!r}")
 
     def _check_captioner_and_devices(self) -> None:
-        if self.captioner is not None and not _FUNCTION.fullmatch(self.captioner):
-            raise ValueError(f"--captioner must be package.module:function, not {self.captioner!r}")
+        if not (self.captioner is None or self.is_named or _FUNCTION.fullmatch(self.captioner)):
+            names = ", ".join(NAMED_CAPTIONERS)
+            raise ValueError(f"--captioner must be {names} or package.module:function, not {self.captioner!r}")
+        if (self.captioner == "openai") != (self.endpoint is not None):
+            raise ValueError("--captioner=openai and --endpoint=URL need each other; give both or neither")
+        if self.captioner == "openai" and not self.model:
+            raise ValueError("--captioner=openai needs --model=NAME, the model's name at the endpoint")
+        check_prompts(self.prompts, self.carry_columns)
+        if self.prompts and self.captioner is None:
+            raise ValueError("--prompt needs a --captioner that takes prompts; a model bundle captions without one")
         for name in ("engine", "precision"):
             value = getattr(self, name)
             if self.captioner is not None and value != "auto":
@@ -160,6 +234,8 @@ class JobConfig:
             )
 
     def _check_allowed_places(self) -> None:
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
+            raise ValueError(f"--delimiter must be one character, such as ';' or '\\t', not {self.delimiter!r}")
         for scheme in self.allow_schemes:
             if scheme not in SCHEMES:
                 raise ValueError(f"--allow_schemes accepts {', '.join(SCHEMES)}, not {scheme!r}")
@@ -178,6 +254,8 @@ class JobConfig:
             output=output,
             uri_column=request["uri_column"],
             carry_columns=tuple(request["carry_columns"]),
+            delimiter=request.get("delimiter"),
+            untrusted_lists=bool(request.get("untrusted_lists", True)),  # as earlier versions treated them
             filters=Filters(**{name: _tuple_of(value) for name, value in request["filters"].items()}),
             recaption=bool(request.get("recaption", False)),
             **{f"allow_{name}": _tuple_of(value) for name, value in request.get("allow", {}).items()},
@@ -189,13 +267,25 @@ class JobConfig:
             self,
             inputs=tuple(map(absolute, self.inputs)),
             output=absolute(self.output),
-            model=self.model and absolute(self.model),
+            model=self.model and (self.model if self._names_a_repository else absolute(self.model)),
             allow_root=tuple(map(absolute, self.allow_root)),
         )
 
     @property
+    def is_named(self) -> bool:
+        """Whether the captioner is one of this package's own, by name."""
+        return self.captioner in NAMED_CAPTIONERS
+
+    @property
+    def _names_a_repository(self) -> bool:
+        """Whether `model` is a name that a captioner looks up, not a place."""
+        if self.captioner == "openai":
+            return True
+        return self.is_named and scheme_of(self.model or "") == "file" and not os.path.exists(self.model or "")
+
+    @property
     def allowed(self) -> Allowed:
-        """The places that the job may read from."""
+        """The places that the job may read from, for what is not of this machine's disk."""
         from beam_job.inputs.listing import allowed_places  # imports Arrow, which would slow --help down
 
         return allowed_places(
@@ -203,21 +293,49 @@ class JobConfig:
         )
 
     @property
+    def list_options(self) -> ListOptions:
+        """How lists are read."""
+        from beam_job.inputs.rows import ListOptions  # imports Arrow
+
+        return ListOptions(self.uri_column, self.carry_columns, self.delimiter, not self.untrusted_lists)
+
+    @property
+    def trusts_an_input(self) -> bool:
+        """Whether one of the inputs lies on this machine, and may name anything but private addresses."""
+        return not self.untrusted_lists and any(scheme_of(given) == "file" for given in self.inputs)
+
+    @property
+    def access(self) -> Access:
+        """How a worker process of this machine asks storages for files."""
+        access = Access(self.user_agent, self.respect_noai, self.requests_per_host, self.billing_project or "")
+        return access.shared_by(self.workers)
+
+    @property
     def request(self) -> dict[str, Any]:
         """The options that select the images, as JSON types; an interrupted run is resumed only if they are equal.
 
-        `min_score` is among them so that all files of a run have the same columns.
+        `min_score` and `image_columns` are among them so that all files of a run have the same columns. Relative names count as where they
+        were given: the same name in another folder is another request.
         """
-        optional = {} if self.min_score is None else {"min_score": self.min_score}
+        from beam_job.inputs.lists import is_list  # imports Arrow
+
+        optional: dict[str, Any] = {} if self.min_score is None else {"min_score": self.min_score}
+        if self.image_columns:
+            optional["image_columns"] = list(self.image_columns)
+        if self.delimiter is not None:
+            optional["delimiter"] = self.delimiter
+        if any(scheme_of(given) == "file" and is_list(given) for given in self.inputs):
+            optional["folder"] = os.getcwd()  # where their relative names start
         return optional | {
-            "inputs": [_without_secrets(given) for given in self.inputs],
+            "inputs": [_without_secrets(absolute(given)) for given in self.inputs],
             "uri_column": self.uri_column,
             "carry_columns": list(self.carry_columns),
             "filters": json.loads(json.dumps(dataclasses.asdict(self.filters))),
             "recaption": self.recaption,
+            "untrusted_lists": self.untrusted_lists,
             "allow": {
                 "schemes": list(self.allow_schemes),
-                "root": list(self.allow_root),
+                "root": [absolute(root) for root in self.allow_root],
                 "buckets": list(self.allow_buckets),
                 "private_addresses": self.allow_private_addresses,
             },
@@ -226,7 +344,10 @@ class JobConfig:
     @property
     def options(self) -> dict[str, Any]:
         """All options for the summary, without passwords and signatures of the inputs."""
-        return dataclasses.asdict(self) | {"inputs": tuple(_without_secrets(given) for given in self.inputs)}
+        options = dataclasses.asdict(self) | {"inputs": tuple(_without_secrets(given) for given in self.inputs)}
+        if self.endpoint is not None:
+            options["endpoint"]["url"] = _without_secrets(self.endpoint.url)
+        return options
 
 
 def _is_number(value: object) -> bool:
@@ -235,8 +356,8 @@ def _is_number(value: object) -> bool:
 
 
 def _check_count(name: str, value: int | None, largest: int) -> None:
-    """Raises ValueError if it is not a whole number from 1 to `largest`; None stands for a default chosen later."""
-    if value is None and name in ("batch_size", "fetch_threads", "decode_threads"):
+    """Raises ValueError if it is not a whole number from 1 to `largest`, or None for one of `_OPTIONAL`."""
+    if value is None and name in _OPTIONAL:
         return
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"--{name} must be a whole number from 1, not {value!r:.40}")

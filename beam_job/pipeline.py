@@ -42,6 +42,7 @@ def build_pipeline(
     plan: Plan,
     progress_folder: str | None,
     unattended: Unattended | None = None,
+    keep_model: bool = False,
 ) -> None:
     """Builds the graph: shard numbers are distributed to the workers, which caption and commit one shard each.
 
@@ -55,12 +56,13 @@ def build_pipeline(
       plan: the size of its plan.
       progress_folder: where workers on this machine write their progress, or None.
       unattended: given if the graph has to write the summary itself.
+      keep_model: see `CaptionShards`.
     """
     done = (
         pipeline
         | "ShardNumbers" >> beam.Create(range(plan.shards))
         | "DealOut" >> beam.Reshuffle()
-        | "CaptionShards" >> beam.ParDo(CaptionShards(config, run, progress_folder))
+        | "CaptionShards" >> beam.ParDo(CaptionShards(config, run, progress_folder, keep_model))
     )
     if unattended:
         # A side input is complete before its consumer starts; this one is empty, and marks the end of all shards.

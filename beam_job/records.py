@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +14,8 @@ from beam_job.storage import CONTENT, LATER, RETRY_WHEN, without_secrets
 from model import Caption
 
 METRIC_NAMESPACE = "caption_images"
+# Error type of images that a captioner has left for the next run (`model.EndRun`); they do not count as failed.
+RUN_ENDED = "EndRun"
 STAGES = ("list", "fetch", "decode", "caption")
 
 
@@ -31,6 +35,9 @@ class ImageInput:
       size: bytes as listed, or None.
       crc32c: checksum in base64 as listed, or None.
       tar_offset: where its bytes begin in the tar that contains it; None for a file of its own.
+      list_error: why it cannot be captioned, known since it was listed (`inputs.rows.ListedFailure`); None elsewhere.
+      parquet_place: where its bytes lie in a Parquet file (`inputs.packed.Place`); None for a file of its own.
+      is_trusted: whether it comes from an input on the disk of whoever began the run, and may lie anywhere.
     """
 
     uri: str
@@ -38,6 +45,9 @@ class ImageInput:
     size: int | None = None
     crc32c: str | None = None
     tar_offset: int | None = None
+    list_error: str | None = None
+    parquet_place: str | None = None
+    is_trusted: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -46,10 +56,12 @@ class DecodedImage:
 
     Attributes:
       input: the planned image.
-      pixels: uint8[S, S, 3], RGB.
+      pixels: uint8[S, S, 3], RGB; uint8[H, W, 3] for a captioner that takes pictures in their own aspect ratio.
       width: pixels of the original as a viewer shows it.
       height: pixels of the original as a viewer shows it.
       object_version: of the file that was read.
+      columns: carried columns, where the captioner takes them.
+      image_columns: what `--image_columns` asks for.
     """
 
     input: ImageInput
@@ -57,6 +69,8 @@ class DecodedImage:
     width: int
     height: int
     object_version: str
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    image_columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,6 +84,8 @@ class CaptionedImage:
       height: pixels of the original as a viewer shows it.
       object_version: of the file that was captioned.
       captioned_at: UTC.
+      by_prompt: the first caption of each prompt, in the order of the job's prompts; empty without prompts.
+      image_columns: what `--image_columns` asks for.
     """
 
     uri: str
@@ -78,6 +94,8 @@ class CaptionedImage:
     height: int
     object_version: str
     captioned_at: datetime.datetime
+    by_prompt: tuple[Caption, ...] = ()
+    image_columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

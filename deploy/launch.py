@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import apache_beam as beam
 
 from beam_job.cli.command import main
-from beam_job.cli.options import parse
+from beam_job.cli.options import job_parser, parse
 from beam_job.cli.signals import end_process
 from beam_job.runners.beam_options import beam_options
 from beam_job.runners.dataflow import with_dataflow
@@ -20,7 +20,7 @@ from beam_job.runners.dataflow_job import options_without_gpu, template_of
 from beam_job.storage import storage_for
 
 # Options without a value; of the template's parameters each has one.
-FLAGS = ("recaption",)
+FLAGS = tuple(action.dest for action in job_parser()._actions if isinstance(action.default, bool))
 
 
 def launch(parameters: Sequence[str]) -> int:

@@ -18,6 +18,11 @@ from model.caption import Caption as Caption
 from model.config import CaptionerConfig as CaptionerConfig
 from model.config import Decoding as Decoding
 from model.image_captioner import ImageCaptioner as ImageCaptioner
+from model.picture_captioner import CaptionerError as CaptionerError
+from model.picture_captioner import CaptionFailure as CaptionFailure
+from model.picture_captioner import EndRun as EndRun
+from model.picture_captioner import Picture as Picture
+from model.picture_captioner import PictureCaptioner as PictureCaptioner
 from model.preprocessing import ImageError as ImageError
 from model.preprocessing import load_image as load_image
 from model.preprocessing import pad_batch as pad_batch

@@ -229,7 +229,7 @@ def load_captioner(
 
 
 def load_captioner(
-    folder: Path = DEFAULT_BUNDLE,
+    folder: str | Path = DEFAULT_BUNDLE,
     decoding: Decoding | None = None,
     engine: str = "tensorflow",
     log: Callable[[str], None] = print,
@@ -254,6 +254,7 @@ def load_captioner(
     from model.engine_choice import choose_precision
     from model.litert_encoder import open_encoder
 
+    folder = Path(folder)
     precision = choose_precision(engine, precision)
     version = check_bundle(folder)
     config = load_config(folder)

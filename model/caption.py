@@ -17,11 +17,12 @@ class Caption:
 
     Attributes:
       text: words in lower case, separated by blanks.
-      score: mean natural log-probability of the words, `<end>` included; at most 0, which means certain.
+      score: mean natural log-probability of the words, `<end>` included; at most 0, which means certain. None where the
+        captioner knows none; this project's own model always does.
     """
 
     text: str
-    score: float
+    score: float | None
 
 
 def captions_from(

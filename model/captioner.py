@@ -17,6 +17,7 @@ import tensorflow as tf
 from model import search
 from model.caption import Caption, captions_from, check_images
 from model.config import CaptionerConfig, Decoding
+from model.english import content_words
 from model.network import Decoder, Encoder
 from model.preprocessing import ALIGNMENT
 from model.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
@@ -64,9 +65,10 @@ class Captioner:
         self.decoder = decoder
         self.version = version
         self.decoding = decoding or Decoding()
-        self._search = _search_function(self.decoding, config)
+        self._search = _search_function(self.decoding, config, vocabulary)
         self._encode = encode
         self.engine = "litert" if encode else "xla" if xla else "tensorflow"
+        self.batches_at_once = 2 if xla else 1  # one is copied to the device while the other is computed
         self.precision: str = "int8" if config.int8 else encoder.compute_dtype
         self._log = log
         self._xla = xla
@@ -145,10 +147,13 @@ class Captioner:
         self, words: npt.NDArray[np.int32], log_probabilities: npt.NDArray[np.float32]
     ) -> list[tuple[Caption, ...]]:
         """int32[B, K, T], float32[B, K, T] -> K captions for each image; sampled captions are sorted by score."""
-        captions = captions_from(self.vocabulary, words, log_probabilities.sum(axis=-1, dtype=np.float64))
-        if self.decoding.method != "sample":
-            return captions
-        return [tuple(sorted(found, key=lambda caption: -caption.score)) for found in captions]
+        scores = log_probabilities.sum(axis=-1, dtype=np.float64)
+        if self.decoding.method == "sample":
+            lengths = np.maximum(1, np.count_nonzero(words, axis=-1))
+            order = np.argsort(-scores / lengths, axis=-1, kind="stable")
+            words = np.take_along_axis(words, order[..., None], axis=1)
+            scores = np.take_along_axis(scores, order, axis=-1)
+        return captions_from(self.vocabulary, words, scores)
 
     def _uniforms(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Random numbers that depend on the image's pixels and the seed; zeros if nothing is sampled."""
@@ -181,21 +186,22 @@ def _hypotheses(decoding: Decoding) -> int:
 Search = Callable[[search.Step, Tensor, Tensor, search.StepForImages | None], search.Hypotheses]
 
 
-def _search_function(decoding: Decoding, config: CaptionerConfig) -> Search:
+def _search_function(decoding: Decoding, config: CaptionerConfig, vocabulary: Vocabulary) -> Search:
     """(step, initial state float32[B, K, U], uniforms float32[B, K, T], step for some images) -> hypotheses."""
     guard, max_words = decoding.no_repeat_ngram, config.max_words
     length_penalty = config.length_penalty if decoding.length_penalty is None else decoding.length_penalty
+    once = content_words(vocabulary) if config.content_words_once else None
 
     def run(
         step: search.Step, state: Tensor, uniforms: Tensor, step_for_images: search.StepForImages | None
     ) -> search.Hypotheses:
         match decoding.method:
             case "beam":
-                return search.beam(step, state, max_words, length_penalty, guard, step_for_images)
+                return search.beam(step, state, max_words, length_penalty, guard, step_for_images, once)
             case "sample":
                 top_k, temperature = decoding.top_k, decoding.temperature
-                return search.sample(step, state, max_words, uniforms, top_k, temperature, guard, step_for_images)
+                return search.sample(step, state, max_words, uniforms, top_k, temperature, guard, step_for_images, once)
             case _:
-                return search.greedy(step, state, max_words, guard, step_for_images)
+                return search.greedy(step, state, max_words, guard, step_for_images, once)
 
     return run

@@ -38,6 +38,7 @@ class CaptionerConfig:
       dropout: dropout rate of the embeddings and the decoder's output in training.
       int8: the backbone computes with 8-bit integers (`model.int8_layers`); for EfficientNet-Lite only.
       length_penalty: the default of beam search (`Decoding`), chosen for the model's weights.
+      content_words_once: for English captions: while `Decoding.no_repeat_ngram` is not 0, no content word comes twice.
     """
 
     backbone: str = "efficientnet_lite2"
@@ -49,6 +50,7 @@ class CaptionerConfig:
     dropout: float = 0.4
     int8: bool = False
     length_penalty: float = 1.0
+    content_words_once: bool = False
 
     def __post_init__(self) -> None:
         _check_choice("backbone", self.backbone, BACKBONE_NAMES)
@@ -59,8 +61,9 @@ class CaptionerConfig:
         _check_choice("initial_state", self.initial_state, INITIAL_STATES)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, not {self.dropout!r}")
-        if type(self.int8) is not bool:
-            raise ValueError(f"int8 must be true or false, not {self.int8!r:.40}")
+        for name in ("int8", "content_words_once"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name} must be true or false, not {getattr(self, name)!r:.40}")
         if self.int8 and not self.backbone.startswith("efficientnet_lite"):
             raise ValueError(f"int8 is for an EfficientNet-Lite, not for {self.backbone}")
         _check_length_penalty("length_penalty", self.length_penalty)

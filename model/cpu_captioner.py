@@ -10,6 +10,7 @@ from threadpoolctl import ThreadpoolController
 
 from model.caption import Caption, captions_from, check_images
 from model.config import CaptionerConfig, Decoding
+from model.english import content_words
 from model.litert_encoder import LiteRtEncoder, available_cores
 from model.numpy_decoder import BeamSearch, NumpyDecoder
 from model.vocabulary import Vocabulary
@@ -54,7 +55,7 @@ class CpuCaptioner:
         self.precision = "int8" if config.int8 else "float32"
         self._encode = encode
         self._decoder = decoder
-        self._search = _search(decoding, config)
+        self._search = _search(decoding, config, vocabulary)
         self._cores = available_cores()
         self._pool = ThreadPoolExecutor(self._cores, "decode")
         self._blas = ThreadpoolController()
@@ -88,7 +89,7 @@ class CpuCaptioner:
         return self._search(self._decoder, features)
 
 
-def _search(decoding: Decoding, config: CaptionerConfig) -> BeamSearch:
+def _search(decoding: Decoding, config: CaptionerConfig, vocabulary: Vocabulary) -> BeamSearch:
     kept = decoding.num_captions
     return BeamSearch(
         width=max(decoding.beam_width, kept) if decoding.method == "beam" else 1,
@@ -96,4 +97,5 @@ def _search(decoding: Decoding, config: CaptionerConfig) -> BeamSearch:
         max_words=config.max_words,
         length_penalty=config.length_penalty if decoding.length_penalty is None else decoding.length_penalty,
         no_repeat_ngram=decoding.no_repeat_ngram,
+        once=content_words(vocabulary) if config.content_words_once else None,
     )

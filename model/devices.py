@@ -12,8 +12,11 @@ import os
 import re
 import sys
 
-# Texts of TensorFlow's errors, and of errors of other types by XLA, CUDA's libraries and JAX.
-_OUT_OF_MEMORY = re.compile(r"OOM when allocating|RESOURCE_EXHAUSTED|out of memory|_ALLOC_FAILED", re.IGNORECASE)
+# Texts of TensorFlow's errors, and of errors of other types by XLA, CUDA's libraries, JAX and PyTorch.
+_OUT_OF_MEMORY = re.compile(
+    r"OOM when allocating|RESOURCE_EXHAUSTED|out of memory|_ALLOC_FAILED|not enough memory|can't allocate memory",
+    re.IGNORECASE,
+)
 _DEVICE_FILES = ("/dev/kfd", "/dev/dxg")  # AMD's ROCm, Windows' WSL 2
 _DEVICE_ERROR = re.compile(r"CUDA|cuDNN|cuBLAS|UNAVAILABLE", re.IGNORECASE)
 

@@ -12,7 +12,7 @@ from model.caption import Caption
 
 
 class ImageCaptioner(Protocol):
-    """Captions batches of images.
+    """Captions batches of square images; `model.PictureCaptioner` takes them in their own shape, with prompts.
 
     Any object with these three members is a captioner; it need not inherit from this class. The command also creates a
     captioner to read its version, so slow initialization belongs in an optional method `load()`, which is called once
@@ -43,5 +43,5 @@ class ImageCaptioner(Protocol):
 
         Returns:
           for each of the B images as many captions as `decoding.num_captions` says, best first, with scores that are
-          finite as float32; greater scores are better. Fewer captions are a failure of the image, more are cut.
+          None or finite as float32; greater scores are better. Fewer captions are a failure of the image, more are cut.
         """

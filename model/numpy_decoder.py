@@ -123,6 +123,7 @@ class BeamSearch:
       max_words: T.
       length_penalty: the alpha of Wu et al. 2016, equation 14.
       no_repeat_ngram: as `model.search` describes it.
+      once: bool[V], likewise.
     """
 
     width: int
@@ -130,6 +131,7 @@ class BeamSearch:
     max_words: int
     length_penalty: float
     no_repeat_ngram: int
+    once: Bools | None = None
 
     def __call__(self, decoder: NumpyDecoder, features: Floats) -> tuple[Ints, Doubles]:
         """Captions the features of a batch.
@@ -186,6 +188,8 @@ class BeamSearch:
         log_of_sum = largest + np.log(np.exp(logits - largest).sum(axis=1, keepdims=True))
         if self.no_repeat_ngram:
             _rule_out_repeats(logits, beam.words[going], beam.last[going], number, self.no_repeat_ngram)
+            if self.once is not None:
+                _rule_out_said(logits, beam.words[going, :number], self.once)
         words = _top(logits, count)
         return np.take_along_axis(logits, words, axis=1) - log_of_sum, words.astype(np.int32)
 
@@ -294,3 +298,9 @@ def _rule_out_repeats(logits: Floats, words: Ints, last: Ints, number: int, n: i
     ruled_out = words[found, places + before]
     fresh = ruled_out != last[found]
     logits[found[fresh], ruled_out[fresh]] += np.float32(_IMPOSSIBLE)
+
+
+def _rule_out_said(logits: Floats, words: Ints, once: Bools) -> None:
+    """Makes those of the words so far impossible that come once: float32[R, V], int32[R, t], bool[V]."""
+    rows, places = once[words].nonzero()
+    logits[rows, words[rows, places]] += np.float32(_IMPOSSIBLE)

@@ -7,7 +7,8 @@ Pixels are always uint8; the encoder scales them to the backbone's input range (
   - The first of several frames or pages is used.
   - EXIF orientation is applied; colour profiles are not.
   - Transparent pixels are blended with white.
-  - 16-bit samples are reduced to their high byte, in grey and in colour.
+  - Samples of more than 8 bits are scaled by the range that they use (`model.depth`).
+  - A JPEG that lacks its end, and at most a tenth of the picture, is decoded; the rest of it is grey.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,8 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
+from model.cut_jpeg import completed_jpeg
+from model.depth import has_high_bytes_only, is_deep, restored_range, to_8_bits
 from model.jpeg import is_one_pass, read_jpeg_header
 
 try:
@@ -65,9 +68,10 @@ ALIGNMENT = 64  # bytes; TensorFlow shares memory that is aligned to it
 
 _STRIP_PIXELS = 2**20  # converted to RGB at a time, to hold no further copies of a large image
 
+_ENDS_EARLY = "the file ends too early"
 # Patterns of Pillow's messages, and messages for users.
 _REASONS = (
-    (r"truncated|not enough image data|unpack(_from)? requires", "the file ends too early"),
+    (r"truncated|not enough image data|unpack(_from)? requires", _ENDS_EARLY),
     (r"broken data stream|decoder error|unrecognized data stream", "its pixel data is broken"),
     (r"codec configuration|unknown raw mode|not implemented", "a variant that Pillow does not know"),
     (r"tile cannot extend|outside image", "its first frame lies outside the picture"),
@@ -95,7 +99,7 @@ class LoadedImage:
     """A decoded image, scaled to the captioner's input size.
 
     Attributes:
-      pixels: uint8[S, S, 3], RGB; the aspect ratio is not kept, as in training.
+      pixels: uint8[H, W, 3], RGB; of `load_image` uint8[S, S, 3] without the aspect ratio, as in training.
       width: of the original after EXIF orientation, in pixels.
       height: of the original after EXIF orientation, in pixels.
     """
@@ -105,10 +109,9 @@ class LoadedImage:
     height: int
 
     def in_proportion(self) -> Image.Image:
-        """The image at its original aspect ratio, with a longer side of S pixels."""
-        longer = max(self.width, self.height)
-        width, height = (max(1, round(len(self.pixels) * side / longer)) for side in (self.width, self.height))
-        return Image.fromarray(self.pixels).resize((width, height), Image.Resampling.BICUBIC)
+        """The image at its original aspect ratio, with a longer side as long as that of `pixels`."""
+        size = _size_within(self.width, self.height, max(self.pixels.shape[:2]))
+        return Image.fromarray(self.pixels).resize(size, Image.Resampling.BICUBIC)
 
 
 def load_image(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> LoadedImage:
@@ -126,19 +129,57 @@ def load_image(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> LoadedIm
       MissingSupportError: for a format that needs a package which is not installed.
       MemoryError: there is too little of it.
     """
+    return _load_scaled(data, max_pixels, lambda width, height: (size, size))
+
+
+def load_picture(data: bytes, max_side: int, max_pixels: int = MAX_PIXELS) -> LoadedImage:
+    """Decodes `data` to RGB in its own aspect ratio; scaled down where its longer side has more than `max_side` pixels.
+
+    The other arguments and the errors are those of `load_image`.
+    """
+
+    def target(width: int, height: int) -> tuple[int, int]:
+        return _size_within(width, height, max_side) if max(width, height) > max_side else (width, height)
+
+    return _load_scaled(data, max_pixels, target)
+
+
+def _size_within(width: int, height: int, side: int) -> tuple[int, int]:
+    """The size in proportion whose longer side is `side`."""
+    longer = max(width, height)
+    return max(1, round(side * width / longer)), max(1, round(side * height / longer))
+
+
+def _load_scaled(data: bytes, max_pixels: int, target: Callable[[int, int], tuple[int, int]]) -> LoadedImage:
+    """Decodes `data` and scales it to the size that `target` gives for the image's own width and height."""
     kind = format_of(data)
     try:
         with warnings.catch_warnings():
             # Pillow warns about damaged metadata, and about sizes that max_pixels already limits.
             warnings.simplefilter("ignore")
-            with _open(data, kind) as image:
-                return _load(image, size, max_pixels, data)
+            with open_image(data, kind) as image:
+                return _load(image, target, max_pixels, data)
     except (ImageError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise TooManyPixelsError(f"{_pixels_named(error)} are more than the limit of {max_pixels:,}") from error
     except Exception as error:  # Decoders raise OSError, SyntaxError, struct.error, IndexError, ... on damaged files.
-        raise ImageError(f"this {kind} cannot be decoded: {_reason(error)}") from error
+        reason, cause = _reason(error), error
+    if kind == "JPEG" and reason == _ENDS_EARLY and (completed := _completed(data)):
+        return _load_scaled(completed, max_pixels, target)
+    raise ImageError(f"this {kind} cannot be decoded: {reason}") from cause
+
+
+def _completed(data: bytes) -> bytes | None:
+    """See `completed_jpeg`; None also for what cannot be decoded with an end either."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return completed_jpeg(data)
+    except MemoryError:
+        raise
+    except Exception:  # as above
+        return None
 
 
 def format_of(data: bytes) -> str:
@@ -164,7 +205,7 @@ def format_of(data: bytes) -> str:
     raise ImageError(f"not an image of a known format ({', '.join(FORMATS)}, HEIC)")
 
 
-def _open(data: bytes, kind: str) -> Image.Image:
+def open_image(data: bytes, kind: str) -> Image.Image:
     """Opens the image and reads its header. `Image.open` would hide the reason if the header is damaged."""
     if kind == "HEIC":
         try:
@@ -176,33 +217,41 @@ def _open(data: bytes, kind: str) -> Image.Image:
     return factory(io.BytesIO(data), "")
 
 
-def _load(image: Image.Image, size: int, max_pixels: int, data: bytes) -> LoadedImage:
+def _load(
+    image: Image.Image, target: Callable[[int, int], tuple[int, int]], max_pixels: int, data: bytes
+) -> LoadedImage:
     width, height = image.size
     # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that exceeds the requested size by a quarter, for which
     # `model.jpeg` gives the reason. Other formats ignore this.
-    image.draft(None, (size * 5 // 4, size * 5 // 4))
+    wanted = target(width, height)
+    image.draft(None, (wanted[0] * 5 // 4, wanted[1] * 5 // 4))
     header = read_jpeg_header(data)
     held = image.size if header and is_one_pass(data, header) else (width, height)
     if held[0] * held[1] > max_pixels:
         raise TooManyPixelsError(f"{width} x {height} pixels are more than the limit of {max_pixels:,}")
     _check_tiles(image)
+    high_bytes_only = has_high_bytes_only(image)
     image.load()
     if image.getexif().get(ExifTags.Base.Orientation) in _ROTATED_BY_90:
-        width, height = height, width
+        width, height, wanted = height, width, wanted[::-1]
     ImageOps.exif_transpose(image, in_place=True)
-    return LoadedImage(np.asarray(_scaled(to_rgb(image), size), dtype=np.uint8), width, height)
+    if high_bytes_only:
+        image = restored_range(image)
+    return LoadedImage(np.asarray(_scaled(to_rgb(image), *wanted), dtype=np.uint8), width, height)
 
 
-def _scaled(image: Image.Image, size: int) -> Image.Image:
+def _scaled(image: Image.Image, width: int, height: int) -> Image.Image:
     """Scales RGB with an antialiased bicubic filter (a = -0.5), as Pillow does; few samples differ, by one unit.
 
     With SIMD, this takes a third of Pillow's time, which would be most of the time for a small JPEG. Rows are scaled
     first, as in Pillow: the intermediate image is rounded to integers, so the order affects the result.
     """
+    if image.size == (width, height):
+        return image
     if Resizer is None:
-        return image.resize((size, size), Image.Resampling.BICUBIC)
+        return image.resize((width, height), Image.Resampling.BICUBIC)
     resizer = Resizer()
-    rows, scaled = Image.new("RGB", (size, image.height)), Image.new("RGB", (size, size))
+    rows, scaled = Image.new("RGB", (width, image.height)), Image.new("RGB", (width, height))
     resizer.resize_pil(image, rows, _BICUBIC)
     resizer.resize_pil(rows, scaled, _BICUBIC)
     return scaled
@@ -217,7 +266,9 @@ def _check_tiles(image: Image.Image) -> None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Converts any mode of Pillow to RGB: transparency on white, 16-bit samples by their high byte."""
+    """Converts any mode of Pillow to RGB: transparency on white, samples of more than 8 bits by their range."""
+    if is_deep(image):
+        return to_8_bits(image).convert("RGB")
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
     rgb = Image.new("RGB", image.size)
@@ -229,10 +280,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _strip_to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        # Pillow clips 16-bit grey at 255, which makes such images nearly white.
-        high_byte = np.clip(np.asarray(image, dtype=np.int64) >> 8, 0, 255).astype(np.uint8)
-        return Image.fromarray(high_byte).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")

@@ -7,6 +7,8 @@ Dimensions: B images, K captions for each image, T maximum words, V words of the
 occur twice in a caption (Paulus et al. 2017, "A Deep Reinforced Model for Abstractive Summarization", section 2.5); 0
 allows both. Scores are the model's probabilities, which are not renormalized without the words that are ruled out.
 
+`once`, an argument of every loop: bool[V], the words that a caption has at most once; it needs `no_repeat_ngram`.
+
 `step_for_images`, an argument of every loop: images whose captions have all ended need no further steps. With it, the
 loop continues with the unfinished images alone as soon as few enough are left. Without it all shapes are fixed, which
 XLA needs.
@@ -45,14 +47,19 @@ class Hypotheses(NamedTuple):
 
 
 def greedy(
-    step: Step, state: Tensor, max_words: int, no_repeat_ngram: int = 0, step_for_images: StepForImages | None = None
+    step: Step,
+    state: Tensor,
+    max_words: int,
+    no_repeat_ngram: int = 0,
+    step_for_images: StepForImages | None = None,
+    once: Tensor | None = None,
 ) -> Hypotheses:
     """Chooses the likeliest word in each step. `state`: float32[B, K, U]; K is usually 1."""
 
     def likeliest(log_probabilities: Tensor, now: _Progress) -> Tensor:
         return ops.cast(ops.argmax(log_probabilities, axis=-1), "int32")
 
-    return _decode_independently(step, state, max_words, no_repeat_ngram, likeliest, step_for_images)
+    return _decode_independently(step, state, max_words, no_repeat_ngram, likeliest, step_for_images, once)
 
 
 def sample(
@@ -64,6 +71,7 @@ def sample(
     temperature: float,
     no_repeat_ngram: int = 0,
     step_for_images: StepForImages | None = None,
+    once: Tensor | None = None,
 ) -> Hypotheses:
     """Draws each word from the `top_k` likeliest, by inverting their cumulative distribution at `temperature`.
 
@@ -77,6 +85,7 @@ def sample(
       temperature: divides the logits.
       no_repeat_ngram: see the module's documentation.
       step_for_images: see the module's documentation.
+      once: see the module's documentation.
     """
 
     def draw(log_probabilities: Tensor, now: _Progress) -> Tensor:
@@ -94,7 +103,7 @@ def sample(
         chosen = place if words is None else ops.take_along_axis(words, place, axis=-1)
         return ops.cast(chosen[..., 0], "int32")
 
-    return _decode_independently(step, state, max_words, no_repeat_ngram, draw, step_for_images)
+    return _decode_independently(step, state, max_words, no_repeat_ngram, draw, step_for_images, once)
 
 
 class _Progress(NamedTuple):
@@ -172,13 +181,14 @@ def _decode_independently(
     no_repeat_ngram: int,
     choose: Choose,
     step_for_images: StepForImages | None,
+    once: Tensor | None,
 ) -> Hypotheses:
     """Decodes captions independently of each other, as greedy search and sampling do; `choose` picks the words."""
 
     def next_word(step: Step, now: _Progress) -> _Progress:
         logits, state = step(now.last, now.state)
         log_probabilities = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
-        log_probabilities = _without_repeats(log_probabilities, now, no_repeat_ngram)
+        log_probabilities = _without_repeats(log_probabilities, now, no_repeat_ngram, once)
         chosen = choose(log_probabilities, now)
         score = ops.take_along_axis(log_probabilities, chosen[..., None], axis=-1)[..., 0]
         chosen = ops.where(now.ended, PAD, chosen)
@@ -202,6 +212,7 @@ def beam(
     length_penalty: float,
     no_repeat_ngram: int = 0,
     step_for_images: StepForImages | None = None,
+    once: Tensor | None = None,
 ) -> Hypotheses:
     """Beam search; the beam's width is K of `state`, float32[B, K, U].
 
@@ -213,7 +224,7 @@ def beam(
         logits, state = step(now.last, now.state)
         logits = ops.cast(logits, "float32")
         # A hypothesis has at most K successors among the K best. A pass over all V words costs as much as a layer.
-        allowed = _without_repeats(logits, now, no_repeat_ngram)
+        allowed = _without_repeats(logits, now, no_repeat_ngram, once)
         values, words = ops.top_k(allowed, min(logits.shape[1], logits.shape[2]))
         log_probabilities = values - ops.logsumexp(logits, axis=-1, keepdims=True)
         log_probabilities, words = _only_padding_after_end(log_probabilities, ops.cast(words, "int32"), now.ended)
@@ -247,8 +258,8 @@ def _best(log_probabilities: Tensor, now: _Progress, length_penalty: float) -> t
     return places // count, places % count
 
 
-def _without_repeats(scores: Tensor, now: _Progress, no_repeat_ngram: int) -> Tensor:
-    """float32[B, K, V] in which the last word, and words that would repeat n words, are impossible."""
+def _without_repeats(scores: Tensor, now: _Progress, no_repeat_ngram: int, once: Tensor | None) -> Tensor:
+    """float32[B, K, V] in which words that may not come again are impossible."""
     if not no_repeat_ngram:
         return scores
     captions, length = now.words.shape[1], now.words.shape[2]
@@ -260,6 +271,8 @@ def _without_repeats(scores: Tensor, now: _Progress, no_repeat_ngram: int) -> Te
     for place in range(before):
         last = ops.take(padded, now.number + place, axis=2)[..., None]
         follows = ops.logical_and(follows, ops.equal(padded[..., place : place + length], last))
+    if once is not None:
+        follows = ops.logical_or(follows, ops.take(once, now.words, axis=0))
     ruled_out = ops.concatenate([ops.where(follows, now.words, PAD), now.last[..., None]], axis=-1)  # [B, K, T + 1]
     # A scatter, since T is about 24 and V thousands. An addition, so that NaN stays NaN.
     shape = ops.shape(ruled_out)

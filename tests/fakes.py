@@ -42,6 +42,7 @@ class FakeCaptioner:
         engine: str = "fake",
     ) -> None:
         self.engine = engine
+        self.batches_at_once = 2 if engine == "xla" else 1
         self.num_captions = num_captions
         self.poison = poison
         self.gate = gate

@@ -106,3 +106,18 @@ def test_the_captioner_of_the_readme_runs_as_printed(tmp_path: Path) -> None:
     rows = ds.dataset(tmp_path / "captions" / "captions").to_table(["caption", "model_version"]).to_pylist()
     assert {row["caption"] for row in rows} == {"brightness 0.25", "brightness 0.75"}
     assert len({row["model_version"] for row in rows}) == 2
+
+
+def test_the_captioner_of_the_docs_runs_as_printed(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "captioners.md").read_text(encoding="utf-8")
+    [example] = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "def make(" in block]
+    (tmp_path / "colours.py").write_text(example, encoding="utf-8")
+    command = re.search(r"^\$ PYTHONPATH=\. caption-images (.*--captioner=colours:make.*)$", text, re.MULTILINE)
+    assert command
+    arguments = shlex.split(command[1])
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (80, 60), (200, 30, 30)).save(tmp_path / "photos" / "red.png")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([".", str(ROOT)])}
+    subprocess.run([sys.executable, "-m", "beam_job", *arguments], cwd=tmp_path, env=environment, check=True)
+    [row] = ds.dataset(tmp_path / "captions" / "captions").to_table(["caption", "score"]).to_pylist()
+    assert row == {"caption": "a picture in red", "score": 0.0}

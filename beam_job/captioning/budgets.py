@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from beam_job.records import Failure
+from beam_job.records import RUN_ENDED, Failure
 
 EVIDENCE = 200
 # A place that says that a file is not there is up; whether it is the right place, `input_check` asks shard by shard.
-_MISSING = ("FileNotFoundError", "NotFound", "Gone", "MemberNotFound", "gaierror")
+_MISSING = ("FileNotFoundError", "NotFound", "Gone", "MemberNotFound", "gaierror", "HostBusy")
 
 
 class FailureBudgetError(RuntimeError):
@@ -41,11 +41,13 @@ class FailureBudget:
         self._in_a_row = 0
 
     def add(self, failure: Failure | None) -> None:
-        """Counts an image; None for one that was loaded and waits for its caption.
+        """Counts an image; None for one that was loaded and waits for its caption, and none that is left on purpose.
 
         Raises:
           FailureBudgetError: it is time to stop.
         """
+        if failure is not None and failure.error_type == RUN_ENDED:
+            return
         self._succeeded += failure is None
         self._failed += failure is not None
         is_temporary = failure is not None and failure.transient and failure.error_type not in _MISSING

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from typing import Any
 
 from beam_job.config import JobConfig
 from beam_job.loading.loader import LoadEvent
-from beam_job.output.metrics import ShardResult
+from beam_job.output.metrics import ShardResult, shard_work
 from beam_job.output.sink import ShardReport, caption_table, commit_shard
 from beam_job.output.thumbnails import NO_THUMBNAILS, ShardThumbnails, ThumbnailSampler
 from beam_job.planning.plan import Shard
 from beam_job.planning.run import Run
-from beam_job.records import CaptionedImage, Failure
+from beam_job.records import CaptionedImage, DecodedImage, Failure, ImageInput
 from beam_job.storage import OPTIONS
 
 
@@ -43,6 +44,19 @@ class OpenShard:
         self.batch_fill: list[int] = []
         self.is_second_attempt = False
         self._seconds: dict[str, float] = {}
+
+    @property
+    def images(self) -> Sequence[ImageInput]:
+        """The shard's inputs."""
+        return self.shard.images
+
+    def columns_of(self, uri: str) -> Mapping[str, Any]:
+        """The carried columns of an image."""
+        return self.shard.columns_of(uri)
+
+    def offer(self, image: DecodedImage, row: CaptionedImage) -> None:
+        """Shows an image that has a caption to those that pick thumbnails."""
+        self.thumbnails.offer(image, row)
 
     def count_seconds(self, stage: str, seconds: float) -> None:
         """Adds to the time of a stage."""
@@ -82,13 +96,22 @@ class OpenShard:
             rows.sort(key=lambda row: self.shard.place[row.uri])
         carried = self.shard.carried_by(row.uri for row in self.captioned)
         several = config.decoding.num_captions > 1
-        captions = caption_table(self.captioned, model_version, several, carried, config.min_score)
-        report = commit_shard(run, self.number, captions, self.failures, self.shard)
+        captions = caption_table(
+            self.captioned, model_version, several, carried, config.min_score, config.prompts, config.image_columns
+        )
+        report = commit_shard(run, self.number, captions, self.failures, self.shard, self._work)
         if report.failures == tuple(self.failures):  # else another attempt was first, and other images have captions
             self.thumbnails.write(run, self.number, self.captioned)
         self.count_seconds("write", time.monotonic() - started)
         return report
 
-    def result(self, report: ShardReport, model_seconds: Mapping[str, float]) -> ShardResult:
+    @property
+    def _work(self) -> dict[str, int]:
+        """What the shard took until now, for its own file."""
+        return shard_work(self._seconds, self.image_bytes, self.batch_fill)
+
+    def result(
+        self, report: ShardReport, model_seconds: Mapping[str, float], counts: Mapping[str, int] | None = None
+    ) -> ShardResult:
         """The committed report, and what the shard took."""
-        return ShardResult(report, dict(self._seconds), model_seconds, self.image_bytes, self.batch_fill)
+        return ShardResult(report, dict(self._seconds), model_seconds, self.image_bytes, self.batch_fill, counts or {})

@@ -25,6 +25,7 @@ _SUBCOMMANDS = {
     "correct": "beam_job.results.correct",
     "demo": "beam_job.cli.demo",
     "export": "beam_job.results.export.command",
+    "review": "beam_job.results.review",
     "snapshot": "beam_job.results.snapshot",
     "status": "beam_job.results.status",
 }
@@ -39,9 +40,10 @@ def command() -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command and returns its exit code: 0 success, 1 failed or too many failures, 2 invalid usage.
+    """Runs the command and returns its exit code.
 
-    A signal ends the process here, with 130 (Ctrl-C) or 143 (SIGTERM).
+    0 is success, 1 that the run failed or too many images did, 2 invalid usage, 3 that another run holds the output. A
+    signal ends the process here, with 130 (Ctrl-C) or 143 (SIGTERM).
     """
     given = sys.argv[1:] if arguments is None else arguments
     again = _same_command(given)
@@ -81,14 +83,13 @@ def _run(given: list[str]) -> int:
 
     # Imported here so that --help and usage errors do not wait for Beam.
     with quiet_stderr(config.verbose):
-        from beam_job.captioning.captioners import CaptionerError
         from beam_job.cli.job import ExplainedJobError, JobError, run_job
         from beam_job.inputs.listing import InputError
         from beam_job.output.summary import RowCountError
         from beam_job.planning.lease import LeaseError
         from beam_job.runners.beam_options import RunnerError
         from beam_job.runners.preflight import PreflightError
-        from model import BundleError
+        from model import BundleError, CaptionerError
         from model.devices import NoGpuError
         from model.engine_choice import EngineError
 
@@ -97,7 +98,6 @@ def _run(given: list[str]) -> int:
         CaptionerError,
         EngineError,
         InputError,
-        LeaseError,
         NoGpuError,
         PreflightError,
         RunnerError,
@@ -107,6 +107,9 @@ def _run(given: list[str]) -> int:
         summary = run_job(config, beam_arguments)
     except SystemExit as error:
         return _report_exit(error)
+    except LeaseError as error:
+        _refuse(error)
+        return 3
     except refused as error:
         return _refuse(error, config.inputs)
     except (JobError, RowCountError) as error:

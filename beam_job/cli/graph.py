@@ -14,17 +14,18 @@ from apache_beam.runners.runner import PipelineResult
 
 from beam_job.captioning.batch_runner import BatchTimeoutError
 from beam_job.captioning.budgets import FailureBudgetError
-from beam_job.captioning.captioners import CaptionerError
 from beam_job.captioning.input_check import InputGoneError
 from beam_job.cli.host_limits import host_limit
+from beam_job.cli.signals import stopped_workers
 from beam_job.output.sink import committed_shards
 from beam_job.planning.lease import Lease
 from beam_job.planning.prepare import PlannedRun
 from beam_job.runners.beam_options import job_server_reason
+from beam_job.runners.dask_cluster import close_models, dask_reason, runs_on_dask
 from beam_job.runners.dataflow_job import failure_reason, is_awaited
 from beam_job.runners.worker_watch import WorkerWatch
 from beam_job.storage import CredentialsError, StorageError
-from model import BundleError
+from model import BundleError, CaptionerError
 from model.engine_choice import EngineError
 
 T = TypeVar("T")
@@ -60,9 +61,11 @@ def run_graph(
         result = pipeline.run()
         if is_awaited(options):
             result.wait_until_finish()
+        if runs_on_dask(options):
+            close_models(result)
         return result
 
-    workers = WorkerWatch(lambda: len(committed_shards(planned.run)) < planned.plan.shards)
+    workers = WorkerWatch(lambda: len(committed_shards(planned.run)) < planned.plan.shards, stopped=stopped_workers)
     with workers.exit_codes_noted():
         return _in_thread(run_to_its_end, held.check, workers.check)
 
@@ -91,7 +94,7 @@ def root_cause(error: BaseException, options: PipelineOptions) -> tuple[str, boo
     Beam adds the step's name to the message. The message of an error in another process is its whole traceback, whose
     last line names the error's class.
     """
-    if reason := failure_reason(error, options) or job_server_reason(error, options):
+    if reason := failure_reason(error, options) or job_server_reason(error, options) or dask_reason(error, options):
         return reason, True
     lines = [line for line in str(error).splitlines() if line.strip()]
     last = re.sub(r" \[while running .*\]$", "", lines[-1].strip()) if lines else repr(error)

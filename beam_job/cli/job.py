@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
@@ -13,7 +14,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
-from beam_job.captioning.captioners import model_version
+from beam_job.captioning.captioners import check_captioner, model_version
 from beam_job.captioning.engines import ENGINES
 from beam_job.cli.graph import EXPLAINED_ERRORS, root_cause, run_graph
 from beam_job.cli.logs import LOGGER, is_logged_here
@@ -21,17 +22,28 @@ from beam_job.cli.options import option_names
 from beam_job.cli.progress import NOTHING, Counts, ProgressPrinter
 from beam_job.cli.progress_folder import progress_folder
 from beam_job.cli.quiet import quiet_stderr
+from beam_job.cli.shard_progress import count_shards
 from beam_job.cli.signals import Stopped, end_workers
 from beam_job.config import JobConfig
 from beam_job.output.conclude import conclude
-from beam_job.output.metrics import RunMetrics, read_metrics
+from beam_job.output.metrics import RunMetrics, read_metrics, read_shard_metrics
 from beam_job.output.sink import committed_shards, read_counts
 from beam_job.output.summary import Summary
 from beam_job.pipeline import Unattended, build_pipeline
 from beam_job.planning.lease import Lease, LeaseLostError, lease
-from beam_job.planning.prepare import PlannedRun, find_resumable_run, list_inputs, plan_run, record_choice
+from beam_job.planning.prepare import (
+    PlannedRun,
+    find_resumable_run,
+    format_skipped,
+    list_inputs,
+    plan_run,
+    record_choice,
+)
 from beam_job.planning.run import Run
-from beam_job.runners.beam_options import beam_options, runs_here
+from beam_job.results.corrections import corrections_files, outdated_corrections
+from beam_job.results.latest_rows import read_latest_rows
+from beam_job.runners.beam_options import RunnerError, beam_options, runs_here
+from beam_job.runners.dask_cluster import local_cluster, partition, runs_on_dask
 from beam_job.runners.dataflow_job import (
     format_submitted,
     is_awaited,
@@ -42,8 +54,8 @@ from beam_job.runners.dataflow_job import (
 )
 from beam_job.runners.preflight import check_reachable, log_estimate, log_workers
 from beam_job.runners.worker_watch import WorkerDiedError
-from beam_job.storage import StorageError
-from beam_job.text import counted, printable
+from beam_job.storage import StorageError, use_access
+from beam_job.text import command_name, counted, printable
 from model.devices import NoGpuError, open_gpus
 from model.engine_choice import check_engine
 
@@ -77,25 +89,38 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
       Stopped: a signal came; committed shards remain.
     """
     started = time.monotonic()
+    use_access(config.access)
     options = beam_options(config, beam_arguments, option_names())
     if not runs_here(options):
         config = config.with_absolute_paths()
     version = _model_version(config)
+    if runs_here(options) or config.estimate:
+        _check_captioner(config)
     if config.estimate:
-        log_estimate(config, beam_arguments, version)
+        log_estimate(config, beam_arguments, version, lambda: _quiet(config, *EXPLAINED_ERRORS))
         return None
     if runs_here(options):
         check_engine(config.engine)
-        if config.require_gpu:
+        if config.require_gpu and not config.is_named:  # a named captioner looks for a GPU of its own kind
             _require_gpu(config)
+    elif config.endpoint is not None and config.endpoint.max_tokens_total is not None:
+        raise RunnerError("--max_tokens_total is counted by the processes of this machine; leave it out elsewhere")
     check_reachable(config, beam_arguments)
     plan = _resume_or_list(config, version)  # before the lease: wrong usage writes nothing
+    if plan is None:
+        LOGGER.info(f"nothing to do, model {printable(version)}")
+        return None
     with lease(config.output) as held:
         try:
             planned = plan(held)
         except LeaseLostError as error:
             raise ExplainedJobError(f"the run was not planned: {error}") from error
         _log_plan(planned, version)
+        if config.min_score is not None and planned.skipped:
+            LOGGER.info(
+                f"--min_score={config.min_score} marks new captions; to mark all: {command_name()} snapshot "
+                f"--output={shlex.quote(config.output)} --to=DIR --min_score={config.min_score}"
+            )
         if planned.choice:
             conclude(dataclasses.replace(config, no_report=True), planned, 0.0, RunMetrics(), version)
             record_choice(planned)
@@ -116,7 +141,9 @@ def _conclude(
     run_id = planned.run.run_id
     try:
         held.verify()
-        return conclude(config, planned, seconds, metrics, version)
+        summary = conclude(config, planned, seconds, metrics, version)
+        _log_outdated_corrections(config.output)
+        return summary
     except LeaseLostError as error:
         raise ExplainedJobError(f"run {run_id} has no summary: {error}") from error
     except StorageError as error:
@@ -125,10 +152,31 @@ def _conclude(
         ) from error
 
 
+def _log_outdated_corrections(output: str) -> None:
+    """Says how many corrections the run has made useless; without corrections nothing is read."""
+    try:
+        if not corrections_files(output):
+            return
+        outdated = len(outdated_corrections(output, read_latest_rows(output)))
+    except StorageError as error:
+        LOGGER.warning(f"whether corrections still apply is unknown: {error}")
+        return
+    if outdated:
+        LOGGER.warning(
+            f"corrections of {counted(outdated, 'image')} no longer apply, since their content has changed; "
+            f"`{command_name()} status --output={shlex.quote(output)}` lists them"
+        )
+
+
 def _model_version(config: JobConfig) -> str:
     """The captioner's version. A module of the user's may print anything while it is imported."""
     with _quiet(config, *EXPLAINED_ERRORS):
         return model_version(config)
+
+
+def _check_captioner(config: JobConfig) -> None:
+    with _quiet(config, *EXPLAINED_ERRORS):
+        check_captioner(config)
 
 
 def _require_gpu(config: JobConfig) -> None:
@@ -150,20 +198,35 @@ def _quiet(config: JobConfig, *explained: type[BaseException]) -> contextlib.Abs
 
 def _log_plan(planned: PlannedRun, model_version: str) -> None:
     model = f"model {printable(model_version)}"
-    skipped = f"{counted(planned.skipped, 'image')} already done" if planned.skipped else ""
+    skipped = format_skipped(planned.skipped, planned.failed)
+    counts = {"skipped": planned.skipped, "failed_before": planned.failed, "retried": planned.retried}
     if not planned.plan.inputs:
-        LOGGER.info(", ".join(filter(None, [f"nothing to do{': ' if skipped else ''}{skipped}", model])))
+        line = ", ".join(filter(None, [f"nothing to do{': ' if skipped else ''}{skipped}", model]))
+        LOGGER.info(line, extra={"fields": {"inputs": 0, **counts}})
         return
     size = f"{counted(planned.plan.inputs, 'image')} in {counted(planned.plan.shards, 'shard')}"
+    retried = f"{planned.retried:,} of them after a failure" if planned.retried else ""
     run = f"{'resuming ' if planned.resumed else ''}run {planned.run.run_id}"
-    LOGGER.info(", ".join(filter(None, [size, skipped and f"{skipped}, skipped", run, model])))
+    line = ", ".join(filter(None, [size, retried, skipped and f"{skipped}, skipped", run, model]))
+    LOGGER.info(line, extra={"fields": {"inputs": planned.plan.inputs, **counts}})
 
 
-def _resume_or_list(config: JobConfig, model_version: str) -> Callable[[Lease], PlannedRun]:
-    """Looks for an interrupted run, or else lists the images; returns what makes the plan under the lease."""
+def _resume_or_list(config: JobConfig, model_version: str) -> Callable[[Lease], PlannedRun] | None:
+    """Looks for an interrupted run, or else lists the images; returns what makes the plan under the lease.
+
+    None if the inputs hold no images, which the log says.
+    """
     if resumable := find_resumable_run(config, model_version):
+        planned = -(-resumable.plan.inputs // config.shard_size)
+        if planned != resumable.plan.shards:
+            LOGGER.info(
+                f"--shard_size={config.shard_size} is ignored: the resumed run was planned with "
+                f"{counted(resumable.plan.shards, 'shard')}"
+            )
         return lambda _: resumable
     listing = list_inputs(config)
+    if not listing.held:
+        return None
     return lambda held: plan_run(config, model_version, listing, held.verify)
 
 
@@ -171,10 +234,14 @@ def _run_pipeline(
     config: JobConfig, options: PipelineOptions, planned: PlannedRun, version: str, held: Lease
 ) -> RunMetrics | None:
     """Runs the graph to its end and returns its metrics; None if its end is not waited for."""
+    on_dask = runs_on_dask(options)
+    if on_dask:
+        partition(options, planned.plan.shards)
     unattended = None if is_awaited(options) else Unattended(planned, version, time.time())
 
     def build(pipeline: beam.Pipeline) -> None:
-        build_pipeline(pipeline, config, planned.run, planned.plan, folder, unattended)
+        workers_folder = None if on_dask else folder
+        build_pipeline(pipeline, config, planned.run, planned.plan, workers_folder, unattended, keep_model=on_dask)
 
     with _show_progress(config, options, planned) as folder:
         try:
@@ -191,7 +258,7 @@ def _run_pipeline(
     if unattended:
         LOGGER.info(format_submitted(options, result, planned.run.run_id))
         return None
-    return _read_metrics(result)
+    return read_shard_metrics(planned.run) if on_dask else _read_metrics(result)
 
 
 def _abandon_workers(verbose: bool) -> None:
@@ -228,6 +295,19 @@ def _show_progress(config: JobConfig, options: PipelineOptions, planned: Planned
     if runs_on_dataflow(options):
         with _quiet(config, ExplainedJobError), log_job_states(options):
             yield None
+    elif runs_on_dask(options):
+        with (
+            progress_folder() as folder,
+            _quiet(config, ExplainedJobError) as terminal,
+            local_cluster(config, options),
+            ProgressPrinter(folder, planned.plan.inputs, terminal),
+            count_shards(planned.run, folder),
+        ):
+            try:
+                yield folder
+            except BaseException:
+                end_workers()  # a cluster would wait for what they are doing
+                raise
     elif not runs_here(options):
         yield None
     else:

@@ -27,6 +27,7 @@ from beam_job.text import counted
 _WRITE_EVERY_S = 0.5
 _BAR_EVERY_S = 0.5
 _LINE_EVERY_S = 5.0
+_LOADING = "loading the model"
 _WIDTH = 100  # characters, of a bar on a terminal of unknown width
 
 
@@ -87,6 +88,7 @@ NOTHING = Counts()
 class ProgressPrinter:
     """Shows progress while a block runs: a bar on a terminal, a line every few seconds elsewhere.
 
+    Until the first image is done, which takes as long as the model's start, it says that the model is loaded.
     Lines that workers have logged are logged in between, each once.
 
     Args:
@@ -115,7 +117,9 @@ class ProgressPrinter:
     def _run(self) -> None:
         first: tuple[float, int] | None = None  # time and count when the first images were seen done
         logged: set[str] = set()
-        stopping = False
+        stopping = is_told = False
+        if self._bar:
+            self._bar.set_description_str(_LOADING)
         while not stopping:
             stopping = self._stop.wait(_BAR_EVERY_S if self._bar else _LINE_EVERY_S)
             done, failed = read_progress(self._folder)
@@ -127,13 +131,18 @@ class ProgressPrinter:
                 if line not in logged:
                     logged.add(line)
                     LOGGER.warning(line)
-            self._show(Counts(self._before.done + done, self._before.failed + failed), rate)
+            if done or stopping:
+                self._show(Counts(self._before.done + done, self._before.failed + failed), rate)
+            elif not self._bar and not is_told:
+                LOGGER.info(_LOADING)
+                is_told = True
         if self._bar:
             self._bar.close()
 
     def _show(self, counts: Counts, rate: float | None) -> None:
         model = format_model_time(read_model_seconds(self._folder))
         if self._bar:
+            self._bar.set_description_str("", refresh=False)
             self._bar.set_postfix_str(", ".join(filter(None, (f"{counts.failed:,} failed", model))), refresh=False)
             self._bar.update(counts.done - self._bar.n)
             self._bar.refresh()
@@ -155,5 +164,5 @@ def _bar(total: int, stream: TextIO, before: Counts) -> tqdm:
         unit=" images",
         dynamic_ncols=knows_its_width,
         ncols=None if knows_its_width else _WIDTH,
-        bar_format="{percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt}, {rate_fmt}, {remaining} left{postfix}",
+        bar_format="{desc}{percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt}, {rate_fmt}, {remaining} left{postfix}",
     )

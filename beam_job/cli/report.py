@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import posixpath
 import shlex
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from beam_job.cli.logs import LOGGER
+from beam_job.records import RUN_ENDED
+from beam_job.storage import StorageError, public_name
 from beam_job.text import command_name, counted, printable
 
 if TYPE_CHECKING:
     from beam_job.config import JobConfig
     from beam_job.output.summary import Summary
 
-_HINTS = {"list: NotAllowed": " (error_message names the option that allows it)"}
+_SHOWN = 5  # captions
+_HINTS = {
+    "list: NotAllowed": " (error_message names the option that allows it)",
+    f"caption: {RUN_ENDED}": " (left for the next run)",
+}
 
 
 def report(summary: Summary, config: JobConfig) -> int:
@@ -22,13 +30,17 @@ def report(summary: Summary, config: JobConfig) -> int:
     fields = dataclasses.asdict(summary)
     del fields["options"]
     rate = "" if summary.images_per_second is None else f" ({summary.images_per_second:.1f} images/s)"
+    left = f" ({summary.left:,} left for the next run)" if summary.left else ""
     LOGGER.info(
-        f"{counted(summary.captions, 'caption')} and {counted(summary.failures, 'failure')} of "
-        f"{counted(summary.inputs, 'image')} in {summary.seconds:.1f} s{rate}",
+        f"{counted(summary.captions, 'caption')} and {counted(summary.failures - summary.left, 'failure')} of "
+        f"{counted(summary.inputs, 'image')}{left} in {summary.seconds:.1f} s{rate}",
         extra={"fields": fields},
     )
     for name, text in _lines(summary, config):
         LOGGER.info(f"  {name:<8}  {text}")
+    if sys.stderr.isatty():  # a log needs no examples
+        for line in first_captions(summary, config.output):
+            LOGGER.info(f"  {line}")
     if summary.failure_ratio <= config.max_failure_ratio:
         return 0
     LOGGER.error(
@@ -39,14 +51,24 @@ def report(summary: Summary, config: JobConfig) -> int:
 
 def _lines(summary: Summary, config: JobConfig) -> Iterator[tuple[str, str]]:
     """A heading, empty where the line continues the one above, and its text."""
-    yield "captions", f"{config.output}/captions/run={summary.run_id}"
+    from beam_job.planning.run import Run  # here, since `--help` does without Arrow
+
+    run = Run(config.output, summary.run_id)
+    yield "captions", run.captions_folder
     if summary.low_confidence is not None:
         share = summary.low_confidence / max(summary.captions, 1)
-        yield "", f"{summary.low_confidence:,} ({share:.0%}) below --min_score={config.min_score}: low_confidence"
+        unscored = summary.captions - sum(summary.scores.values())
+        without = f"; {unscored:,} have no score, so low_confidence is null" if unscored else ""
+        yield (
+            "",
+            f"{summary.low_confidence:,} ({share:.0%}) below --min_score={config.min_score}: low_confidence{without}",
+        )
     if summary.failures:
-        yield "failures", f"{config.output}/failures/run={summary.run_id}"
+        yield "failures", run.failures_folder
     for reason, count in summary.failures_by_reason.items():
         yield "", f"{count:,} x {printable(reason)}{_HINTS.get(reason, '')}"
+    if summary.counts:
+        yield "counted", ", ".join(f"{count:,} {printable(name)}" for name, count in summary.counts.items())
     if summary.page is not None:
         yield "page", summary.page
     if summary.model_share is not None:
@@ -54,3 +76,17 @@ def _lines(summary: Summary, config: JobConfig) -> Iterator[tuple[str, str]]:
         yield "time", f"model busy {summary.model_share:.0%}; waiting for {waits}"
     output = shlex.quote(config.output)
     yield "next", f"{command_name()} snapshot --output={output} --to=DIR, or export, or status"
+
+
+def first_captions(summary: Summary, output: str) -> list[str]:
+    """A line for each of the first images of a run: its caption, and its file's name; none if they cannot be read."""
+    from beam_job.output.formats import open_part  # here, since `--help` does without Arrow
+    from beam_job.planning.run import Run
+
+    try:
+        rows = open_part(Run(output, summary.run_id).captions(0)).read(["uri", "caption"])[:_SHOWN].to_pylist()
+    except StorageError:  # no example is worth an error at the end of a run
+        return []
+    names = [printable(posixpath.basename(public_name(row["uri"]))) for row in rows]
+    width = max(map(len, names), default=0)
+    return [f"{name:<{width}}  {printable(row['caption'])}" for name, row in zip(names, rows, strict=True)]

@@ -137,6 +137,17 @@ def end_workers() -> None:
         time.sleep(0.05)
 
 
+def stopped_workers() -> list[int]:
+    """The descendants of this process that a signal has stopped; none where there is no /proc."""
+    stopped = []
+    if sys.platform == "linux":
+        for process in _processes_below(os.getpid()):
+            with contextlib.suppress(OSError):  # it has just ended
+                if Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] == "T":
+                    stopped.append(process)
+    return stopped
+
+
 def _processes_below(ancestor: int) -> list[int]:
     parents = _parents()
     below = [ancestor]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 # `**/` as a whole segment matches any number of folders, or none.
 _TOKENS = re.compile(r"(?P<folders>(?<![^/])\*\*+/)|(?P<any>\*\*+)|(?P<part>\*)|(?P<one>\?)|\[(?P<set>[!^]?.[^\]]*)\]")
+UNREADABLE_FOLDER = "UnreadableFolder"  # the error type of a folder that could not be listed
 _HASHES = 1 << 64
 _INT64_MAX = (1 << 63) - 1  # of Arrow, which compares sizes and counts rows
 
@@ -77,10 +79,26 @@ class Filters:
             if left == 0:
                 return
 
+    @property
+    def text(self) -> str:
+        """The options that say so, for messages."""
+        given = dataclasses.asdict(self).items()
+        values = [(name, value) for name, value in given if value not in (None, ())]
+        return ", ".join(f"--{n}={','.join(v) if isinstance(v, tuple) else v}" for n, v in values)
+
     def _passed(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         import pyarrow as pa
         import pyarrow.compute as pc
 
+        folders = _unreadable_folders(batch)
+        if folders.num_rows:  # whatever lies in it might be included; it is excluded like what lies in it
+            batch = batch.filter(pc.invert(_is_unreadable_folder(batch)))
+            others = self._passed(batch)
+            if self.exclude:
+                inside = folders.set_column(0, "uri", pc.binary_join_element_wise(folders.column("uri"), "", "/"))
+                excluded = pc.or_(_matches(folders, self.exclude), _matches(inside, self.exclude))
+                folders = folders.filter(pc.invert(excluded))
+            return pa.concat_batches([folders, others])
         if self.include:
             batch = batch.filter(_matches(batch, self.include))
         if self.exclude:
@@ -94,6 +112,19 @@ class Filters:
             drawn = [_hash(uri) < bound for uri in batch.column("uri").to_pylist()]
             batch = batch.filter(pa.array(drawn, pa.bool_()))
         return batch
+
+
+def _is_unreadable_folder(batch: pa.RecordBatch) -> pa.Array:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if "list_error" not in batch.schema.names:
+        return pa.array([False] * batch.num_rows, pa.bool_())
+    return pc.fill_null(pc.starts_with(batch.column("list_error"), f'["{UNREADABLE_FOLDER}"'), False)
+
+
+def _unreadable_folders(batch: pa.RecordBatch) -> pa.RecordBatch:
+    return batch.filter(_is_unreadable_folder(batch))
 
 
 def _hash(uri: str) -> int:

@@ -7,12 +7,13 @@ process that dies, hangs or takes too much memory is replaced.
 
 from __future__ import annotations
 
+import math
 import queue
 
 from beam_job.loading import decode_worker as worker
 from beam_job.loading.child_process import ChildStartError, format_exit_code, start_child, was_killed
 from model.jpeg import is_plain_jpeg
-from model.preprocessing import MAX_PIXELS, ImageError, LoadedImage, load_image
+from model.preprocessing import MAX_PIXELS, ImageError, LoadedImage
 
 # Measured with 100 million pixels: WebP holds 17 bytes a pixel, RGBA in PNG 9, AVIF 13, TIFF 12 and the file.
 _BYTES_PER_PIXEL = 24
@@ -49,8 +50,9 @@ class DecodePool:
 
     Args:
       workers: the most processes at a time.
-      size: side of the captioner's images, in pixels.
+      size: side of the captioner's images, in pixels; with `in_proportion`, the longest side.
       max_pixels: see `model.load_image`.
+      in_proportion: whether the aspect ratio is kept.
       seconds: whole ones; a process that has not answered after these is killed.
       memory: bytes that a process may take; None for what `max_pixels` need in the greediest format.
       program: Python code that a process runs.
@@ -64,8 +66,10 @@ class DecodePool:
         seconds: int = 30,
         memory: int | None = None,
         program: str = _PROGRAM,
+        in_proportion: bool = False,
     ) -> None:
         self._size = size
+        self._in_proportion = in_proportion
         self._max_pixels = max_pixels
         self._seconds = seconds
         self._memory = memory or _OTHER_BYTES + _BYTES_PER_PIXEL * max_pixels
@@ -84,7 +88,7 @@ class DecodePool:
           DecoderStartError: no process could be started.
         """
         if not data or is_plain_jpeg(data):
-            return load_image(data, self._size, self._max_pixels)
+            return worker.load(data, self._size, self._in_proportion, self._max_pixels)
         try:
             return self._load_in_process(data)
         except _DiedError:
@@ -100,7 +104,9 @@ class DecodePool:
         try:
             if process and process.has_died():
                 process = None
-            process = process or _Process(self._program, self._size, self._max_pixels, self._memory, self._seconds)
+            process = process or _Process(
+                self._program, self._size, self._in_proportion, self._max_pixels, self._memory, self._seconds
+            )
             return process.load(data)
         finally:
             self._slots.put(process if process and process.is_idle else None)
@@ -119,14 +125,16 @@ class _Process:
       is_idle: whether it can take an image; never again once it has died or was ended.
     """
 
-    def __init__(self, program: str, size: int, max_pixels: int, memory: int, seconds: int) -> None:
+    def __init__(
+        self, program: str, size: int, in_proportion: bool, max_pixels: int, memory: int, seconds: int
+    ) -> None:
         self._memory = memory
         self._seconds = seconds
+        arguments = (size, int(in_proportion), max_pixels, memory, seconds)
         try:
-            self._child = start_child(program, 3 * size**2, seconds, (size, max_pixels, memory, seconds))
+            self._child = start_child(program, 3 * size**2, seconds, arguments)
         except ChildStartError as error:
             raise DecoderStartError(f"no process for decoding could be started: {error}") from error
-        self._pixels = self._child.memory.reshape(size, size, 3)
         self.is_idle = True
 
     def has_died(self) -> bool:
@@ -157,8 +165,8 @@ class _Process:
         self.is_idle = True
         if kind == worker.REFUSED:
             raise details.pop()  # a frame that refers to its own error lives until the next garbage collection
-        width, height = details
-        return LoadedImage(self._pixels.copy(), width, height)
+        shape, width, height = details
+        return LoadedImage(self._child.memory[: math.prod(shape)].reshape(shape).copy(), width, height)
 
     def end(self) -> int:
         """Ends the process, killing it if it is busy; returns its exit code."""

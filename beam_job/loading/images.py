@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from beam_job.inputs.filters import Filters
+from beam_job.inputs.packed import Place, list_of_row, place_of_row, read_image
+from beam_job.inputs.rows import ListedFailure
 from beam_job.inputs.tars import check_is_no_tar, container_of, read_member
 from beam_job.loading.decode_pool import DecodePool, DecoderLimitError, DecoderStartError
+from beam_job.loading.image_columns import image_columns
 from beam_job.records import DecodedImage, Failure, ImageInput
 from beam_job.storage import (
     CONTENT,
@@ -53,8 +56,12 @@ def fetch(
     Raises:
       CredentialsError: nobody is logged in, or no longer; that is no failure of this image.
     """
+    if image.list_error is not None:
+        known = ListedFailure.from_json(image.list_error)
+        version = image.object_version
+        return Failure(image.uri, "list", known.error_type, known.message, False, version, retry_when=known.retry_when)
     try:
-        data, version = _read(image, timeout, allowed, filters.max_bytes, on_size)
+        data, version = _read(image, timeout, allowed.of(image.is_trusted), filters.max_bytes, on_size)
     except StorageError as error:
         if isinstance(error, TooLargeError) and filters.max_bytes is not None:
             message = f"{error.size:,} bytes are more than --max_bytes={filters.max_bytes}"
@@ -85,6 +92,11 @@ def _read(
     max_bytes: int | None,
     on_size: Callable[[int], None] | None,
 ) -> tuple[bytes, str]:
+    if image.parquet_place is not None:
+        return read_image(Place.from_json(image.parquet_place), image.object_version, max_bytes, on_size)
+    if (given := list_of_row(image.uri)) is not None:
+        storage_for(given, allowed)  # which checks that it may be read
+        return read_image(place_of_row(image.uri), image.object_version, max_bytes, on_size)
     file = container_of(image.uri)
     storage = storage_for(file, allowed)
     if file != image.uri:
@@ -101,13 +113,15 @@ def _read(
     )
 
 
-def decode(fetched: FetchedImage, pool: DecodePool) -> DecodedImage | Failure:
-    """Decodes and scales to uint8[size, size, 3]."""
+def decode(fetched: FetchedImage, pool: DecodePool, columns: Sequence[str] = ()) -> DecodedImage | Failure:
+    """Decodes and scales to uint8[size, size, 3]; `columns` are those of `--image_columns`."""
     try:
         image = pool.load(fetched.data)
     except (ImageError, DecoderStartError) as error:
         return Failure.of(fetched.input.uri, "decode", error, fetched.object_version, _retry_when(error))
-    return DecodedImage(fetched.input, image.pixels, image.width, image.height, fetched.object_version)
+    size = image.width, image.height
+    found = image_columns(columns, fetched.data, image.pixels)
+    return DecodedImage(fetched.input, image.pixels, *size, fetched.object_version, image_columns=found)
 
 
 def _retry_when(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """A process that loads images for a `ProcessLoader`: a thread loader of its own, asked for what is done.
 
 A request is a list of images, an answer is an `Answer`. Both are made of tuples, which take a fifth of a dataclass's
-time to pickle; the pixels of an answer lie one after the other in the shared memory.
+time to pickle; the pixels of an answer lie one after the other in the shared memory, as many as surely fit.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import dataclasses
 import operator
 import queue
 import time
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -19,19 +20,26 @@ import numpy.typing as npt
 from beam_job.loading.child_process import join_parent, report_ready
 from beam_job.loading.loader import LoadConfig, ThreadLoader
 from beam_job.records import Failure, ImageInput
-from beam_job.storage import CredentialsError
+from beam_job.storage import CredentialsError, use_access
 
 GROUP = 16  # images of an answer
+_SHARED_BYTES = 16 * 2**20  # for the pixels of an answer; more where one picture may need more
 _LINGER_SECONDS = 0.05  # that an answer waits for its group to fill
 
 # A number that the parent chose, and the fields of `ImageInput`.
 Given = tuple[Any, ...]
 fields_of = operator.attrgetter(*(field.name for field in dataclasses.fields(ImageInput)))
-# The number, seconds of fetching and decoding, and the failure, or width, height and object version of the picture.
-Decoded = tuple[int, int, str]
+# The number, seconds of fetching and decoding, and the failure, or width, height, object version and image columns of
+# the picture, and the height and width of its pixels.
+Decoded = tuple[int, int, str, Mapping[str, Any], tuple[int, int]]
 Row = tuple[int, tuple[float, float], Failure | Decoded]
 # Numbers and bytes of files that have arrived, images that are done, and why no more can be loaded.
 Answer = tuple[list[tuple[int, int]], list[Row], BaseException | None]
+
+
+def shared_bytes(config: LoadConfig) -> int:
+    """Size of the memory that both processes see."""
+    return max(config.pixel_bytes, min(GROUP * config.pixel_bytes, _SHARED_BYTES))
 
 
 def main() -> None:
@@ -40,28 +48,28 @@ def main() -> None:
     report_ready(connection)
     config: LoadConfig = connection.recv()
     connection.send(None)
-    size = config.input_size
+    use_access(config.access)
     loader = ThreadLoader(config)
     try:
-        _serve(connection, loader, memory.reshape(GROUP, size, size, 3))
+        _serve(connection, loader, memory, config.pixel_bytes)
     except (EOFError, OSError):
         loader.stop()
 
 
-def _serve(connection: Connection, loader: ThreadLoader, pixels: npt.NDArray[np.uint8]) -> None:
+def _serve(connection: Connection, loader: ThreadLoader, memory: npt.NDArray[np.uint8], pixel_bytes: int) -> None:
     while True:
         for number, *image in connection.recv():
             loader.put(number, [ImageInput(*image)])
-        connection.send(_answer(loader, pixels))
+        connection.send(_answer(loader, memory, pixel_bytes))
 
 
-def _answer(loader: ThreadLoader, pixels: npt.NDArray[np.uint8]) -> Answer:
+def _answer(loader: ThreadLoader, memory: npt.NDArray[np.uint8], pixel_bytes: int) -> Answer:
     """What is done by now, or soon."""
     fetched: list[tuple[int, int]] = []
     rows: list[Row] = []
-    decoded = 0
+    used = 0
     until = time.monotonic() + _LINGER_SECONDS
-    while len(rows) < GROUP and loader.pending:
+    while len(rows) < GROUP and used + pixel_bytes <= len(memory) and loader.pending:
         try:
             [event] = loader.get(timeout=max(0.0, until - time.monotonic()))
         except queue.Empty:
@@ -76,7 +84,10 @@ def _answer(loader: ThreadLoader, pixels: npt.NDArray[np.uint8]) -> Answer:
         elif isinstance(outcome, Failure):
             rows.append((event.key, seconds, outcome))
         else:
-            pixels[decoded] = outcome.pixels
-            decoded += 1
-            rows.append((event.key, seconds, (outcome.width, outcome.height, outcome.object_version)))
+            pixels = outcome.pixels
+            memory[used : used + pixels.size] = pixels.reshape(-1)
+            used += pixels.size
+            size = outcome.width, outcome.height
+            shape = len(pixels), len(pixels[0])
+            rows.append((event.key, seconds, (*size, outcome.object_version, outcome.image_columns, shape)))
     return fetched, rows, None

@@ -7,6 +7,7 @@ put ──> [to fetch] ──> fetching ──> [to decode] ──> decoding ─
 from __future__ import annotations
 
 import abc
+import dataclasses
 import functools
 import os
 import queue
@@ -20,9 +21,10 @@ from beam_job.config import JobConfig
 from beam_job.inputs.filters import Filters
 from beam_job.loading.byte_budget import ByteBudget, LargerThanReservedError, Reservation
 from beam_job.loading.decode_pool import DecodePool
+from beam_job.loading.host_queue import HostQueue
 from beam_job.loading.images import FetchedImage, decode, fetch
 from beam_job.records import DecodedImage, Failure, ImageInput
-from beam_job.storage import CONTENT, LATER, Allowed, CredentialsError
+from beam_job.storage import CONTENT, LATER, Access, Allowed, CredentialsError
 
 T = TypeVar("T")
 _UNKNOWN_SIZE = 2**20  # bytes reserved for a file of unknown size, until its size is known
@@ -34,7 +36,7 @@ class LoadConfig:
     """What loading depends on.
 
     Attributes:
-      input_size: side of the captioner's images, in pixels.
+      input_size: side of the captioner's images, in pixels; with `in_proportion`, the longest side.
       fetch_threads: images fetched at the same time.
       decode_threads: images decoded at the same time.
       max_pixels: see `model.load_image`.
@@ -42,6 +44,9 @@ class LoadConfig:
       fetch_timeout: seconds for an image, retries included.
       allowed: what may be read.
       filters: their sizes are checked when an image of a list is fetched.
+      in_proportion: whether images keep their aspect ratio.
+      access: how storages are asked.
+      image_columns: see `JobConfig`.
     """
 
     input_size: int
@@ -52,9 +57,12 @@ class LoadConfig:
     fetch_timeout: float
     allowed: Allowed
     filters: Filters
+    in_proportion: bool = False
+    access: Access = dataclasses.field(default_factory=Access)
+    image_columns: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, config: JobConfig, input_size: int, on_gpu: bool) -> LoadConfig:
+    def of(cls, config: JobConfig, input_size: int, on_gpu: bool, in_proportion: bool = False) -> LoadConfig:
         """The job's settings, completed for this machine, which may have other cores than the one that launched it."""
         fetch, decode = default_threads(os.cpu_count() or 1, on_gpu)
         return cls(
@@ -66,11 +74,14 @@ class LoadConfig:
             fetch_timeout=config.fetch_timeout,
             allowed=config.allowed,
             filters=config.filters,
+            in_proportion=in_proportion,
+            access=config.access,
+            image_columns=config.image_columns,
         )
 
     @property
     def pixel_bytes(self) -> int:
-        """Bytes of an image's pixels."""
+        """Bytes of an image's pixels; of one in proportion, the most that they can be."""
         return 3 * self.input_size**2
 
 
@@ -129,6 +140,13 @@ class Loader(abc.ABC):
             self._pending += len(images)
         for image in images:
             self._queue(key, image)
+
+    def put_failures(self, key: Any, failures: Sequence[Failure]) -> None:
+        """Takes images in that are not to be loaded; their outcomes, with `key`, are these failures."""
+        with self._lock:
+            self._pending += len(failures)
+        self._budget.release(-len(failures) * self._config.pixel_bytes)  # reserved, as `get` gives them back
+        self._results.put([LoadEvent(key, failure, None) for failure in failures])
 
     def get(self, timeout: float | None = None) -> list[LoadEvent]:
         """The next events, waiting for them; none once the loader was stopped, or closed and emptied.
@@ -192,6 +210,9 @@ class Loader(abc.ABC):
         """Has threads end after all `tasks`; those of a stopped loader are left to themselves."""
         for _ in threads:
             tasks.put(None)
+        self._join(threads)
+
+    def _join(self, threads: list[threading.Thread]) -> None:
         for thread in threads:
             while thread.is_alive() and not self._stopped.is_set():
                 thread.join(0.1)
@@ -202,26 +223,36 @@ class ThreadLoader(Loader):
 
     def __init__(self, config: LoadConfig) -> None:
         super().__init__(config)
-        self._pool = DecodePool(config.decode_threads, config.input_size, config.max_pixels)
-        self._to_fetch: queue.SimpleQueue[tuple[Any, ImageInput] | None] = queue.SimpleQueue()
+        self._pool = DecodePool(
+            config.decode_threads, config.input_size, config.max_pixels, in_proportion=config.in_proportion
+        )
+        self._to_fetch: HostQueue[tuple[Any, ImageInput]] = HostQueue(config.fetch_threads)
         self._to_decode: queue.SimpleQueue[tuple[Any, FetchedImage, float] | None] = queue.SimpleQueue()
         self._fetchers = self._start("fetch", config.fetch_threads, self._fetch_queued)
         self._decoders = self._start("decode", config.decode_threads, self._decode_queued)
 
     def _queue(self, key: Any, image: ImageInput) -> None:
-        self._to_fetch.put((key, image))
+        self._to_fetch.put(image.uri, (key, image))
 
     def _finish(self) -> None:
-        self._end(self._fetchers, self._to_fetch)
+        self._to_fetch.close()
+        self._join(self._fetchers)
         self._end(self._decoders, self._to_decode)
         self._pool.close()
 
+    def stop(self) -> None:
+        super().stop()
+        self._to_fetch.close()
+
     def _fetch_queued(self) -> None:
-        while (task := self._to_fetch.get()) is not None and not self._stopped.is_set():
+        while (given := self._to_fetch.get()) is not None and not self._stopped.is_set():
+            host, task = given
             try:
                 self._fetch(*task)
             except BaseException as error:  # nobody else would see it, and the image's shard would wait for ever
                 self._fail(error)
+            finally:
+                self._to_fetch.done(host)
 
     def _fetch(self, key: Any, image: ImageInput) -> None:
         fetched, seconds = self._fetch_within_budget(image)
@@ -285,7 +316,9 @@ class ThreadLoader(Loader):
 
     def _decoded(self, key: Any, fetched: FetchedImage, fetch_seconds: float) -> LoadEvent:
         started = time.monotonic()
-        outcome = _guarded("decode", fetched.input, functools.partial(decode, fetched, self._pool))
+        outcome = _guarded(
+            "decode", fetched.input, functools.partial(decode, fetched, self._pool, self._config.image_columns)
+        )
         return LoadEvent(key, outcome, len(fetched.data), fetch_seconds, time.monotonic() - started)
 
 

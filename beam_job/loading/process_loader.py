@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_job.loading.child_process import ChildStartError, format_exit_code, start_child
-from beam_job.loading.load_worker import GROUP, Answer, fields_of
+from beam_job.loading.load_worker import GROUP, Answer, Decoded, fields_of, shared_bytes
 from beam_job.loading.loader import LoadConfig, Loader, LoadEvent
 from beam_job.records import DecodedImage, Failure, ImageInput
 from beam_job.storage import LATER
@@ -60,6 +60,7 @@ class ProcessLoader(Loader):
             fetch_threads=-(-config.fetch_threads // processes),
             decode_threads=1,
             in_flight_bytes=max(1, config.in_flight_bytes // processes),
+            access=config.access.shared_by(processes),
         )
         self._program = program
         self._answer_seconds = answer_seconds
@@ -140,7 +141,7 @@ class ProcessLoader(Loader):
                 task.is_suspect = True
                 hand.suspects.append(task)
 
-    def _take_answer(self, hand: _Hand, answer: Answer, pixels: npt.NDArray[np.uint8]) -> None:
+    def _take_answer(self, hand: _Hand, answer: Answer, pixels: list[npt.NDArray[np.uint8]]) -> None:
         fetched, rows, error = answer
         events = []
         for number, file_bytes in fetched:
@@ -151,12 +152,17 @@ class ProcessLoader(Loader):
         decoded = iter(pixels)
         for number, seconds, found in rows:
             task = hand.tasks.pop(number)
-            outcome = found if isinstance(found, Failure) else DecodedImage(task.image, next(decoded), *found)
+            outcome = found if isinstance(found, Failure) else _decoded(task.image, next(decoded), found)
             events.append(LoadEvent(task.key, outcome, task.file_bytes, *seconds))
         if events:
             self._results.put(events)
         if error:
             raise error
+
+
+def _decoded(image: ImageInput, pixels: npt.NDArray[np.uint8], found: Decoded) -> DecodedImage:
+    width, height, version, image_columns, _ = found
+    return DecodedImage(image, pixels, width, height, version, image_columns=image_columns)
 
 
 class _Hand:
@@ -183,9 +189,8 @@ class _Process:
     """A running `load_worker`."""
 
     def __init__(self, program: str, config: LoadConfig, answer_seconds: float) -> None:
-        size = config.input_size
         try:
-            self._child = start_child(program, GROUP * 3 * size**2, answer_seconds)
+            self._child = start_child(program, shared_bytes(config), answer_seconds)
         except ChildStartError as error:
             raise LoadProcessError(f"no process for loading images could be started: {error}") from error
         try:
@@ -193,13 +198,17 @@ class _Process:
         except (OSError, EOFError) as error:
             code = format_exit_code(self._child.end())
             raise LoadProcessError(f"no process for loading images could be started: it ended ({code})") from error
-        self._pixels = self._child.memory.reshape(GROUP, size, size, 3)
 
-    def ask(self, images: list[tuple[Any, ...]]) -> tuple[Answer, npt.NDArray[np.uint8]]:
+    def ask(self, images: list[tuple[Any, ...]]) -> tuple[Answer, list[npt.NDArray[np.uint8]]]:
         """Gives images, and takes what has been done meanwhile, which may be nothing. Raises as `Child.ask`."""
         answer: Answer = self._child.ask(images)
-        decoded = sum(not isinstance(found, Failure) for _, _, found in answer[1])
-        return answer, self._pixels[:decoded].copy()
+        pixels: list[npt.NDArray[np.uint8]] = []
+        start = 0
+        for shape in (found[-1] for _, _, found in answer[1] if not isinstance(found, Failure)):
+            end = start + 3 * shape[0] * shape[1]
+            pixels.append(self._child.memory[start:end].reshape(*shape, 3).copy())
+            start = end
+        return answer, pixels
 
     def end(self) -> int:
         """Ends it; returns its exit code."""

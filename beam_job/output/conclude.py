@@ -6,7 +6,7 @@ import dataclasses
 
 from beam_job.config import JobConfig
 from beam_job.output.metrics import RunMetrics
-from beam_job.output.page import write_page
+from beam_job.output.run_page import write_page
 from beam_job.output.summary import Summary, summarize
 from beam_job.planning.prepare import PlannedRun
 
@@ -24,7 +24,7 @@ def conclude(
     """
     run, summary = prepared.run, summarize(config, prepared, seconds, metrics, model_version)
     if not config.no_report:
-        page = write_page(run, prepared.plan.shards, summary, config.report_samples)
+        page = write_page(run, summary)
         summary = dataclasses.replace(summary, page=page)
     run.storage.write(run.summary, summary.to_json())  # after the page: the run has ended where this file exists
     if summary.failure_ratio <= config.max_failure_ratio:

@@ -7,6 +7,7 @@ they come from here on every runner, and describe the last attempt of a resumed 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,11 +16,14 @@ from apache_beam.metrics import Metrics
 from apache_beam.metrics.metric import MetricResults
 from apache_beam.runners.runner import PipelineResult
 
-from beam_job.output.sink import ShardReport
+from beam_job.output.sink import ShardReport, committed_shards, read_counts
+from beam_job.planning.run import Run
 from beam_job.records import METRIC_NAMESPACE
 
 _BYTES, _FILL, _SHARD_IMAGES = "image_bytes", "batch_fill_percent", "shard_images"
+_BATCHES = "batches"
 _MILLISECONDS = "_milliseconds"
+_CAPTIONER = "captioner "  # prefix of the counters of the captioner itself
 _RAN_WITH = "shards with"  # prefix of the counters of engine, precision and batch size
 
 
@@ -33,6 +37,7 @@ class ShardResult:
       model_seconds: of the model's thread since an earlier shard's result, as `StageClock.take` returns them.
       image_bytes: of each image that was fetched, as stored.
       batch_fill: of each batch that began with an image of this shard, in percent of its size.
+      counts: what the captioner has counted since an earlier shard's result, by name.
     """
 
     report: ShardReport
@@ -40,6 +45,7 @@ class ShardResult:
     model_seconds: Mapping[str, float]
     image_bytes: Sequence[int]
     batch_fill: Sequence[int]
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,7 @@ class RunMetrics:
       batch_fill: images in a batch by its capacity, on average; None where the model was not called.
       ran_with: what the shards were captioned with.
       images: captions and failures of this attempt; None where the runner did not report them.
+      counts: what the captioner has counted, by name.
     """
 
     seconds_by_stage: Mapping[str, float] = field(default_factory=dict)
@@ -77,6 +84,7 @@ class RunMetrics:
     batch_fill: float | None = None
     ran_with: Sequence[RanWith] = ()
     images: int | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 def count_report(report: ShardReport) -> None:
@@ -95,9 +103,36 @@ def count_work(result: ShardResult, engine: str, precision: str, batch_size: int
     of_the_model = {f"model_{stage}": seconds for stage, seconds in result.model_seconds.items()}
     for stage, seconds in {**result.seconds, **of_the_model}.items():
         _add(f"{stage}{_MILLISECONDS}", round(1000 * seconds))
+    for name, count in result.counts.items():
+        _add(f"{_CAPTIONER}{name}", count)
     for name, values in ((_BYTES, result.image_bytes), (_FILL, result.batch_fill), (_SHARD_IMAGES, [images])):
         for value in values:
             Metrics.distribution(METRIC_NAMESPACE, name).update(value)
+
+
+def shard_work(seconds: Mapping[str, float], image_bytes: Sequence[int], batch_fill: Sequence[int]) -> dict[str, int]:
+    """What `count_work` counts of a shard, as far as it is known before the shard is written."""
+    times = {f"{stage}{_MILLISECONDS}": round(1000 * took) for stage, took in seconds.items()}
+    return times | {_BYTES: sum(image_bytes), _FILL: sum(batch_fill), _BATCHES: len(batch_fill)}
+
+
+def read_shard_metrics(run: Run) -> RunMetrics:
+    """The metrics of all attempts of a run, from its shards' files: for runners without metrics of their own.
+
+    Times of writing and of the model's waiting are unknown there.
+    """
+    total: Counter[str] = Counter()
+    for counts in read_counts(run, committed_shards(run)):
+        total += counts.work
+    return RunMetrics(
+        seconds_by_stage={
+            name.removesuffix(_MILLISECONDS): value / 1000
+            for name, value in total.items()
+            if name.endswith(_MILLISECONDS)
+        },
+        bytes_fetched=total[_BYTES],
+        batch_fill=total[_FILL] / total[_BATCHES] / 100 if total[_BATCHES] else None,
+    )
 
 
 def counters(result: PipelineResult) -> dict[str, int]:
@@ -121,6 +156,7 @@ def read_metrics(result: PipelineResult) -> RunMetrics:
         batch_fill=fill.mean / 100 if fill and fill.count else None,
         ran_with=_ran_with(counted),
         images=images.sum if images else None,
+        counts={name.removeprefix(_CAPTIONER): value for name, value in counted.items() if name.startswith(_CAPTIONER)},
     )
 
 

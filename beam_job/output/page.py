@@ -1,7 +1,11 @@
-"""The review page of a run, `index.html`: one file that requests nothing from any host.
+"""A review page: captions beside their pictures, to be checked and corrected in a browser, without a server.
 
 The data is JSON in a script element that is not executed; the page's own script adds it to the document as text. The
-Content-Security-Policy allows this one script and embedded pictures, so no caption or file name can run code.
+Content-Security-Policy allows this one script, pictures that are part of the page or lie on the reader's disk, and
+style sheets beside the page, so no caption or file name can run code, and nothing is requested from any other host.
+
+Many pictures would make the page too large to open. Then they lie beside it, some hundred in a style sheet each, since
+browsers let a local page read no other kind of file; each is loaded when its captions are shown.
 """
 
 from __future__ import annotations
@@ -9,68 +13,153 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
-import pyarrow as pa
+from beam_job.output.sink import LOW_CONFIDENCE
+from beam_job.output.thumbnails import image_id
+from beam_job.storage import public_name
 
-from beam_job.output.formats import open_part
-from beam_job.output.summary import Summary
-from beam_job.output.thumbnails import LOWEST, SCHEMA, SHARDS_WITH_LOWEST, read_thumbnails
-from beam_job.planning.run import Run
-from beam_job.storage import StorageError, join, public_name
-from beam_job.text import printable
-
-_LOGGER = logging.getLogger(__name__)
-_FAILURES = 200  # rows shown; the counts include all
-_FAILURE_COLUMNS = ["uri", "stage", "error_type", "error_message"]
+MOST_CAPTIONS = 20_000  # a page with more opens slowly; it has some of them then
+SHEET_HEADER = b"/* caption-images */"
+GENERATOR = '<meta name="generator" content="caption-images">'
+_EMBEDDED_BYTES = 4 * 2**20
+_PICTURES_A_SHEET = 200
+_SCRIPTS = ("summary.js", "edits.js", "cards.js", "main.js")
 
 
-def write_page(run: Run, shards: int, summary: Summary, samples: int) -> str | None:
-    """Writes the page and returns its URI; None, and a warning in the log, if it failed, since the run is complete."""
-    try:
-        run.storage.write(run.page, page(run, shards, summary, samples).encode("utf-8", "replace"))
-        return run.page
-    except (StorageError, pa.ArrowException, OSError, ValueError) as error:
-        _LOGGER.warning(f"the review page could not be written: {printable(str(error))}")
-        return None
+@dataclass(frozen=True)
+class Card:
+    """A caption to check.
 
-
-def page(run: Run, shards: int, summary: Summary, samples: int) -> str:
-    """The page's text.
-
-    Args:
-      run: that has ended.
-      shards: number of the run's shards.
-      summary: the run's.
-      samples: captions to show with their pictures, beside the lowest scores and the failures.
+    Attributes:
+      id: identifies the image on the page and among the thumbnails (`image_id`).
+      uri: of the image, without secrets.
+      caption: the captioner's, without corrections.
+      score: of the caption; None if there is none.
+      object_version: of the image that was captioned; None if there is none.
+      correctable: whether a correction can be assigned: `uri` is the whole URI.
+      others: further captions of the image.
+      low_confidence: whether the score is below --min_score.
+      correction: a correction that the output has already: {"caption": text} or {"bad": true}.
     """
-    thumbnails = pa.concat_tables([SCHEMA.empty_table(), *read_thumbnails(run)])
-    sampled = thumbnails.sort_by("place")[:samples]
-    lowest = thumbnails.sort_by("score")[:LOWEST]
-    both = pa.concat_tables([sampled, lowest]).to_pylist()
-    cards = {row["id"]: _card(row) for row in both}
-    shown = {
-        "run": run.run_id,
-        "summary": {name: value for name, value in vars(summary).items() if name not in ("options", "page")}
-        | {"ran_with": [vars(found) for found in summary.ran_with]},
-        "cards": list(cards.values()),
-        "sample": [row["id"] for row in both[: len(sampled)]],
-        "lowest": [row["id"] for row in both[len(sampled) :]],
-        "shards_with_lowest": min(shards, SHARDS_WITH_LOWEST),
-        "shards": shards,
-        "failures": list(_failures(run, summary.failures)),
-    }
-    script, style = _file("page.js"), _file("page.css")
+
+    id: str
+    uri: str
+    caption: str
+    score: float | None
+    object_version: str | None
+    correctable: bool = True
+    others: Sequence[str] = ()
+    low_confidence: bool = False
+    correction: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any], correction: Mapping[str, Any] | None = None) -> Card:
+        """The card of a row of `captions/`."""
+        uri, name = row["uri"], public_name(row["uri"])
+        others = tuple(text for text in row.get("captions") or () if text != row["caption"])
+        return cls(
+            image_id(uri),
+            name,
+            row["caption"],
+            row["score"],
+            row["object_version"],
+            name == uri,
+            others,
+            bool(row.get(LOW_CONFIDENCE)),
+            correction,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As the page's script reads it."""
+        known = self.score is not None and math.isfinite(self.score)
+        return {
+            "id": self.id,
+            "uri": self.uri,
+            "caption": self.caption,
+            "score": round(self.score, 3) if known and self.score is not None else None,
+            "version": self.object_version,
+            "correctable": self.correctable,
+            "others": list(self.others),
+            "low": self.low_confidence,
+            "correction": self.correction,
+        }
+
+
+@dataclass(frozen=True)
+class ReviewPage:
+    """What a page shows.
+
+    Attributes:
+      name: of the run or output; corrections are kept in the browser under this name.
+      cards: the captions, in the order in which they are offered for review.
+      captions: number of captions of the run or output; more than the `cards` if they are too many.
+      failures: rows of the failures table, some or all.
+      failed: number of all failures.
+      summary: of a run, for the figures at the top.
+    """
+
+    name: str
+    cards: Sequence[Card]
+    captions: int
+    failures: Sequence[Mapping[str, str]] = ()
+    failed: int = 0
+    summary: Mapping[str, Any] | None = field(default=None)
+
+    def files(self, pictures: Mapping[str, bytes], folder: str) -> tuple[str, dict[str, bytes]]:
+        """The page's text, and the files beside it by name.
+
+        Args:
+          pictures: JPEGs by `Card.id`; captions without one are shown without.
+          folder: of the files beside the page, relative to it.
+        """
+        cards = [card.to_json() for card in self.cards]
+        shown = [card for card in cards if card["id"] in pictures]
+        sheets: dict[str, bytes] = {}
+        if sum(len(pictures[card["id"]]) for card in shown) <= _EMBEDDED_BYTES:
+            for card in shown:
+                card["picture"] = base64.b64encode(pictures[card["id"]]).decode()
+        else:
+            for number, chosen in enumerate(_groups(shown)):
+                sheets[f"{folder}/{number:05d}.css"] = _sheet(number, {c["id"]: pictures[c["id"]] for c in chosen})
+                for card in chosen:
+                    card["sheet"] = number
+        data = {
+            "name": self.name,
+            "cards": cards,
+            "captions": self.captions,
+            "failures": list(self.failures),
+            "failed": self.failed,
+            "summary": self.summary,
+            "sheets": folder,
+        }
+        return _document(data), sheets
+
+
+def _groups(cards: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, Any]]]:
+    for start in range(0, len(cards), _PICTURES_A_SHEET):
+        yield cards[start : start + _PICTURES_A_SHEET]
+
+
+def _sheet(number: int, pictures: Mapping[str, bytes]) -> bytes:
+    """A style sheet whose custom properties are pictures in base64; the page's script reads them."""
+    properties = "".join(f'--p{name}:"{base64.b64encode(jpeg).decode()}";\n' for name, jpeg in pictures.items())
+    return SHEET_HEADER + f"\n#sheet-{number}{{\n{properties}}}\n".encode()
+
+
+def _document(data: Mapping[str, Any]) -> str:
+    script, style = "\n".join(map(_file, _SCRIPTS)), _file("page.css")
     parts = {
-        "@POLICY@": f"default-src 'none'; img-src data:; script-src '{_checksum(script)}'; "
-        f"style-src '{_checksum(style)}'; base-uri 'none'; form-action 'none'",
+        "@POLICY@": f"default-src 'none'; img-src data: 'self' file:; script-src '{_checksum(script)}'; "
+        f"style-src '{_checksum(style)}' 'self' file:; base-uri 'none'; form-action 'none'",
+        "@GENERATOR@": GENERATOR,
         "@STYLE@": style,
         "@SCRIPT@": script,
-        "@DATA@": _escaped(json.dumps(shown, default=float, allow_nan=False)),
+        "@DATA@": _escaped(json.dumps(data, default=float, allow_nan=False)),
     }
     text = _file("page.html")
     for name, part in parts.items():
@@ -79,32 +168,8 @@ def page(run: Run, shards: int, summary: Summary, samples: int) -> str:
     return text
 
 
-def _card(row: dict[str, Any]) -> dict[str, Any]:
-    """A caption as the page's script reads it; one without a version cannot be corrected on the page."""
-    return {
-        "id": row["id"],
-        "uri": row["name"],
-        "caption": row["caption"],
-        "score": round(row["score"], 2) if math.isfinite(row["score"]) else None,
-        "version": row["object_version"],
-        "picture": base64.b64encode(row["jpeg"]).decode(),
-    }
-
-
-def _failures(run: Run, count: int) -> Iterator[dict[str, str]]:
-    """The first failures, in the order of the shards."""
-    left = min(count, _FAILURES)
-    folder = join(run.output, "failures", f"run={run.run_id}")
-    for stored in run.storage.list(folder) if left else ():
-        rows: Sequence[dict[str, str]] = open_part(stored.uri).read(columns=_FAILURE_COLUMNS)[:left].to_pylist()
-        yield from (row | {"uri": public_name(row["uri"])} for row in rows)
-        left -= len(rows)
-        if not left:
-            return
-
-
 def _file(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return resources.files("beam_job.output.review").joinpath(name).read_text(encoding="utf-8")
 
 
 def _checksum(content: str) -> str:

@@ -17,10 +17,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from beam_job.inputs.prompts import Prompt
 from beam_job.output.formats import PARQUET_FORMAT, damaged_part, open_part
 from beam_job.planning.plan import Shard
 from beam_job.planning.run import Run
@@ -47,15 +49,23 @@ FAILURE_SCHEMA = pa.schema(
 )
 
 
-def caption_schema(several: bool) -> pa.Schema:
-    """The columns of `captions/`; with `several` captions of an image, `captions` and `scores` too."""
-    lists = [("captions", pa.list_(pa.string())), ("scores", pa.list_(pa.float32()))] if several else []
+def caption_schema(prompts: Sequence[Prompt] = ()) -> pa.Schema:
+    """The columns of `captions/`: the same in every run, so that readers of one schema can read all of them.
+
+    Only a prompt with a name has columns of its own, for its caption and its score.
+    """
+    named: list[tuple[str, pa.DataType]] = []
+    for prompt in prompts:
+        named += zip(prompt.own_columns, (pa.string(), pa.float32()), strict=False)
     return pa.schema(
         [
             ("uri", pa.string()),
             ("caption", pa.string()),
             ("score", pa.float32()),
-            *lists,
+            (LOW_CONFIDENCE, pa.bool_()),
+            ("captions", pa.list_(pa.string())),
+            ("scores", pa.list_(pa.float32())),
+            *named,
             ("width", pa.int32()),
             ("height", pa.int32()),
             ("object_version", pa.string()),
@@ -66,25 +76,63 @@ def caption_schema(several: bool) -> pa.Schema:
 
 
 @dataclass(frozen=True)
-class ShardReport:
-    """The row counts and failures of a shard.
+class ShardCounts:
+    """The row counts of one or more shards; they add up.
 
     Attributes:
-      captions: rows of its captions file.
-      failures: rows of its failures file.
+      captions: rows of captions files.
+      failures: rows of failures files by "stage: error type".
       low_confidence: captions below --min_score.
       scores: captions by score, in steps of 0.1, each named by its lower end in tenths.
       words: captions by number of words.
+      work: what the attempt took that wrote the shard, by name: milliseconds of a stage, bytes, batches.
     """
+
+    captions: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    low_confidence: int = 0
+    scores: Counter[int] = field(default_factory=Counter)
+    words: Counter[int] = field(default_factory=Counter)
+    work: Counter[str] = field(default_factory=Counter)
+
+    def __add__(self, other: ShardCounts) -> ShardCounts:
+        return ShardCounts(
+            self.captions + other.captions,
+            self.failures + other.failures,
+            self.low_confidence + other.low_confidence,
+            self.scores + other.scores,
+            self.words + other.words,
+            self.work + other.work,
+        )
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What the footer of a shard's captions file says: its failures, and its row counts as in `ShardCounts`."""
 
     captions: int
     failures: tuple[Failure, ...]
     low_confidence: int = 0
     scores: Mapping[int, int] = field(default_factory=dict, compare=False)
     words: Mapping[int, int] = field(default_factory=dict, compare=False)
+    work: Mapping[str, int] = field(default_factory=dict, compare=False)
+
+    @property
+    def counts(self) -> ShardCounts:
+        """Without the failures themselves, which may be many."""
+        reasons = Counter(f"{failure.stage}: {failure.error_type}" for failure in self.failures)
+        counts = Counter(self.scores), Counter(self.words), Counter(self.work)
+        return ShardCounts(self.captions, reasons, self.low_confidence, *counts)
 
 
-def commit_shard(run: Run, number: int, captions: pa.Table, failures: Sequence[Failure], shard: Shard) -> ShardReport:
+def commit_shard(
+    run: Run,
+    number: int,
+    captions: pa.Table,
+    failures: Sequence[Failure],
+    shard: Shard,
+    work: Mapping[str, int] | None = None,
+) -> ShardReport:
     """Makes this attempt the shard's result, unless another was first.
 
     Args:
@@ -93,6 +141,7 @@ def commit_shard(run: Run, number: int, captions: pa.Table, failures: Sequence[F
       captions: as `caption_table` makes it.
       failures: of the shard's other images.
       shard: as planned.
+      work: see `ShardReport`.
 
     Returns:
       the report of the attempt that was first.
@@ -100,10 +149,10 @@ def commit_shard(run: Run, number: int, captions: pa.Table, failures: Sequence[F
     Raises:
       StorageError: the files cannot be written, or the other attempt's file is damaged.
     """
-    marked = pc.sum(captions[LOW_CONFIDENCE]).as_py() if LOW_CONFIDENCE in captions.column_names else 0
+    marked = pc.sum(captions[LOW_CONFIDENCE]).as_py()
     scores = _score_counts(captions["score"])
     words = Counter(len(caption.split()) for caption in captions["caption"].to_pylist())
-    report = ShardReport(captions.num_rows, tuple(failures), marked or 0, scores, words)
+    report = ShardReport(captions.num_rows, tuple(failures), marked or 0, scores, words, work or {})
     content = parquet_bytes(captions.replace_schema_metadata({_REPORT: _to_json(report), **PARQUET_FORMAT}))
     if not run.storage.create(run.captions(number), content):
         report = read_report(run, number)
@@ -141,29 +190,10 @@ def committed_shards(run: Run) -> list[int]:
     return sorted(int(match.group(1)) for match in map(_PART.fullmatch, names) if match)
 
 
-@dataclass(frozen=True)
-class ShardCounts:
-    """A shard's report with its failures counted by "stage: error type"."""
-
-    captions: int
-    failures: Counter[str]
-    low_confidence: int
-    scores: Counter[int]
-    words: Counter[int]
-
-
 def read_counts(run: Run, shards: Iterable[int]) -> Iterator[ShardCounts]:
     """The counts of these committed shards, in their order."""
-
-    def counts(shard: int) -> ShardCounts:
-        report = read_report(run, shard)
-        reasons = Counter(f"{failure.stage}: {failure.error_type}" for failure in report.failures)
-        return ShardCounts(
-            report.captions, reasons, report.low_confidence, Counter(report.scores), Counter(report.words)
-        )
-
     with ThreadPoolExecutor(_THREADS) as threads:
-        yield from threads.map(counts, shards)
+        yield from threads.map(lambda shard: read_report(run, shard).counts, shards)
 
 
 def caption_table(
@@ -172,34 +202,55 @@ def caption_table(
     several: bool,
     carried: pa.Table | None = None,
     min_score: float | None = None,
+    prompts: Sequence[Prompt] = (),
+    image_columns: Sequence[str] = (),
 ) -> pa.Table:
     """The rows of a captions file.
 
     Args:
       captioned: the images.
       model_version: the captioner's.
-      several: whether to write the columns `captions` and `scores`.
+      several: whether to fill the columns `captions` and `scores`, which are null otherwise.
       carried: columns of the user's list, a row for each of `captioned`; they come last.
-      min_score: where given, the column `low_confidence` says whether `score`, as stored, is lower.
+      min_score: where given, the column `low_confidence` says whether `score`, as stored, is lower; null without it and
+        where there is no score.
+      prompts: of the job, whose captions are each image's `by_prompt`.
+      image_columns: of the job, whose values are each image's own.
     """
-    columns = {
+    columns: dict[str, Sequence[Any]] = {
         "uri": [image.uri for image in captioned],
         "caption": [image.captions[0].text for image in captioned],
         "score": [image.captions[0].score for image in captioned],
-        "captions": [[caption.text for caption in image.captions] for image in captioned] if several else [],
-        "scores": [[caption.score for caption in image.captions] for image in captioned] if several else [],
+        LOW_CONFIDENCE: [None] * len(captioned),
+        "captions": [[caption.text for caption in image.captions] if several else None for image in captioned],
+        "scores": [[caption.score for caption in image.captions] if several else None for image in captioned],
         "width": [image.width for image in captioned],
         "height": [image.height for image in captioned],
         "object_version": [image.object_version for image in captioned],
         "model_version": [model_version] * len(captioned),
         "captioned_at": [image.captioned_at for image in captioned],
     }
-    schema = caption_schema(several)
+    for place, prompt in enumerate(prompts):
+        found = [image.by_prompt[place] for image in captioned]
+        values = [caption.text for caption in found], [caption.score for caption in found]
+        columns |= zip(prompt.own_columns, values, strict=False)
+    schema = caption_schema(prompts)
     table = pa.table([pa.array(columns[column.name], column.type) for column in schema], schema)
     if min_score is not None:
-        after_score = table.schema.get_field_index("score") + 1
-        table = table.add_column(after_score, LOW_CONFIDENCE, pc.less(table["score"], min_score))
+        table = mark_low_scores(table, min_score)
+    for name in image_columns:
+        kind = pa.int64() if name == "bytes" else pa.string()
+        table = table.append_column(name, pa.array([image.image_columns.get(name) for image in captioned], kind))
     return table if carried is None else _with_columns(table, carried)
+
+
+def mark_low_scores(captions: pa.Table, min_score: float) -> pa.Table:
+    """The same rows, whose `low_confidence` says whether `score` is lower; null where there is no score."""
+    place = captions.schema.get_field_index(LOW_CONFIDENCE)
+    marks = pc.less(captions["score"], min_score)
+    if place < 0:  # files of earlier versions
+        return captions.add_column(captions.schema.get_field_index("score") + 1, LOW_CONFIDENCE, marks)
+    return captions.set_column(place, LOW_CONFIDENCE, marks)
 
 
 def _with_columns(table: pa.Table, others: pa.Table) -> pa.Table:
@@ -217,6 +268,7 @@ def _to_json(report: ShardReport) -> bytes:
         "low_confidence": report.low_confidence,
         "scores": report.scores,
         "words": report.words,
+        "work": report.work,
     }
     return json.dumps(content).encode()
 
@@ -228,7 +280,7 @@ def _from_json(captions: int, content: bytes) -> ShardReport:
     failures = tuple(Failure(**row | {"failed_at": datetime.datetime.fromisoformat(row["failed_at"])}) for row in rows)
     # Reports of the first versions lack these.
     scores, words = ({int(step): count for step, count in report.get(name, {}).items()} for name in ("scores", "words"))
-    return ShardReport(captions, failures, report.get("low_confidence", 0), scores, words)
+    return ShardReport(captions, failures, report.get("low_confidence", 0), scores, words, report.get("work", {}))
 
 
 def _score_counts(scores: pa.ChunkedArray) -> Counter[int]:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from beam_job.config import JobConfig
-from beam_job.output.formats import FORMAT
 from beam_job.output.metrics import RanWith, RunMetrics
 from beam_job.output.sink import ShardCounts, read_counts
 from beam_job.output.stage_clock import WAITED_FOR
+from beam_job.planning.damage import FORMAT
 from beam_job.planning.prepare import PlannedRun
+from beam_job.records import RUN_ENDED
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,10 @@ class Summary:
       model: version of the model.
       ran_with: what its shards were captioned with; of a resumed run, those of its last attempt.
       options: the job's.
+      counts: what the captioner has counted in this attempt, by name, such as requests and tokens.
+      left: of the failures, those that the captioner has left for the next run (`model.EndRun`).
       page: the review page; None where it was not requested or could not be written.
-      format: `beam_job.output.formats.FORMAT` of the version that wrote it.
+      format: `beam_job.planning.damage.FORMAT` of the version that wrote it.
     """
 
     run_id: str
@@ -66,6 +68,8 @@ class Summary:
     model: str
     ran_with: Sequence[RanWith]
     options: Mapping[str, Any]
+    counts: Mapping[str, int] = field(default_factory=dict)
+    left: int = 0
     page: str | None = None
     format: int = FORMAT
 
@@ -78,8 +82,9 @@ class Summary:
 
     @property
     def failure_ratio(self) -> float:
-        """Failures divided by inputs."""
-        return self.failures / self.inputs if self.inputs else 0.0
+        """Failures divided by inputs; images that are left for the next run are neither."""
+        tried = self.inputs - self.left
+        return (self.failures - self.left) / tried if tried else 0.0
 
     def to_json(self) -> bytes:
         """The file's content."""
@@ -110,15 +115,10 @@ def summarize(
       RowCountError: captions and failures do not add up to the inputs.
       StorageError: a shard's file cannot be read or is damaged.
     """
-    run, plan = prepared.run, prepared.plan
-    counted = _sum(read_counts(run, range(plan.shards)))
-    seconds_by_stage = metrics.seconds_by_stage
-    waited = {stage: seconds_by_stage.get(f"model_{stage}", 0.0) for stage in WAITED_FOR}
-    captioning = seconds_by_stage.get("model_model", 0.0)  # simultaneous batches count once, unlike in "caption"
-    total = captioning + sum(waited.values())
+    counted = sum(read_counts(prepared.run, range(prepared.plan.shards)), ShardCounts())
     return Summary(
-        run_id=run.run_id,
-        inputs=plan.inputs,
+        run_id=prepared.run.run_id,
+        inputs=prepared.plan.inputs,
         skipped=prepared.skipped,
         captions=counted.captions,
         low_confidence=None if config.min_score is None else counted.low_confidence,
@@ -126,13 +126,6 @@ def summarize(
         failures_by_reason=dict(counted.failures),
         seconds=round(seconds, 3),
         images_per_second=_rate(prepared, metrics, seconds),
-        seconds_by_stage={
-            stage: round(spent, 3)
-            for stage, spent in sorted(seconds_by_stage.items())
-            if not stage.startswith("model_")
-        },
-        wait_seconds={stage: round(spent, 3) for stage, spent in waited.items()},
-        model_share=round(captioning / total, 3) if total else None,
         bytes_fetched=metrics.bytes_fetched,
         batch_fill=None if metrics.batch_fill is None else round(metrics.batch_fill, 3),
         scores={f"{step / 10:.1f}": count for step, count in sorted(counted.scores.items())},
@@ -140,23 +133,26 @@ def summarize(
         model=model_version,
         ran_with=metrics.ran_with,
         options=config.options,
+        counts=dict(metrics.counts),
+        left=counted.failures[f"caption: {RUN_ENDED}"],
+        **_times(metrics.seconds_by_stage),
     )
+
+
+def _times(seconds_by_stage: Mapping[str, float]) -> dict[str, Any]:
+    """The summary's fields about time: by stage, what the model waited for, and its share."""
+    waited = {stage: seconds_by_stage.get(f"model_{stage}", 0.0) for stage in WAITED_FOR}
+    captioning = seconds_by_stage.get("model_model", 0.0)  # simultaneous batches count once, unlike in "caption"
+    total = captioning + sum(waited.values())
+    work = {stage: spent for stage, spent in sorted(seconds_by_stage.items()) if not stage.startswith("model_")}
+    return {
+        "seconds_by_stage": {stage: round(spent, 3) for stage, spent in work.items()},
+        "wait_seconds": {stage: round(spent, 3) for stage, spent in waited.items()},
+        "model_share": round(captioning / total, 3) if total else None,
+    }
 
 
 def _rate(prepared: PlannedRun, metrics: RunMetrics, seconds: float) -> float | None:
     """Images a second of this attempt: of a resumed run, earlier attempts did the others."""
     images = metrics.images if prepared.resumed else prepared.plan.inputs
     return round(images / seconds, 2) if images and seconds > 0 else None
-
-
-def _sum(shards: Iterable[ShardCounts]) -> ShardCounts:
-    total = ShardCounts(0, Counter(), 0, Counter(), Counter())
-    for shard in shards:
-        total = ShardCounts(
-            total.captions + shard.captions,
-            total.failures + shard.failures,
-            total.low_confidence + shard.low_confidence,
-            total.scores + shard.scores,
-            total.words + shard.words,
-        )
-    return total

@@ -11,7 +11,6 @@ import hashlib
 import heapq
 import io
 import math
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from PIL import Image
 
 from beam_job.output.formats import PARQUET_FORMAT, open_part
 from beam_job.planning.run import Run
@@ -27,10 +27,10 @@ from beam_job.storage import StorageError, join, public_name
 from beam_job.storage.parquet import parquet_bytes
 from model.preprocessing import LoadedImage
 
-LOWEST = 50  # of a run's captions, shown with their pictures
-_SIDE = 160  # pixels of the longer side
+_SIDE = 256  # pixels of the longer side
 _LOWEST_OF_SHARD = 4
 SHARDS_WITH_LOWEST = 2_000  # later shards keep sampled thumbnails only, since every file is read again for the page
+_MAX_HELD = 3 * 512 * 512  # bytes of an image's pixels
 _QUALITY = 70
 _THREADS = 16
 
@@ -75,10 +75,11 @@ NO_THUMBNAILS = ThumbnailSampler(0.0)
 
 def sample_key(uri: str) -> float:
     """A hash of the URI in [0, 1), the same in every run: images are sampled in its order."""
-    return (int(_id(uri), 16) >> 11) / 2**53
+    return (int(image_id(uri), 16) >> 11) / 2**53
 
 
-def _id(uri: str) -> str:
+def image_id(uri: str) -> str:
+    """A name of the image that tells nothing of its URI: 16 hexadecimal digits."""
     return hashlib.sha256(uri.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
@@ -99,9 +100,10 @@ class ShardThumbnails:
     def offer(self, image: DecodedImage, row: CaptionedImage) -> None:
         """Keeps the image's pixels if it is sampled, or if its score is among the shard's lowest so far."""
         if sample_key(row.uri) < self._share:
-            self._sampled[row.uri] = image.pixels
-        if self._lowest:
-            entry = (-row.captions[0].score, row.uri, image.pixels)
+            self._sampled[row.uri] = _small(image.pixels)
+        score = row.captions[0].score
+        if self._lowest and score is not None:
+            entry = (-score, row.uri, _small(image.pixels))
             if len(self._low) < self._lowest:
                 heapq.heappush(self._low, entry)
             elif entry[:2] > self._low[0][:2]:
@@ -118,10 +120,19 @@ class ShardThumbnails:
                 )
 
 
+def _small(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Pixels to be held until the shard is written: a large picture's only as large as a thumbnail needs."""
+    if pixels.size <= _MAX_HELD:
+        return pixels
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((2 * _SIDE, 2 * _SIDE))
+    return np.asarray(picture)
+
+
 def _entry(row: CaptionedImage, pixels: npt.NDArray[np.uint8]) -> dict[str, Any]:
     name = public_name(row.uri)
     return {
-        "id": _id(row.uri),
+        "id": image_id(row.uri),
         "name": name,
         "caption": row.captions[0].text,
         "score": row.captions[0].score,
@@ -131,7 +142,7 @@ def _entry(row: CaptionedImage, pixels: npt.NDArray[np.uint8]) -> dict[str, Any]
     }
 
 
-def read_thumbnails(run: Run) -> Iterator[pa.Table]:
+def read_thumbnails(run: Run) -> pa.Table:
     """All thumbnails of a run; files that cannot be read are left out."""
 
     def read(uri: str) -> pa.Table:
@@ -142,7 +153,7 @@ def read_thumbnails(run: Run) -> Iterator[pa.Table]:
 
     files = [stored.uri for stored in run.storage.list(join(run.folder, "thumbnails"))]
     with ThreadPoolExecutor(_THREADS) as threads:
-        yield from threads.map(read, files)
+        return pa.concat_tables([SCHEMA.empty_table(), *threads.map(read, files)])
 
 
 def _file(run: Run, shard: int) -> str:

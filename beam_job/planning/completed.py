@@ -13,10 +13,11 @@ import pyarrow.compute as pc
 
 from beam_job.inputs.tars import container_of
 from beam_job.planning.damage import is_damaged, naming_damage, warn
-from beam_job.planning.keys import KEY_BYTES, Keys, KeySet, uri_keys, version_keys
+from beam_job.planning.keys import KEY_BYTES, URI_BYTES, Keys, KeySet, uri_keys, version_keys
 from beam_job.planning.run import Run, RunManifest
 from beam_job.storage import CONTENT, Allowed, StorageError, scheme_of, storage_for
 from beam_job.storage.parquet import read_parquet
+from beam_job.storage.version_columns import content_versions, listed_versions
 
 Limits = Mapping[str, int | None]
 
@@ -39,13 +40,41 @@ class CompletedPart:
 
     Attributes:
       uri: of the file.
+      is_failures: whether it is a failures file.
       only_final: of a failures file: only final failures count, the others are tried again.
       strict: limits by name that are still as strict as they were; failures that they caused are final.
     """
 
     uri: str
+    is_failures: bool = False
     only_final: bool = False
     strict: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What earlier runs have completed.
+
+    Attributes:
+      captioned: keys of captioned images in their versions (`keys.version_keys`).
+      failed: likewise of failures that another run would only repeat.
+      retried: keys of URIs whose failures are tried again.
+    """
+
+    captioned: KeySet
+    failed: KeySet
+    retried: KeySet
+
+    def __len__(self) -> int:
+        return len(self.captioned) + len(self.failed)
+
+    def contains(self, keys: Keys) -> npt.NDArray[np.bool_]:
+        """bool[rows]: which of these are completed; keys of URIs or of URIs in their versions."""
+        return self.captioned.contains(keys) | self.failed.contains(keys)
+
+    def have_failed(self, uris: Keys) -> npt.NDArray[np.bool_]:
+        """bool[rows]: which of these completed URIs have no caption."""
+        return ~self.captioned.contains(uris)
 
 
 def completed_parts(runs: Mapping[Run, RunManifest], retry: str, limits: Limits) -> list[CompletedPart]:
@@ -62,12 +91,12 @@ def completed_parts(runs: Mapping[Run, RunManifest], retry: str, limits: Limits)
         if retry != "all":
             strict = frozenset(name for name in limits if _is_as_strict(name, manifest.limits, limits))
             only_final = retry == "transient"
-            parts += [CompletedPart(uri, only_final, strict) for uri in _files(run.failures_folder)]
+            parts += [CompletedPart(uri, True, only_final, strict) for uri in _files(run.failures_folder)]
     return parts
 
 
-def read_completed(parts: Sequence[CompletedPart], on_damaged: Callable[[StorageError], None] = warn) -> KeySet:
-    """The keys of all completed images in their versions (`keys.version_keys`).
+def read_completed(parts: Sequence[CompletedPart], on_damaged: Callable[[StorageError], None] = warn) -> Completed:
+    """Reads what is completed.
 
     Args:
       parts: as `completed_parts` gives them.
@@ -77,7 +106,7 @@ def read_completed(parts: Sequence[CompletedPart], on_damaged: Callable[[Storage
       StorageError: a file cannot be read.
     """
 
-    def read(part: CompletedPart) -> Keys | StorageError:
+    def read(part: CompletedPart) -> tuple[Keys, Keys] | StorageError:
         try:
             return read_completed_part(part)
         except StorageError as error:
@@ -85,19 +114,21 @@ def read_completed(parts: Sequence[CompletedPart], on_damaged: Callable[[Storage
                 raise
             return error
 
-    keys = KeySet(KEY_BYTES)
+    completed = Completed(KeySet(KEY_BYTES), KeySet(KEY_BYTES), KeySet(URI_BYTES))
     with ThreadPoolExecutor(_THREADS) as threads:
         for start in range(0, len(parts), _PARTS_AT_ONCE):
-            for found in threads.map(read, parts[start : start + _PARTS_AT_ONCE]):
+            some = parts[start : start + _PARTS_AT_ONCE]
+            for part, found in zip(some, threads.map(read, some), strict=True):
                 if isinstance(found, StorageError):
                     on_damaged(found)
-                else:
-                    keys.add(found)
-    return keys
+                    continue
+                (completed.failed if part.is_failures else completed.captioned).add(found[0])
+                completed.retried.add(found[1])
+    return completed
 
 
-def read_completed_part(part: CompletedPart) -> Keys:
-    """S16[rows]: the keys of the file's completed images in their versions.
+def read_completed_part(part: CompletedPart) -> tuple[Keys, Keys]:
+    """S16[keys]: the keys of the file's completed images in their versions; S10[keys] of the URIs to be tried again.
 
     Raises:
       StorageError: it cannot be read or is damaged.
@@ -110,17 +141,28 @@ def read_completed_part(part: CompletedPart) -> Keys:
     )
     with naming_damage(part.uri, remedy):
         table = read_parquet(part.uri).read(columns=columns)
-        if part.only_final:
-            table = table.filter(_is_final(table, part.strict))
-        return version_keys(uri_keys(table["uri"]), table["object_version"])
+        if not part.only_final:
+            return _keys_of(table), uri_keys(table["uri"][:0])
+        is_final = _is_final(table, part.strict)
+        return _keys_of(table.filter(is_final)), uri_keys(table["uri"].filter(pc.invert(is_final)))
 
 
-def exclude_completed(listing: pa.Table, completed: KeySet, allowed: Allowed, uris: Keys | None = None) -> pa.Table:
+def _keys_of(table: pa.Table) -> Keys:
+    """Of an image that was read the keys of its listed version and of its content."""
+    uris, versions = uri_keys(table["uri"]), table["object_version"].cast(pa.string())
+    listed, content = listed_versions(versions), content_versions(versions)
+    is_read = pc.fill_null(pc.not_equal(listed, content), False).to_numpy()
+    return np.concatenate([version_keys(uris, listed), version_keys(uris[is_read], content.filter(pa.array(is_read)))])
+
+
+def exclude_completed(
+    listing: pa.Table, completed: Completed | KeySet, allowed: Allowed, uris: Keys | None = None
+) -> pa.Table:
     """The rows of `listing` that are not in `completed`, in their order.
 
     A local path or gs:// URI that the listing gives no version for, and that has been completed in some version, is
     looked up first, with one request each, if `allowed` lets it be read. Other URIs without a version count as
-    unchanged.
+    unchanged. A local file whose size or time has changed is read: it may hold what it held before.
 
     Args:
       listing: rows with `LISTING_FIELDS`.
@@ -138,7 +180,33 @@ def exclude_completed(listing: pa.Table, completed: KeySet, allowed: Allowed, ur
     if looked_up.any():
         listing = _with_present_versions(listing, looked_up, allowed)
     unchanged = completed.contains(version_keys(uris, listing["object_version"]))
-    return listing.filter(pa.array(~(unchanged | (known & ~looked_up))))
+    unchanged |= known & ~looked_up
+    changed = ~unchanged
+    changed[changed] = completed.contains(uris[changed])
+    unchanged[changed] = _hold_the_same(listing.filter(pa.array(changed)), uris[changed], completed, allowed)
+    return listing.filter(pa.array(~unchanged))
+
+
+def _hold_the_same(
+    listing: pa.Table, keys: Keys, completed: Completed | KeySet, allowed: Allowed
+) -> npt.NDArray[np.bool_]:
+    """bool[rows]: which of these files have content that was completed, by a hash of it."""
+    asked = listing.select(["uri", "is_trusted"]).to_pylist()
+    with ThreadPoolExecutor(_THREADS) as threads:
+        found = threads.map(lambda row: _read_version(row["uri"], allowed.of(row["is_trusted"])), asked)
+        versions = pa.array(list(found), pa.string())
+    is_read = versions.is_valid().to_numpy(zero_copy_only=False)
+    return is_read & completed.contains(version_keys(keys, content_versions(versions)))
+
+
+def _read_version(uri: str, allowed: Allowed) -> str | None:
+    """The version of a local file with its content's hash; None for others, and where it cannot be read."""
+    if scheme_of(uri) != "file" or container_of(uri) != uri:
+        return None
+    try:
+        return storage_for(uri, allowed).read(uri)[1]
+    except StorageError:
+        return None
 
 
 def _files(folder: str) -> list[str]:
@@ -183,8 +251,9 @@ def _with_present_versions(listing: pa.Table, rows: npt.NDArray[np.bool_], allow
     """Fills in the versions of these rows."""
     mask = pa.array(rows)
     with ThreadPoolExecutor(_THREADS) as threads:
-        asked = listing["uri"].filter(mask).to_pylist()
-        found = pa.array(list(threads.map(lambda uri: _present_version(uri, allowed), asked)), pa.string())
+        asked = listing.select(["uri", "is_trusted"]).filter(mask).to_pylist()
+        versions_of = threads.map(lambda row: _present_version(row["uri"], allowed.of(row["is_trusted"])), asked)
+        found = pa.array(list(versions_of), pa.string())
     versions = pc.replace_with_mask(listing["object_version"].combine_chunks(), mask, found)
     return listing.set_column(listing.schema.get_field_index("object_version"), "object_version", versions)
 

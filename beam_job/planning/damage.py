@@ -1,4 +1,8 @@
-"""Stored files of the job that cannot be used: one line that names the file and says what to do."""
+"""Stored files of an output that cannot be used, damaged or of a newer format: one line that says what to do.
+
+Every file carries a format number. A reader ignores fields and columns that it does not know; the number grows only
+when an older reader would misread the rest.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,35 @@ import pyarrow as pa
 from beam_job.storage import StorageError
 
 _LOGGER = logging.getLogger(__name__)
+FORMAT = 1
 DAMAGED = "DamagedFile"  # StorageError.cause of a file that was read and is not what the job wrote
 _MISSING = ("FileNotFoundError", "NotFound")
 # What Arrow raises for a truncated file, a wrong checksum, a column that is missing or of another type.
 _UNREADABLE = (pa.ArrowException, OSError, KeyError, ValueError, TypeError, RecursionError)
+
+
+class NewerFormatError(StorageError):
+    """A file was written by a newer version, whose format this one does not know."""
+
+
+def check_format(name: str, found: object) -> None:
+    """Checks the format number of the file `name`; files of the first versions have none (None).
+
+    Raises:
+      NewerFormatError: the format is newer than this version's.
+      ValueError: `found` is not a number.
+    """
+    number = FORMAT if found is None else int(str(found))
+    if number > FORMAT:
+        raise NewerFormatError(
+            f"{name} was written by a newer version of caption-images (format {number}; this version reads up to "
+            f"{FORMAT}); upgrade caption-images"
+        )
+
+
+def is_unusable(error: StorageError) -> bool:
+    """Whether a file was read but is damaged or of a newer version, rather than out of reach for now."""
+    return isinstance(error, NewerFormatError) or is_damaged(error)
 
 
 def is_damaged(error: StorageError) -> bool:

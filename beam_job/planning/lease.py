@@ -14,16 +14,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import re
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from beam_job.planning.damage import is_missing
+from beam_job.planning.lease_record import LeaseRecord as LeaseRecord
 from beam_job.planning.process_identity import ProcessIdentity
 from beam_job.storage import Storage, StorageError, join, storage_for
 
@@ -31,7 +30,6 @@ _LOGGER = logging.getLogger(__name__)
 HEARTBEAT_S = 10.0
 STALE_AFTER_S = 60.0
 _POLL_S = 2.0
-_LATEST = 253_402_300_800.0  # the end of the year 9999, in seconds since the epoch
 _JOIN_S = 5.0  # for a heartbeat under way when the run ends
 _NAME = re.compile(r"/(\d{6,})\.json$")
 
@@ -42,51 +40,6 @@ class LeaseError(RuntimeError):
 
 class LeaseLostError(LeaseError):
     """Another run has taken over the output while this process was stopped or cut off; the message names it."""
-
-
-@dataclass(frozen=True)
-class LeaseRecord:
-    """The content of a lease file.
-
-    Attributes:
-      token: unique to this holder.
-      process: the holder.
-      since: seconds since the epoch when it took the lease, by its own clock; for people only.
-      beats: heartbeats so far.
-      released: whether the holder has given the lease back.
-    """
-
-    token: str
-    process: ProcessIdentity
-    since: float
-    beats: int = 0
-    released: bool = False
-
-    @classmethod
-    def from_json(cls, content: bytes) -> LeaseRecord:
-        """What `to_json` wrote; fields that this version does not know are ignored.
-
-        Raises:
-          ValueError, TypeError, KeyError: it is damaged.
-        """
-        fields = json.loads(content)
-        known = [field.name for field in dataclasses.fields(ProcessIdentity)]
-        process = ProcessIdentity(**{name: fields[name] for name in known if name in fields})
-        if not (isinstance(process.host, str) and isinstance(process.pid, int) and isinstance(fields["token"], str)):
-            raise ValueError("host, pid or token is missing")
-        since, released = float(fields["since"]), fields.get("released", False)
-        if not (0 <= since < _LATEST and isinstance(released, bool)):  # false for NaN, too
-            raise ValueError(f"since is {since} and released is {released!r}")
-        beats = fields.get("beats", fields.get("heartbeat", 0))  # earlier versions wrote the time of the last one
-        return cls(fields["token"], process, since, beats, released)
-
-    def to_json(self) -> bytes:
-        """The file's content."""
-        fields = dataclasses.asdict(self)
-        return json.dumps(fields.pop("process") | fields).encode()
-
-    def __str__(self) -> str:
-        return f"{self.process}, since {time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime(self.since))}"
 
 
 class Lease:
@@ -298,6 +251,20 @@ class Lease:
 
     def _uri(self, number: int) -> str:
         return join(self._folder, f"{number:06d}.json")
+
+
+def current_holder(output: str) -> LeaseRecord | None:
+    """Who writes into the output now, as far as can be told without waiting; None for nobody.
+
+    A holder on another machine counts until it releases the lease, or another takes it over.
+
+    Raises:
+      StorageError: the lease cannot be read.
+      LeaseError: it is damaged.
+    """
+    held = Lease(output)
+    record = held._read(held._highest()) if held._highest() else None
+    return None if record is None or record.released or record.process.is_alive() is False else record
 
 
 def _refusal(record: LeaseRecord, uri: str) -> LeaseError:

@@ -6,11 +6,12 @@ import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_job.inputs.lists import LISTING_FIELDS
+from beam_job.inputs.rows import LISTING_FIELDS
 from beam_job.planning.damage import DAMAGED, is_missing, naming_damage
 from beam_job.planning.run import Run
 from beam_job.records import ImageInput
@@ -54,6 +55,11 @@ class Shard:
     def place(self) -> Mapping[str, int]:
         """Position of each URI in `images`."""
         return {image.uri: place for place, image in enumerate(self.images)}
+
+    def columns_of(self, uri: str) -> Mapping[str, Any]:
+        """The carried columns of an image."""
+        [row] = self.carried.slice(self.place[uri], 1).to_pylist() if self.carried.num_columns else [{}]
+        return row
 
     def carried_by(self, uris: Iterable[str]) -> pa.Table:
         """The rows of `carried` that belong to these images."""
@@ -120,6 +126,14 @@ def check_plan(run: Run, plan: Plan) -> None:
         raise StorageError(f"{run.plan_folder} has {inputs:,} images instead of {plan.inputs:,}; {_REPLANNED}", DAMAGED)
 
 
+def shard_of(table: pa.Table) -> Shard:
+    """A shard of these rows of a plan."""
+    own = [name for name in _OWN_COLUMNS if name in table.column_names]  # an older version's plan has fewer
+    columns = (table[name].to_pylist() for name in own)  # in the order of ImageInput's fields
+    images = [ImageInput(*values) for values in zip(*columns, strict=True)]
+    return Shard(images, table.drop_columns(own))
+
+
 class PlanReader:
     """Shards of a stored plan, read one by one."""
 
@@ -136,10 +150,7 @@ class PlanReader:
         part, row_group = divmod(number, _SHARDS_PER_PART)
         parquet = self._part(part)
         with naming_damage(self._run.plan_part(part), _REMEDY):
-            table = parquet.read_row_group(row_group)
-            columns = (table[name].to_pylist() for name in _OWN_COLUMNS)  # in the order of ImageInput's fields
-            images = [ImageInput(*values) for values in zip(*columns, strict=True)]
-            return Shard(images, table.drop_columns(_OWN_COLUMNS))
+            return shard_of(parquet.read_row_group(row_group))
 
     def close(self) -> None:
         """Drops the parts held in memory."""

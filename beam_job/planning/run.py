@@ -11,12 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from beam_job.planning.damage import is_damaged, naming_damage, warn
+from beam_job.planning.damage import FORMAT, check_format, is_damaged, naming_damage, warn
 from beam_job.storage import Storage, StorageError, join, storage_for
 from model import Decoding
 
-# Of run.json. A field that an older version may ignore does not raise it; one that changes what others mean does.
-FORMAT = 1
 _DEFAULT_DECODING = dataclasses.asdict(Decoding())
 _THREADS = 16
 
@@ -98,11 +96,21 @@ class Run:
         return self._part(self.failures_folder, shard)
 
     def _table(self, name: str) -> str:
-        return join(self.output, name, f"run={self.run_id}")
+        return join(table_folder(self.output, name), f"run={self.run_id}")
 
     @staticmethod
     def _part(folder: str, number: int) -> str:
         return join(folder, f"part-{number:05d}.parquet")
+
+
+def table_folder(output: str, name: str) -> str:
+    """The folder of a table of all runs: "captions" or "failures"."""
+    return join(output, name)
+
+
+def run_id_of(part: str) -> str:
+    """The name of the run that wrote this file of a table."""
+    return part.split("/")[-2].removeprefix("run=")
 
 
 @dataclass(frozen=True)
@@ -118,6 +126,7 @@ class RunManifest:
       skipped: images that were listed but already completed.
       limits: limits in force, by name; an image that failed for one is tried again only where it is less strict. Empty
         in runs of earlier versions, which did not record them.
+      prompts: their texts by name, in the order of the captions; empty without prompts.
       format: of the file; 0 in runs of earlier versions.
     """
 
@@ -128,6 +137,7 @@ class RunManifest:
     shards: int
     skipped: int
     limits: Mapping[str, int | None] = field(default_factory=dict)
+    prompts: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
     def captions_like(self, wanted: RunManifest) -> bool:
@@ -135,7 +145,8 @@ class RunManifest:
 
         Only the options in `wanted` count, and one that this manifest lacks had its default value.
         """
-        return self.model == wanted.model and all(
+        same_prompts = list(self.prompts.items()) == list(wanted.prompts.items())
+        return (self.model == wanted.model and same_prompts) and all(
             self.decoding.get(name, _DEFAULT_DECODING.get(name)) == value for name, value in wanted.decoding.items()
         )
 
@@ -144,7 +155,7 @@ class RunManifest:
         return (json.dumps(dataclasses.asdict(self), indent=2) + "\n").encode()
 
     @classmethod
-    def from_json(cls, content: bytes) -> RunManifest:
+    def from_json(cls, content: bytes, name: str = "run.json") -> RunManifest:
         """What `to_json` wrote; fields that this version does not know are ignored.
 
         Raises:
@@ -154,31 +165,19 @@ class RunManifest:
         fields = json.loads(content)
         if not isinstance(fields, dict):
             raise ValueError(f"not a JSON object but {fields!r:.40}")
-        version = fields.setdefault("format", 0)
-        if isinstance(version, int) and version > FORMAT:
-            raise NewerFormatError(version)
+        check_format(name, fields.setdefault("format", 0))
         types = {
             **dict.fromkeys(("inputs", "shards", "skipped", "format"), int),
-            **dict.fromkeys(("decoding", "request", "limits"), dict),
+            **dict.fromkeys(("decoding", "request", "limits", "prompts"), dict),
             "model": str,
         }
         fields = {name: fields[name] for name in types if name in fields} | {"skipped": fields.get("skipped", 0)}
         for name, type_ in types.items():
-            if name not in fields and name != "limits":
+            if name not in fields and name not in ("limits", "prompts"):
                 raise ValueError(f"{name} is missing")
             if name in fields and not isinstance(fields[name], type_):
                 raise ValueError(f"{name} is {fields[name]!r:.40}")
         return cls(**fields)
-
-
-class NewerFormatError(Exception):
-    """A file was written by a newer version of this program."""
-
-    def __init__(self, version: int) -> None:
-        super().__init__(
-            f"written by a newer version of caption-images (format {version}, this version reads up to {FORMAT}); "
-            "upgrade caption-images"
-        )
 
 
 def read_runs(output: str, on_damaged: Callable[[StorageError], None] = warn) -> dict[Run, RunManifest]:
@@ -227,8 +226,5 @@ def read_manifest(run: Run) -> RunManifest:
         "its run is left out, and the images that it completed are captioned again; restore the file, or remove the "
         f"folder {run.folder} to end this message"
     )
-    try:
-        with naming_damage(run.manifest, remedy):
-            return RunManifest.from_json(content)
-    except NewerFormatError as error:
-        raise StorageError(f"{run.manifest} was {error}") from error
+    with naming_damage(run.manifest, remedy):
+        return RunManifest.from_json(content, run.manifest)

@@ -17,9 +17,11 @@ from beam_job.results.corrections import (
     corrections_folder,
     current_corrections,
     parse_corrections,
+    stored_corrections,
 )
 from beam_job.results.latest_rows import captioned_versions
 from beam_job.storage import join, public_name, storage_for
+from beam_job.storage.versions import is_same_version
 from beam_job.text import counted, printable_lines
 
 _DESCRIPTION = """\
@@ -68,14 +70,14 @@ def add_corrections(output: str, file: str) -> Added:
       StorageError: something cannot be read or written.
     """
     content, _ = storage_for(file).read(file)
-    corrections, wrong = parse_corrections(content)
+    corrections, wrong = parse_corrections(content, file)
     versions, left_out = captioned_versions(output, {correction.uri for correction in corrections.values()})
     wrong |= _unknown_images(corrections, versions, output)
     if wrong:
         raise CorrectionsError(_format_errors(file, wrong, left_out))
     if not corrections:
         raise CorrectionsError(f"{file} holds no correction")
-    outdated = sum(versions[correction.uri][-1] != correction.key[1] for correction in corrections.values())
+    outdated = sum(not is_same_version(versions[one.uri][-1], one.key[1]) for one in corrections.values())
     return Added(len(corrections), outdated, _store(output, list(corrections.values())))
 
 
@@ -88,7 +90,7 @@ def _unknown_images(
         name = repr(public_name(correction.uri))
         if correction.uri not in versions:
             wrong[number] = f"no run has captioned uri {name} into {output}; is it the right --output?"
-        elif correction.key[1] not in versions[correction.uri]:
+        elif not any(is_same_version(version, correction.key[1]) for version in versions[correction.uri]):
             newest = versions[correction.uri][-1]
             wrong[number] = (
                 f"object_version {correction.object_version!r} of {name} was never captioned; the newest is {newest!r}"
@@ -110,7 +112,7 @@ def _store(output: str, corrections: Sequence[Correction]) -> bool:
     newest = {correction.key: correction for correction in corrections}
     if all(current.get(key) == correction for key, correction in newest.items()):
         return False
-    content = "".join(f"{correction.to_json()}\n" for correction in corrections).encode("utf-8")
+    content = stored_corrections(corrections)
     name = f"{_next_time(output)}-{hashlib.sha256(content).hexdigest()[:16]}.jsonl"
     storage_for(output).create(join(corrections_folder(output), name), content)
     return True

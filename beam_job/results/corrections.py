@@ -11,8 +11,10 @@ A corrections file is JSON lines in UTF-8: one object a line; blank lines are ig
 - Either `caption`, one line of text of at most 2,000 characters without control characters, which replaces the model's;
   or `bad`: true for an image that is not to be used, false to withdraw an earlier correction.
 - Other members are refused. Of two lines for the same uri and object_version the later one counts.
+- The first line may be `{"format": 1}`, as in the files that an output keeps.
 
-A correction applies to one version of an image: when the file or object has changed, the model's caption is used again.
+A correction applies to one version of an image: when the content has changed, the model's caption is used again. The
+time of a local file does not count.
 """
 
 from __future__ import annotations
@@ -20,13 +22,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from beam_job.planning.damage import FORMAT, check_format
+from beam_job.results.latest_rows import LatestRows, read_rows
 from beam_job.storage import StorageError, join, public_name, storage_for
+from beam_job.storage.version_columns import content_versions, listed_versions
+from beam_job.storage.versions import content_version, listed_version_of
 
 EDITED, BAD = "edited", "bad"
 _MEMBERS = ("uri", "object_version", "caption", "bad")
@@ -101,18 +107,40 @@ def parse_correction(line: bytes) -> Correction:
     return Correction(**{name: value for name, value in members.items() if value is not None or name in _MEMBERS[:2]})
 
 
-def parse_corrections(content: bytes) -> tuple[dict[int, Correction], dict[int, str]]:
-    """The corrections of a file, and the errors of its other lines, by line numbers from 1."""
+def parse_corrections(content: bytes, name: str) -> tuple[dict[int, Correction], dict[int, str]]:
+    """The corrections of the file `name`, and the errors of its other lines, by line numbers from 1.
+
+    Raises:
+      NewerFormatError: a newer version wrote it.
+    """
     good: dict[int, Correction] = {}
     wrong: dict[int, str] = {}
     for number, line in enumerate(content.split(b"\n"), 1):
-        if not line.strip():
+        if not line.strip() or (number == 1 and _is_format(line, name)):
             continue
         try:
             good[number] = parse_correction(line)
         except CorrectionError as error:
             wrong[number] = str(error)
     return good, wrong
+
+
+def stored_corrections(corrections: Sequence[Correction]) -> bytes:
+    """The content of a file that an output keeps."""
+    lines = [json.dumps({"format": FORMAT}), *(correction.to_json() for correction in corrections)]
+    return "".join(f"{line}\n" for line in lines).encode("utf-8")
+
+
+def _is_format(line: bytes, name: str) -> bool:
+    """Whether a line says the format of its file. Raises NewerFormatError."""
+    try:
+        members = json.loads(line.decode("utf-8-sig"))
+        if not isinstance(members, dict) or "format" not in members or "uri" in members:
+            return False
+        check_format(name, members["format"])
+    except (ValueError, RecursionError):  # reported as a wrong line
+        return False
+    return True
 
 
 def corrections_folder(output: str) -> str:
@@ -136,21 +164,45 @@ def current_corrections(output: str) -> dict[tuple[str, str], Correction]:
     newest: dict[tuple[str, str], Correction] = {}
     for uri in corrections_files(output):
         content, _ = storage.read(uri)
-        good, wrong = parse_corrections(content)
+        good, wrong = parse_corrections(content, uri)
         for number, reason in wrong.items():
             raise StorageError(
                 f"{uri}, line {number}: {reason}; correct the line, or remove the file to drop its corrections"
             )
         if not good:
             raise StorageError(f"{uri} is damaged (it is empty); restore it, or remove it to drop its corrections")
-        newest.update((correction.key, correction) for correction in good.values())
+        for correction in good.values():
+            newest.pop(correction.key, None)  # the order is that of the corrections
+            newest[correction.key] = correction
     return newest
+
+
+def correction_keys(uri: str, version: str) -> tuple[tuple[str, str], ...]:
+    """What identifies an image's content for corrections, the surest first."""
+    return tuple(dict.fromkeys([(uri, content_version(version)), (uri, listed_version_of(version))]))
 
 
 def read_corrections(output: str) -> pa.Table:
     """The corrections that apply now: (key, caption, bad), each key once. Raises StorageError."""
-    newest = current_corrections(output).values()
-    return _table([correction for correction in newest if correction.bad or correction.caption is not None])
+    applied = {key: one for one in current_corrections(output).values() for key in correction_keys(*one.key)}
+    return _table({key: one for key, one in applied.items() if one.bad or one.caption is not None})
+
+
+def outdated_corrections(output: str, latest: LatestRows) -> list[str]:
+    """The URIs with a correction in force that does not apply, since the present caption is of other content.
+
+    Raises:
+      StorageError: the corrections or a file of captions cannot be read.
+    """
+    uris = {one.uri for one in current_corrections(output).values() if one.bad or one.caption is not None}
+    if not uris:
+        return []
+    corrections = read_corrections(output)
+    applied: set[str] = set()
+    for part in pc.unique(latest.captions["part"]).to_pylist():
+        rows = corrected(read_rows(latest.caption_parts, latest.captions, part), corrections)
+        applied.update(rows["uri"].filter(rows["correction"].is_valid()).to_pylist())
+    return sorted(uris - applied)
 
 
 def corrected(rows: pa.Table, corrections: pa.Table) -> pa.Table:
@@ -160,8 +212,15 @@ def corrected(rows: pa.Table, corrections: pa.Table) -> pa.Table:
     keeps the model's caption.
     """
     version = pc.fill_null(rows["object_version"].cast(pa.string()), "")
-    keys = pc.binary_join_element_wise(rows["uri"].cast(pa.string()), version, "\0")
-    positions = pc.index_in(keys, value_set=corrections["key"].combine_chunks()).combine_chunks()
+    positions = pc.coalesce(
+        *(
+            pc.index_in(
+                pc.binary_join_element_wise(rows["uri"].cast(pa.string()), known, "\0"),
+                value_set=corrections["key"].combine_chunks(),
+            )
+            for known in (content_versions(version), listed_versions(version))
+        )
+    ).combine_chunks()
     caption = corrections["caption"].take(positions).combine_chunks()
     bad = pc.fill_null(corrections["bad"].take(positions), False).combine_chunks()
     edited = pc.is_valid(caption)
@@ -176,12 +235,12 @@ def corrected(rows: pa.Table, corrections: pa.Table) -> pa.Table:
     return rows.append_column("correction", kind)
 
 
-def _table(corrections: Sequence[Correction]) -> pa.Table:
+def _table(corrections: Mapping[tuple[str, str], Correction]) -> pa.Table:
     return pa.table(
         {
-            "key": pa.array(["\0".join(correction.key) for correction in corrections], pa.string()),
-            "caption": pa.array([correction.caption for correction in corrections], pa.string()),
-            "bad": pa.array([correction.bad for correction in corrections], pa.bool_()),
+            "key": pa.array(["\0".join(key) for key in corrections], pa.string()),
+            "caption": pa.array([correction.caption for correction in corrections.values()], pa.string()),
+            "bad": pa.array([correction.bad for correction in corrections.values()], pa.bool_()),
         }
     )
 

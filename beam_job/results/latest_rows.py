@@ -9,14 +9,17 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_job.output.formats import damaged_part, is_unusable, open_part
+from beam_job.output.formats import damaged_part, open_part
 from beam_job.output.sink import FAILURE_SCHEMA, caption_schema
+from beam_job.planning.damage import is_unusable
+from beam_job.planning.run import run_id_of, table_folder
 from beam_job.results.readable_runs import read_readable_runs
-from beam_job.storage import CONTENT, LATER, OPTIONS, StorageError, StoredObject, join, storage_for
+from beam_job.storage import CONTENT, LATER, OPTIONS, StorageError, StoredObject, storage_for
+from beam_job.storage.version_columns import content_versions
 
 _THREADS = 16
 _TIMES = {"captions": "captioned_at", "failures": "failed_at"}
-_SCHEMAS = {"captions": caption_schema(several=True), "failures": FAILURE_SCHEMA}
+_SCHEMAS = {"captions": caption_schema(), "failures": FAILURE_SCHEMA}
 _REQUIRED = {
     "captions": ("uri", "caption", "object_version", "captioned_at"),
     "failures": ("uri", "stage", "error_type", "error_message", "transient", "object_version", "failed_at"),
@@ -35,6 +38,7 @@ _KEYS = pa.schema(
         ("at", pa.timestamp("ms", "UTC")),
         ("part", pa.int32()),
         ("row", pa.int32()),
+        ("as_written", pa.string()),
     ]
 )
 
@@ -54,7 +58,7 @@ class Part:
     @property
     def run_id(self) -> str:
         """The run that wrote it, by the name of its folder."""
-        return self.stored.uri.split("/")[-2].removeprefix("run=")
+        return run_id_of(self.stored.uri)
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ def captioned_versions(output: str, uris: Collection[str]) -> tuple[dict[str, li
     _, rows, left_out = _read_table(output, "captions")
     rows = rows.filter(pc.is_in(rows["uri"], pa.array(list(uris), pa.string()))).sort_by([("at", "ascending")])
     versions: dict[str, list[str]] = {}
-    for uri, version in zip(rows["uri"].to_pylist(), rows["version"].to_pylist(), strict=True):
+    for uri, version in zip(rows["uri"].to_pylist(), rows["as_written"].to_pylist(), strict=True):
         versions.setdefault(uri, []).append(version)
     return versions, left_out
 
@@ -133,7 +137,7 @@ def read_rows(parts: Sequence[Part], positions: pa.Table, part: int) -> pa.Table
 
 def _read_table(output: str, table: str) -> tuple[list[Part], pa.Table, list[str]]:
     """The readable files of a table, the `_KEYS` of all their rows, and a line for each other file."""
-    listed = storage_for(output).list(join(output, table))
+    listed = storage_for(output).list(table_folder(output, table))
     files = sorted((file for file in listed if file.uri.endswith(".parquet")), key=lambda file: file.uri)
     parts: list[Part] = []
     keys = [_KEYS.empty_table()]
@@ -155,12 +159,14 @@ def _read_part(uri: str, table: str) -> tuple[pa.Schema, pa.Table] | StorageErro
     try:
         rows = open_part(uri).read()
         _check_columns(rows, table)
+        versions = pc.fill_null(rows["object_version"].cast(pa.string()), "")
         keys = pa.table(
             {
                 "uri": rows["uri"].cast(pa.string()),
-                "version": pc.fill_null(rows["object_version"].cast(pa.string()), ""),
+                "version": content_versions(versions),
                 "at": rows[_TIMES[table]].cast(pa.timestamp("ms", "UTC"), safe=False),
                 "row": pa.array(range(rows.num_rows), pa.int32()),
+                "as_written": versions,
             }
         )
         return _completed(rows.slice(0, 0), "").schema, keys

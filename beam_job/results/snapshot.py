@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,14 +11,24 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from beam_job.output.formats import PARQUET_FORMAT
-from beam_job.results.arguments import OutputParser, refuse_wrong_usage, report_left_out, whole_number
+from beam_job.output.sink import mark_low_scores
+from beam_job.results.arguments import OutputParser, UsageError, refuse_wrong_usage, report_left_out, whole_number
 from beam_job.results.corrections import BAD, EDITED
 from beam_job.results.current_results import CurrentResults, read_current_results
 from beam_job.results.latest_rows import Part
+from beam_job.results.missing import (
+    MissingImagesError,
+    add_missing,
+    check_missing,
+    format_missing,
+    report_missing,
+    without_captions,
+)
 from beam_job.results.places import check_apart
 from beam_job.results.snapshot_files import FOLDERS, StagedFiles, check_replaceable, replace_snapshot
 from beam_job.storage.parquet import parquet_bytes
 from beam_job.text import counted
+from model.decoding_options import number
 
 _DESCRIPTION = """\
 Writes the current captions of an output as a table of its own: each URI once, with its newest caption, in
@@ -28,7 +40,10 @@ null elsewhere.
 An earlier snapshot in DIR is replaced. DIR/_SNAPSHOT.json lists the files of the snapshot; no other file is overwritten
 or deleted, and DIR must lie outside of --output.
 """
-_EPILOG = "exit codes: 0 done, 1 damaged files of the output were left out, 2 wrong usage"
+_EPILOG = (
+    "exit codes: 0 done, 1 damaged files of the output were left out, or images are missing with --missing=fail, "
+    "2 wrong usage"
+)
 MAX_ROWS = 1_000_000
 MAX_BYTES = 256 * 2**20
 
@@ -42,6 +57,7 @@ class Snapshot:
       failures: rows of `failures/`.
       edited: captions that people wrote.
       bad: captions that people marked as bad.
+      missing: captions that were left out, since their image no longer exists.
       left_out: a line for each file of the output that could not be read.
     """
 
@@ -49,10 +65,18 @@ class Snapshot:
     failures: int
     edited: int
     bad: int
+    missing: int = 0
     left_out: tuple[str, ...] = field(default=())
 
 
-def write_snapshot(output: str, to: str, max_rows: int = MAX_ROWS, max_bytes: int = MAX_BYTES) -> Snapshot:
+def write_snapshot(
+    output: str,
+    to: str,
+    max_rows: int = MAX_ROWS,
+    max_bytes: int = MAX_BYTES,
+    missing: str = "keep",
+    min_score: float | None = None,
+) -> Snapshot:
     """Writes the snapshot of an output.
 
     Args:
@@ -60,8 +84,11 @@ def write_snapshot(output: str, to: str, max_rows: int = MAX_ROWS, max_bytes: in
       to: folder for the snapshot, outside of `output`; an earlier snapshot there is replaced.
       max_rows: rows of a file.
       max_bytes: bytes of a file, estimated by the compressed size of the rows in the output.
+      missing: what becomes of captions whose image no longer exists, one of `missing.CHOICES`.
+      min_score: where given, `low_confidence` says of all captions whether their score is lower, whatever the runs had.
 
     Raises:
+      MissingImagesError: images are missing, and `missing` is "fail".
       ValueError: `max_rows` or `max_bytes` is below 1.
       StorageError: `to` overlaps `output` or holds files that are not a snapshot's, or something cannot be read or
         written.
@@ -72,22 +99,26 @@ def write_snapshot(output: str, to: str, max_rows: int = MAX_ROWS, max_bytes: in
     check_apart(output, to, *FOLDERS)
     check_replaceable(to)
     results = read_current_results(output)
+    gone = check_missing(results.latest, missing)
+    results = dataclasses.replace(results, latest=without_captions(results.latest, gone))
     with StagedFiles() as staged:
-        corrections = _stage(results, staged, max_rows, max_bytes)
+        corrections = _stage(results, staged, max_rows, max_bytes, min_score)
         replace_snapshot(to, staged)
     latest = results.latest
     rows = latest.captions.num_rows, latest.failures.num_rows
-    return Snapshot(*rows, corrections[EDITED], corrections[BAD], latest.left_out)
+    return Snapshot(*rows, corrections[EDITED], corrections[BAD], len(gone), latest.left_out)
 
 
-def _stage(results: CurrentResults, staged: StagedFiles, max_rows: int, max_bytes: int) -> Counter[str | None]:
+def _stage(
+    results: CurrentResults, staged: StagedFiles, max_rows: int, max_bytes: int, min_score: float | None
+) -> Counter[str | None]:
     """Stages all files; returns the captions by their value of `correction`."""
     latest, corrections = results.latest, Counter[str | None]()
 
     def captions(rows: int) -> Iterator[pa.Table]:
         for table in results.captions(rows):
             corrections.update(table["correction"].to_pylist())
-            yield table
+            yield table if min_score is None else mark_low_scores(table, min_score)
 
     for folder, tables_of, parts, count in (
         (FOLDERS[0], captions, latest.caption_parts, latest.captions.num_rows),
@@ -124,9 +155,23 @@ def main(arguments: list[str]) -> int:
         metavar="N",
         help="approximate bytes of a file (default: %(default)s)",
     )
+    parser.add_argument(
+        "--min_score",
+        type=number,
+        metavar="X",
+        help="mark all captions with a score below X, such as -1.0, in the column low_confidence (default: as the runs "
+        "that wrote them did)",
+    )
+    add_missing(parser, "keep")
     args = parser.parse_args(arguments)
-    snapshot = write_snapshot(args.output, args.to, args.max_rows, args.max_bytes)
+    if args.min_score is not None and not -math.inf < args.min_score <= 0:
+        raise UsageError(f"--min_score must be at most 0, as all scores are, not {args.min_score!r}")
+    try:
+        snapshot = write_snapshot(args.output, args.to, args.max_rows, args.max_bytes, args.missing, args.min_score)
+    except MissingImagesError as error:
+        return report_missing(error)
     people = f" ({snapshot.edited:,} edited, {snapshot.bad:,} marked bad)" if snapshot.edited or snapshot.bad else ""
     captions, failures = counted(snapshot.captions, "caption"), counted(snapshot.failures, "failure")
-    print(f"{captions}{people} and {failures} written to {args.to}")
+    gone = f"; {format_missing(snapshot.missing)} left out" if snapshot.missing else ""
+    print(f"{captions}{people} and {failures} written to {args.to}{gone}")
     return report_left_out(snapshot.left_out)

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from beam_job.output.formats import FORMAT, check_format
+from beam_job.planning.damage import FORMAT, check_format
 from beam_job.storage import StorageError, StoredObject, join, local_path, local_uri, scheme_of, storage_for
 
 MANIFEST = "_SNAPSHOT.json"

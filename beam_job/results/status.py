@@ -2,33 +2,55 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections import Counter
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_job.inputs.listing import InputError
-from beam_job.output.formats import check_format
-from beam_job.planning.prepare import count_new, list_inputs
+from beam_job.planning.prepare import NewImages, count_new, format_skipped, list_inputs
 from beam_job.planning.run import Run, RunManifest
-from beam_job.results.arguments import OutputParser, refuse_wrong_usage, report_left_out
+from beam_job.results.arguments import OutputParser, UsageError, refuse_wrong_usage, report_left_out
+from beam_job.results.corrections import outdated_corrections
 from beam_job.results.latest_rows import LatestRows, read_latest_rows, read_rows
+from beam_job.results.missing import captioned_uris, find_missing
 from beam_job.results.readable_runs import config_of, read_readable_runs
+from beam_job.results.run_status import RunStatus, read_run_status
 from beam_job.storage import StorageError, public_name
-from beam_job.text import counted, printable_lines
+from beam_job.text import counted, printable, printable_lines
 
 _DESCRIPTION = "Shows the runs of an output, its current captions and failures, and what a new run would do."
-_EPILOG = "exit codes: 0 done, 1 damaged files of the output were left out, 2 wrong usage"
+_EPILOG = "exit codes: 0 done, 1 damaged files of the output were left out, 2 wrong usage, or no output there"
 # When a failed image is tried again, by the column `retry_when`.
 _RETRIED = {
     "later": "tried again by the next run",
     "options": "may succeed with other options or permissions",
     "content": "tried again when its content changes",
 }
+_SHOWN = 10  # images named
+
+
+@dataclass(frozen=True)
+class FailureKind:
+    """Current failures of one kind.
+
+    Attributes:
+      stage: where they failed.
+      error_type: of the error.
+      retry_when: "later", "options" or "content", as in the failures table.
+      count: number of images.
+      example: the first message.
+    """
+
+    stage: str
+    error_type: str
+    retry_when: str
+    count: int
+    example: str
 
 
 @dataclass(frozen=True)
@@ -36,12 +58,55 @@ class Status:
     """The status of an output.
 
     Attributes:
-      text: for people, a line for each run and each reason of failure.
+      runs: the oldest first.
+      captions: images whose current row is a caption.
+      failures: images whose current row is a failure.
+      kinds: of these failures, the most frequent first.
+      missing: captioned images whose file or object no longer exists; None if that was not looked up.
+      outdated: images with a correction that does not apply, since their content has changed.
+      new: what a new run like the last would do; None if unknown.
+      next_run: the same in words.
       left_out: a line for each file that could not be read.
     """
 
-    text: str
+    runs: Sequence[RunStatus]
+    captions: int
+    failures: int
+    kinds: Sequence[FailureKind]
+    missing: Sequence[str] | None
+    outdated: Sequence[str]
+    new: NewImages | None
+    next_run: str
     left_out: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """All of it, but for the words."""
+        fields = dataclasses.asdict(self)
+        del fields["next_run"]
+        return json.dumps(fields, indent=2)
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        yield "runs:"
+        yield from (f"  {run}" for run in self.runs)
+        yield f"current: {counted(self.captions, 'caption')}, {counted(self.failures, 'failure')}"
+        for kind in self.kinds:
+            when = _RETRIED.get(kind.retry_when, kind.retry_when)
+            yield f"  {kind.count:,} x {kind.stage}: {kind.error_type} ({when}), such as: {kind.example}"
+        if self.missing:
+            yield f"no longer there: {counted(len(self.missing), 'captioned image')}"
+            yield from _some(self.missing)
+        if self.outdated:
+            yield f"corrections of other content than the present one: {len(self.outdated):,}"
+            yield from _some(self.outdated)
+        if self.next_run:
+            yield f"a new run with the last run's options: {self.next_run}"
+
+
+def _some(uris: Sequence[str]) -> Iterator[str]:
+    yield from (f"  {uri}" for uri in uris[:_SHOWN])
+    if len(uris) > _SHOWN:
+        yield f"  and {len(uris) - _SHOWN:,} more"
 
 
 def read_status(output: str, list_inputs: bool = True) -> Status:
@@ -49,85 +114,57 @@ def read_status(output: str, list_inputs: bool = True) -> Status:
 
     Args:
       output: the job's output folder.
-      list_inputs: list the inputs of the last run again, to say what a new run would do.
+      list_inputs: list the inputs of the last run again, to say what a new run would do, and look whether captioned
+        images still exist.
 
     Raises:
+      UsageError: no run has been started there.
       StorageError: the output cannot be listed.
     """
     runs = read_readable_runs(output)
     left_out = list(runs.left_out)
     if not runs.manifests and not left_out:
-        return Status(f"no run has been started in {output}")
+        raise UsageError(f"no run has been started in {output}; is it the --output of a run?")
     latest = read_latest_rows(output)
     left_out += latest.left_out
-    lines = ["runs:"]
-    for run, manifest in runs.manifests.items():
-        try:
-            lines.append(f"  {_format_run(run, manifest)}")
-        except StorageError as error:
-            lines.append(f"  {run.run_id}  ended, summary damaged, model {manifest.model}")
-            left_out.append(str(error))
-    captions, failures = latest.captions.num_rows, latest.failures.num_rows
-    lines.append(f"current: {counted(captions, 'caption')}, {counted(failures, 'failure')}")
-    lines += [f"  {count:,} x {reason}" for reason, count in _count_reasons(latest).most_common()]
+    shown = read_run_status(output, runs.manifests, left_out)
+    kinds = sorted(_kinds(latest), key=lambda kind: -kind.count)
+    outdated = [public_name(uri) for uri in outdated_corrections(output, latest)]
+    new, next_run, missing = None, "", None
     if list_inputs and runs.manifests:
-        run, manifest = list(runs.manifests.items())[-1]
-        lines.append(f"a new run with the last run's options: {_next_run(run, manifest)}")
-    return Status("\n".join(lines), tuple(left_out))
+        new, next_run = _next_run(*list(runs.manifests.items())[-1])
+        missing = sorted(map(public_name, find_missing(captioned_uris(latest))))
+    sizes = latest.captions.num_rows, latest.failures.num_rows
+    return Status(shown, *sizes, kinds, missing, outdated, new, next_run, tuple(left_out))
 
 
-def _format_run(run: Run, manifest: RunManifest) -> str:
-    """A run's line. Raises StorageError where its summary is damaged."""
-    if not manifest.inputs:
-        return f"{run.run_id}  nothing to do, {manifest.skipped:,} already done, model {manifest.model}"
-    if not run.storage.exists(run.summary):
-        return f"{run.run_id}  not finished, {counted(manifest.inputs, 'image')} planned, model {manifest.model}"
-    summary = _read_summary(run)
-    ended = "done" if run.storage.exists(run.success) else "too many failures"
-    captions, failures = counted(summary["captions"], "caption"), counted(summary["failures"], "failure")
-    rate = "" if summary["images_per_second"] is None else f", {summary['images_per_second']} images/s"
-    skipped = f"{manifest.skipped:,} already done"
-    return f"{run.run_id}  {ended}, {captions}, {failures}, {skipped}{rate}, model {manifest.model}"
-
-
-def _read_summary(run: Run) -> Mapping[str, Any]:
-    content, _ = run.storage.read(run.summary)
-    try:
-        summary = json.loads(content)
-        check_format(run.summary, summary.get("format"))
-        rate = summary["images_per_second"]
-        numbers = {name: int(summary[name]) for name in ("captions", "failures")}
-        return {**numbers, "images_per_second": None if rate is None else float(rate)}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StorageError(
-            f"{run.summary} is damaged ({error!r}); remove it, and repeat that run's command to write it again"
-        ) from error
-
-
-def _count_reasons(latest: LatestRows) -> Counter[str]:
-    reasons: Counter[str] = Counter()
+def _kinds(latest: LatestRows) -> list[FailureKind]:
+    counts: dict[tuple[str, str, str], tuple[int, str]] = {}
     for part in pc.unique(latest.failures["part"]).to_pylist():
         for row in read_rows(latest.failure_parts, latest.failures, part).to_pylist():
-            when = row["retry_when"]
-            reasons[f"{row['stage']}: {row['error_type']} ({_RETRIED.get(when, when)})"] += 1
-    return reasons
+            kind = row["stage"], row["error_type"], row["retry_when"]
+            count, example = counts.get(kind, (0, printable(row["error_message"] or "")))
+            counts[kind] = count + 1, example
+    return [FailureKind(*kind, count, example) for kind, (count, example) in counts.items()]
 
 
-def _next_run(run: Run, manifest: RunManifest) -> str:
+def _next_run(run: Run, manifest: RunManifest) -> tuple[NewImages | None, str]:
     if manifest.inputs and not run.storage.exists(run.summary):
-        return f"would resume {run.run_id}"
+        return None, f"would resume {run.run_id}"
     try:
         config = config_of(run, manifest)
         if any(public_name(given) != given for given in config.inputs):
-            return "unknown, since signed URLs are not stored"
+            return None, "unknown, since signed URLs are not stored"
         new = count_new(config, manifest, list_inputs(config))
     except InputError as error:
-        return f"would be refused: {error}"
+        return None, f"would be refused: {error}"
     except (StorageError, pa.ArrowException) as error:
-        return f"unknown: {error}"
+        return None, f"unknown: {error}"
     if config.recaption:
-        return f"would caption {counted(new.images, 'image')} again (--recaption)"
-    return f"would caption {counted(new.images, 'image')} and skip {new.skipped:,} already done"
+        return new, f"would caption {counted(new.images, 'image')} again (--recaption)"
+    retried = f" ({new.retried:,} of them after a failure)" if new.retried else ""
+    skipped = format_skipped(new.skipped, new.failed) or "none"
+    return new, f"would caption {counted(new.images, 'image')}{retried} and skip {skipped}"
 
 
 @refuse_wrong_usage
@@ -135,9 +172,15 @@ def main(arguments: list[str]) -> int:
     """The command; returns its exit code: 0 done, 1 without damaged files, which are named on stderr."""
     parser = OutputParser("status", _DESCRIPTION, _EPILOG)
     parser.add_argument(
-        "--no_listing", action="store_true", help="do not list the inputs again to say what a new run would do"
+        "--no_listing",
+        action="store_true",
+        help="do not list the inputs again to say what a new run would do, nor look whether captioned images exist",
     )
+    parser.add_argument("--json", action="store_true", help="print a JSON object instead of text")
     args = parser.parse_args(arguments)
     status = read_status(args.output, not args.no_listing)
-    print(printable_lines(status.text))
+    if args.json:
+        sys.stdout.write(status.to_json() + "\n")
+    else:
+        print(printable_lines("\n".join(status.lines())))
     return report_left_out(status.left_out)

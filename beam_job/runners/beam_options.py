@@ -9,6 +9,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, PortableOption
 
 from beam_job.config import JobConfig
 from beam_job.inputs.options import CommandParser
+from beam_job.runners.dask_cluster import DASK_RUNNER, has_cluster, load_dask_options, means_dask
 
 IN_PROCESS = "FnApiRunner"
 
@@ -28,13 +29,16 @@ def beam_options(config: JobConfig, arguments: Sequence[str], job_options: Seque
     No runner and DirectRunner both mean Beam's in-process engine: DirectRunner would first try to download another.
 
     Raises:
-      RunnerError: an option that Beam does not know, or a runner that loses rows.
+      RunnerError: an option or a runner that Beam does not know, or options that do not go together.
     """
+    asked = PipelineOptions(list(arguments)).view_as(StandardOptions).runner or "DirectRunner"
+    if means_dask(asked):
+        if missing := load_dask_options():  # before options are checked: Beam knows Dask's only afterwards
+            raise RunnerError(missing)
+        arguments = [*arguments, f"--runner={DASK_RUNNER}"]
     _refuse_unknown(arguments, job_options)
     options = PipelineOptions(list(arguments))
     runner = options.view_as(StandardOptions).runner or "DirectRunner"
-    if "dask" in runner.lower():
-        raise RunnerError(f"--runner={runner} drops what a bundle's end emits; use DirectRunner or DataflowRunner")
     known = [name.lower() for name in StandardOptions.KNOWN_RUNNER_NAMES]
     if "." not in runner and runner.lower() not in known and f"{runner.lower()}runner" not in known:
         raise RunnerError(f"unknown runner {runner}; Beam has {', '.join(StandardOptions.KNOWN_RUNNER_NAMES)}")
@@ -42,6 +46,8 @@ def beam_options(config: JobConfig, arguments: Sequence[str], job_options: Seque
         return PipelineOptions([*arguments, f"--runner={IN_PROCESS}", *_workers(config.workers)])
     if runner.lower() in ("portable", "portablerunner") and not options.view_as(PortableOptions).job_endpoint:
         raise RunnerError(f"--runner={runner} needs --job_endpoint=HOST:PORT, where the cluster's job server listens")
+    if runner == DASK_RUNNER and not has_cluster(options):
+        return options
     if config.workers > 1:
         raise RunnerError(f"--workers={config.workers} is for this machine; with --runner={runner} use Beam's options")
     return options

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from beam_job.config import JobConfig
-from beam_job.runners.machines import CPU_MACHINE, GPUS, Machine, machine_of
+from beam_job.runners.machines import CPU_MACHINE, GPUS, Machine, family_of, machine_of
 from beam_job.storage import is_glob, public_name, scheme_of
 
 # Threads of the one process, each with a bundle of shards of its own: while one waits for its bundle's last shard to be
@@ -22,6 +22,8 @@ _THREADS = 4
 _MAX_WORKERS = 10
 _GPU_DISK_GB = 50  # an image with CUDA's libraries is some 10 GB unpacked, twice while it is fetched
 _ONE_PROCESS = "no_use_multiple_sdk_containers"
+_DRIVER = "install-nvidia-driver"
+_DRIVER_VERSION = "5xx"  # without a version, some GPUs get a driver of the 4xx series, on which CUDA 12 does not run
 _SETUP_FILE = Path(__file__).parents[2] / "setup.py"
 
 
@@ -35,12 +37,13 @@ class Workers:
 
     Attributes:
       machine: its type.
-      gpu: one of `GPUS`, or None.
+      gpu: the type of its GPUs, such as one of `GPUS`, or None.
       max_workers: to which Dataflow scales.
       disk_gb: a worker's; None for Dataflow's default.
       threads: a process; None for Dataflow's default.
       one_process: whether one process, with one model, serves a worker; else there is one a vCPU.
       image: of the container; None where the workers install the package.
+      gpu_count: GPUs of a worker that has any.
     """
 
     machine: str
@@ -50,16 +53,21 @@ class Workers:
     threads: int | None
     one_process: bool
     image: str | None
+    gpu_count: int = 1
 
     @property
     def size(self) -> Machine | None:
         """The machine's size, where its name tells it."""
         return machine_of(self.machine)
 
+    @property
+    def _gpus(self) -> str:
+        return f"{self.gpu_count} x {self.gpu}" if self.gpu_count > 1 else str(self.gpu)
+
     def __str__(self) -> str:
         words = [
             f"up to {self.max_workers} x {self.machine}",
-            f"{self.gpu} and its driver" if self.gpu else "no GPU",
+            f"{self._gpus} and driver" if self.gpu else "no GPU",
             f"{self.disk_gb} GB disk" if self.disk_gb else "",
             f"one process of {self.threads or 'many'} threads" if self.one_process else "a process a vCPU",
             f"image {self.image}" if self.image else "the package installed at each worker's start",
@@ -102,6 +110,7 @@ def workers_of(arguments: Sequence[str]) -> Workers:
     return Workers(
         machine=given.machine_type,
         gpu=_accelerator(given).get("type"),
+        gpu_count=_gpu_count(_accelerator(given)),
         max_workers=int(given.max_num_workers or given.num_workers),
         disk_gb=int(given.disk_size_gb) if given.disk_size_gb else None,
         threads=int(given.number_of_worker_harness_threads) if given.number_of_worker_harness_threads else None,
@@ -135,12 +144,20 @@ def _given(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _accelerator(given: argparse.Namespace) -> dict[str, str]:
-    """Dataflow's own option for a GPU, in its parts: `type`, `count`, and words such as `install-nvidia-driver`."""
-    for option in given.service:
+    """Dataflow's own option for a GPU, in its parts: `type`, `count`, and words such as `install-nvidia-driver`.
+
+    It is a service option, and an experiment for templates and older versions of Beam.
+    """
+    for option in (*given.service, *given.experiments):
         name, _, value = option.partition("=")
         if name == "worker_accelerator":
             return {key: rest for key, _, rest in (part.partition(":") for part in value.split(";"))}
     return {}
+
+
+def _gpu_count(accelerator: dict[str, str]) -> int:
+    count = accelerator.get("count", "1")
+    return int(count) if count.isdecimal() else 1
 
 
 def _check_places(config: JobConfig, given: argparse.Namespace) -> None:
@@ -175,6 +192,40 @@ def _check_accelerator(config: JobConfig, given: argparse.Namespace) -> None:
         return
     if config.gpu and accelerator and accelerator.get("type") != config.gpu:
         raise DataflowError(f"{option} and worker_accelerator=type:{accelerator.get('type')} name two GPUs; leave one")
+    _check_machine(gpu, option, given)
+    _check_sharing(option, accelerator, given)
+    if accelerator and accelerator.get(_DRIVER) != _DRIVER_VERSION:
+        raise DataflowError(
+            f"{option} must ask for the driver as {_DRIVER}:{_DRIVER_VERSION}; without it a worker has none, or one on "
+            "which CUDA 12 does not run"
+        )
+    if not given.sdk_container_image:
+        raise DataflowError(
+            f"{option} needs --sdk_container_image=IMAGE: Beam's own image has no CUDA (build one from the Dockerfile)"
+        )
+
+
+def _check_machine(gpu: str, option: str, given: argparse.Namespace) -> None:
+    """Checks that the machine type, or the default one, can have this GPU."""
+    machine = given.machine_type
+    if gpu not in GPUS:
+        if not machine:
+            raise DataflowError(f"{option} names {gpu}, for which the job knows no machine; give --machine_type")
+        return
+    if not machine and not GPUS[gpu].on_demand:
+        raise DataflowError(
+            f"{option}: {GPUS[gpu].machine}, the machine with one {gpu}, is sold as Spot and Flex-start only; give "
+            f"--machine_type={GPUS[gpu].machine} if your project can have one, or another GPU"
+        )
+    if machine and family_of(machine) != GPUS[gpu].family:
+        raise DataflowError(
+            f"--machine_type={machine} cannot have a {gpu}, which comes with {GPUS[gpu].family} machines, "
+            f"such as {GPUS[gpu].machine}"
+        )
+
+
+def _check_sharing(option: str, accelerator: dict[str, str], given: argparse.Namespace) -> None:
+    """Checks what else is asked of Dataflow together with a GPU."""
     hints = [hint for hint in given.resource_hints if hint.startswith("accelerator=")]
     if hints or "enable_prime" in (*given.service, *given.experiments):
         other = f"--resource_hints={hints[0]}" if hints else "enable_prime"
@@ -187,14 +238,9 @@ def _check_accelerator(config: JobConfig, given: argparse.Namespace) -> None:
             f"use_nvidia_mps shares the GPU among processes, and --experiments={_ONE_PROCESS} allows one; "
             "leave one of them out"
         )
-    if gpu in GPUS and given.machine_type and given.machine_type.split("-")[0] != GPUS[gpu].family:
+    if "use_nvidia_mps" in accelerator and accelerator.get("count", "1") != "1":
         raise DataflowError(
-            f"--machine_type={given.machine_type} cannot have a {gpu}, which comes with {GPUS[gpu].family} machines, "
-            f"such as {GPUS[gpu].machine}"
-        )
-    if not given.sdk_container_image:
-        raise DataflowError(
-            f"{option} needs --sdk_container_image=IMAGE: Beam's own image has no CUDA (build one from the Dockerfile)"
+            f"use_nvidia_mps is for workers with one GPU, not count:{accelerator['count']}; leave out one of them"
         )
 
 
@@ -202,7 +248,8 @@ def _added(config: JobConfig, given: argparse.Namespace) -> list[str]:
     accelerator = _accelerator(given)
     added = []
     if config.gpu and not accelerator:
-        added.append(f"--dataflow_service_options=worker_accelerator=type:{config.gpu};count:1;install-nvidia-driver")
+        accelerated = f"worker_accelerator=type:{config.gpu};count:1;{_DRIVER}:{_DRIVER_VERSION}"
+        added.append(f"--dataflow_service_options={accelerated}")
     if not given.machine_type:
         gpu = config.gpu or accelerator.get("type", "")
         added.append(f"--machine_type={GPUS[gpu].machine if gpu in GPUS else CPU_MACHINE}")
@@ -227,7 +274,9 @@ def _check_code(config: JobConfig, given: argparse.Namespace) -> None:
             "Dataflow's workers need the job's code: give --sdk_container_image=IMAGE, or --setup_file=setup.py of a "
             "checkout"
         )
-    is_folder_here = config.model and not config.captioner and scheme_of(config.model) == "file"
+    is_folder_here = config.model and scheme_of(config.model) == "file"
+    if config.captioner:
+        is_folder_here = is_folder_here and config.is_named and Path(config.model or "").is_dir()
     if is_folder_here and not given.sdk_container_image:
         raise DataflowError(
             f"--model={config.model} lies on this machine, where Dataflow's workers cannot read it; copy it to a "

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 
 from apache_beam.options.pipeline_options import (
+    DebugOptions,
     GoogleCloudOptions,
     PipelineOptions,
     StandardOptions,
@@ -65,10 +66,14 @@ def options_of_run(options: PipelineOptions, run_id: str) -> PipelineOptions:
 def options_without_gpu(options: PipelineOptions) -> PipelineOptions:
     """A copy for a job that captions nothing: on a worker of the standard kind where a GPU was asked for."""
     options = copy.deepcopy(options)
-    cloud = options.view_as(GoogleCloudOptions)
-    asked = cloud.dataflow_service_options or []
-    cloud.dataflow_service_options = [each for each in asked if not each.startswith("worker_accelerator")]
-    if len(cloud.dataflow_service_options) < len(asked):
+    cloud, debug = options.view_as(GoogleCloudOptions), options.view_as(DebugOptions)
+    had_gpu = False
+    for view, name in ((cloud, "dataflow_service_options"), (debug, "experiments")):
+        asked = getattr(view, name) or []
+        left = [each for each in asked if not each.startswith("worker_accelerator")]
+        had_gpu |= len(left) < len(asked)
+        setattr(view, name, left)
+    if had_gpu:
         options.view_as(WorkerOptions).machine_type = _IDLE_MACHINE
     return options
 

@@ -150,7 +150,7 @@ def estimate_on_dataflow(
     shards = -(-images // shard_size)
     machine = size.hour(workers.disk_gb or 25)
     if price is None and machine is not None and (workers.gpu is None or workers.gpu in GPUS):
-        price = machine + (GPUS[workers.gpu].hour if workers.gpu else 0.0)
+        price = machine + (workers.gpu_count * GPUS[workers.gpu].hour if workers.gpu else 0.0)
     start = "gpu" if workers.gpu else "image" if workers.image else "package"
     return Estimate(
         images=images,

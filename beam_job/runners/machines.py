@@ -1,8 +1,11 @@
 """Machines and GPUs that Dataflow rents out: what fits together, and what it costs. A table, and nothing else.
 
-The prices are list prices of batch jobs in us-central1 without discounts. Those of a vCPU and of a GB of memory are
-Dataflow's own; those of a GPU are Compute Engine's with the fifth on top that Dataflow takes for its older GPUs, so
-they are approximate, the H100's most of all: its machines with one GPU are sold as Spot and Flex-start only.
+The prices are list prices of batch jobs in us-central1 without discounts, as of November 2026. Those of a vCPU, of a GB
+of memory and of disk are from https://cloud.google.com/dataflow/pricing, those of operations on a bucket from
+https://cloud.google.com/storage/pricing, which GPU comes with which machine from
+https://cloud.google.com/compute/docs/gpus. Those of a GPU are Compute Engine's
+(https://cloud.google.com/compute/gpus-pricing) with the fifth on top that Dataflow takes for its older GPUs, so they
+are approximate, the H100's most of all: its machines with one GPU are sold as Spot and Flex-start only.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import difflib
 import re
 from dataclasses import dataclass
 
-PRICES = "list prices of us-central1, approximate, 2026-11"
+PRICES = "list prices of us-central1, approximate, 2026-11, cloud.google.com/dataflow/pricing"
 VCPU_HOUR = 0.056
 MEMORY_GB_HOUR = 0.003557
 DISK_GB_HOUR = 0.000054
@@ -30,12 +33,14 @@ class Gpu:
       images_per_second: that its model takes at most, the default one with its beam of 3, in batches of 32. Derived,
         not measured on it: an H100 took 24,000 in bfloat16, scaled by memory bandwidth (and by half where bfloat16 is
         missing), and no more than 3,900, a third of the greedy captions that TensorFlow's graph decoded there.
+      on_demand: whether the machine can be had at any time; otherwise it is sold as Spot and Flex-start only.
     """
 
     machine: str
     family: str
     hour: float
     images_per_second: float
+    on_demand: bool = True
 
 
 GPUS = {
@@ -43,7 +48,7 @@ GPUS = {
     "nvidia-l4": Gpu("g2-standard-8", "g2", 0.67, 2_150),
     "nvidia-tesla-a100": Gpu("a2-highgpu-1g", "a2", 3.52, 3_900),
     "nvidia-a100-80gb": Gpu("a2-ultragpu-1g", "a2", 4.71, 3_900),
-    "nvidia-h100-80gb": Gpu("a3-highgpu-1g", "a3", 11.76, 3_900),
+    "nvidia-h100-80gb": Gpu("a3-highgpu-1g", "a3", 11.76, 3_900, on_demand=False),
 }
 # The job was measured on two cores, one process of it.
 CPU_MACHINE = "n2-standard-2"
@@ -54,6 +59,7 @@ _SIZES = {  # vCPUs, GB of memory
     "a2-ultragpu-1g": (12, 170.0),
     "a3-highgpu-1g": (26, 234.0),
 }
+_CUSTOM = re.compile(r"([a-z]\w*-)?custom-(\d+)-(\d+)(?:-ext)?")  # vCPUs, MB of memory
 
 
 @dataclass(frozen=True)
@@ -81,12 +87,19 @@ def machine_of(name: str) -> Machine | None:
     """The machine type of that name; None where its name does not tell its vCPUs."""
     if name in _SIZES:
         return Machine(name, *_SIZES[name])
+    if custom := _CUSTOM.fullmatch(name):
+        return Machine(name, int(custom.group(2)), int(custom.group(3)) / 1024)
     match = re.fullmatch(r"([a-z]\w*-[a-z]+)-(\d+)", name)
     if match is None:
         return None
     vcpus = int(match.group(2))
     per_vcpu = _GB_A_VCPU.get(match.group(1))
     return Machine(name, vcpus, None if per_vcpu is None else vcpus * per_vcpu)
+
+
+def family_of(name: str) -> str:
+    """The series of a machine type, such as n1, which a custom type without a series belongs to."""
+    return "n1" if name.startswith("custom-") else name.split("-")[0]
 
 
 def check_gpu(name: str) -> None:

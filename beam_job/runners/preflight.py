@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_job.config import JobConfig
 from beam_job.output.sink import committed_shards
-from beam_job.planning.prepare import PlannedRun, count_new, find_resumable_run, list_inputs, new_manifest
+from beam_job.planning.plan import shard_of
+from beam_job.planning.prepare import (
+    PlannedRun,
+    count_new,
+    find_resumable_run,
+    format_skipped,
+    list_inputs,
+    new_manifest,
+)
 from beam_job.runners.dataflow import on_dataflow, places_of, workers_of
 from beam_job.runners.estimate import MEAN_BYTES, describe, estimate_here, estimate_on_dataflow
+from beam_job.runners.measure import IMAGES, describe_measured, measure
 from beam_job.storage import GoogleCloudStorage, StorageError, bucket_of, scheme_of, storage_for
 from beam_job.storage.parquet import read_parquet
 from beam_job.text import counted
@@ -74,10 +85,22 @@ def log_workers(config: JobConfig, arguments: Sequence[str], prepared: PlannedRu
     _log_estimate(config, arguments, left, _mean_bytes([table["size"]]))
 
 
-def log_estimate(config: JobConfig, arguments: Sequence[str], model_version: str) -> None:
-    """`--estimate`: what the same command would take and cost.
+def log_estimate(
+    config: JobConfig,
+    arguments: Sequence[str],
+    model_version: str,
+    quiet: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+) -> None:
+    """`--estimate`: what the same command would take and cost; a captioner that no table knows is measured.
+
+    Args:
+      config: the job.
+      arguments: for Beam.
+      model_version: of the captioner.
+      quiet: entered while images are captioned.
 
     Raises:
+      CaptionerError: the captioner to be measured cannot be opened.
       InputError: there is nothing to caption where the user pointed.
       StorageError: inputs or output cannot be read.
       PreflightError: as `check_reachable` says.
@@ -87,16 +110,34 @@ def log_estimate(config: JobConfig, arguments: Sequence[str], model_version: str
         _LOGGER.info(
             f"would continue run {resumable.run.run_id}, planned with {counted(resumable.plan.inputs, 'image')}"
         )
-        table = read_parquet(resumable.run.plan_part(0)).read(columns=["size"])
-        _log_estimate(config, arguments, _left(resumable), _mean_bytes([table["size"]]))
+        table = read_parquet(resumable.run.plan_part(0)).read()
+        if config.captioner:
+            _log_measured(config, model_version, _left(resumable), table[:IMAGES], quiet)
+        else:
+            _log_estimate(config, arguments, _left(resumable), _mean_bytes([table["size"]]))
         return
-    new = count_new(config, new_manifest(config, model_version), list_inputs(config))
+    new = count_new(config, new_manifest(config, model_version), list_inputs(config), IMAGES)
     if new.skipped:
-        _LOGGER.info(f"{counted(new.skipped, 'image')} already done, skipped")
-    if new.images:
+        _LOGGER.info(f"{format_skipped(new.skipped, new.failed)}, skipped")
+    if new.first is not None and config.captioner:
+        _log_measured(config, model_version, new.images, new.first, quiet)
+    elif new.images:
         _log_estimate(config, arguments, new.images, new.mean_bytes)
     else:
-        _LOGGER.info("nothing to do: all images listed are done")
+        _LOGGER.info(f"nothing to do{': all images listed are done' if new.skipped else ''}")
+
+
+def _log_measured(
+    config: JobConfig,
+    model_version: str,
+    images: int,
+    first: pa.Table,
+    quiet: Callable[[], contextlib.AbstractContextManager[Any]],
+) -> None:
+    with quiet():
+        measured = measure(config, model_version, shard_of(first))
+    for line in describe_measured(measured, images, model_version):
+        _LOGGER.info(line)
 
 
 def _left(prepared: PlannedRun) -> int:

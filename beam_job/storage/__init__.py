@@ -5,6 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
+from beam_job.storage.access import REQUESTS_PER_HOST as REQUESTS_PER_HOST
+from beam_job.storage.access import USER_AGENT as USER_AGENT
+from beam_job.storage.access import Access as Access
+from beam_job.storage.access import use_access as use_access
 from beam_job.storage.allow import Allowed as Allowed
 from beam_job.storage.allow import NotAllowedError as NotAllowedError
 from beam_job.storage.allow import bucket_of as bucket_of
@@ -25,6 +29,9 @@ from beam_job.storage.base import scheme_of as scheme_of
 from beam_job.storage.fsspec_storage import FSSPEC_SCHEMES as FSSPEC_SCHEMES
 from beam_job.storage.fsspec_storage import FsspecStorage as FsspecStorage
 from beam_job.storage.gcs import GoogleCloudStorage as GoogleCloudStorage
+from beam_job.storage.hosts import HOSTS as HOSTS
+from beam_job.storage.hosts import Hosts as Hosts
+from beam_job.storage.hosts import host_of as host_of
 from beam_job.storage.http import HttpStorage as HttpStorage
 from beam_job.storage.local import LocalStorage as LocalStorage
 from beam_job.storage.local import absolute as absolute
@@ -34,6 +41,7 @@ from beam_job.storage.local import real_path as real_path
 from beam_job.storage.responses import WEB as WEB
 from beam_job.storage.responses import public_name as public_name
 from beam_job.storage.responses import without_secrets as without_secrets
+from beam_job.storage.s3 import S3Storage as S3Storage
 
 SCHEMES: dict[str, Callable[[], Storage]] = {
     "file": LocalStorage,
@@ -41,6 +49,8 @@ SCHEMES: dict[str, Callable[[], Storage]] = {
     "http": HttpStorage,
     "https": HttpStorage,
     **{scheme: functools.partial(FsspecStorage, scheme) for scheme in FSSPEC_SCHEMES},
+    "s3": functools.partial(S3Storage, "s3"),
+    "s3a": functools.partial(S3Storage, "s3a"),
 }
 
 

@@ -1,14 +1,17 @@
 """Decides which URIs of a list may be read.
 
-A list of URIs may come from strangers, and the machine that runs the job can reach places that they cannot: its own
-files, buckets of other teams, a cloud's metadata server, an intranet. So URIs of a list are read only in places that
-the operator has named, in `--input` or with an `--allow_...` option. `storage_for(uri, allowed)` calls `Allowed.check`
-before it returns a storage, `download` does so for the target of each redirect, and connections to web servers call
-`check_addresses` before they connect. URIs that operators give themselves are not checked.
+A list from a bucket or the web may come from strangers, and the machine that runs the job can reach places that they
+cannot: its own files, buckets of other teams, a cloud's metadata server, an intranet. So URIs of such a list are read
+only in places that the operator has named, in `--input` or with an `--allow_...` option. `storage_for(uri, allowed)`
+calls `Allowed.check` before it returns a storage, `download` does so for the target of each redirect, and connections
+to web servers call `check_addresses` before they connect. URIs that operators give themselves are not checked. A list
+on their own disk was chosen by them: it may name anything but private addresses, unless they say `--untrusted_lists`.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import ipaddress
 import os
 import socket
@@ -44,12 +47,23 @@ class Allowed:
         own links are resolved.
       buckets: `scheme://bucket`, or a bucket's name for any of `schemes`.
       private_addresses: whether web servers may have private addresses.
+      anywhere: whether all local files, buckets and web servers may be read; of the latter only those with public
+        addresses, unless `private_addresses` says more.
     """
 
     schemes: tuple[str, ...] = ()
     roots: tuple[str, ...] = ()
     buckets: tuple[str, ...] = ()
     private_addresses: bool = False
+    anywhere: bool = False
+
+    def of(self, is_trusted: bool | None) -> Allowed:
+        """What may be read for a row of the plan: anything, if it comes from an input of the operator's own disk."""
+        return self._trusting if is_trusted else self
+
+    @functools.cached_property
+    def _trusting(self) -> Allowed:
+        return dataclasses.replace(self, anywhere=True)
 
     def check(self, uri: str) -> None:
         """Checks that `uri` may be read.
@@ -65,6 +79,10 @@ class Allowed:
           StorageError: it is not a valid name.
         """
         scheme = scheme_of(uri)
+        if self.anywhere:
+            if scheme == "file":
+                real_path(uri)  # which refuses what is no name
+            return
         if scheme not in self.schemes:
             known = ", ".join(self.schemes)
             raise NotAllowedError(

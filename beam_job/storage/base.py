@@ -15,6 +15,9 @@ _WILDCARD = re.compile(r"[*?\[]")
 LATER, OPTIONS, CONTENT = "later", "options", "content"
 RETRY_WHEN = (LATER, OPTIONS, CONTENT)
 
+# How the names of objects end that stand for folders: consoles create the first kind, Hadoop the second.
+FOLDER_MARKS = ("/", "_$folder$")
+
 # The largest file that is read into memory unless a caller sets another limit.
 MAX_BYTES = 1 << 30
 
@@ -87,6 +90,7 @@ class StoredObject:
       crc32c: checksum in base64, where the storage keeps one.
       modified: seconds since the epoch by the storage's own clock, not this machine's. Local storage and `stat` of
         Google Cloud Storage set it; None elsewhere.
+      error: why a folder could not be listed; its version and size mean nothing then. None for a file.
     """
 
     uri: str
@@ -94,6 +98,7 @@ class StoredObject:
     size: int
     crc32c: str | None = None
     modified: float | None = field(default=None, compare=False)
+    error: str | None = None
 
 
 class Storage(Protocol):

@@ -32,20 +32,25 @@ POOL_SIZE = 64
 # A silent connection is given up after this many seconds even before the deadline, so that another attempt fits in.
 STALL_S = 20.0
 
-_DEADLINE: contextvars.ContextVar[Deadline | None] = contextvars.ContextVar("deadline", default=None)
+_DEADLINE: contextvars.ContextVar[tuple[Deadline, float] | None] = contextvars.ContextVar("deadline", default=None)
 
 
 @contextlib.contextmanager
-def keep_deadline(deadline: Deadline) -> Iterator[None]:
-    """Within this block, every read of this thread from a session made by `prepared` keeps `deadline`."""
-    token = _DEADLINE.set(deadline)
+def keep_deadline(deadline: Deadline, stall: float = STALL_S) -> Iterator[None]:
+    """Within this block, every read of this thread from a session made by `prepared` keeps `deadline`.
+
+    Args:
+      deadline: for all of them.
+      stall: seconds after which a connection that stays silent is given up.
+    """
+    token = _DEADLINE.set((deadline, stall))
     try:
         yield
     finally:
         _DEADLINE.reset(token)
 
 
-def prepared(session: requests.Session, only_public: bool = False) -> requests.Session:
+def prepared(session: requests.Session, only_public: bool = False, pool_size: int = POOL_SIZE) -> requests.Session:
     """`session` with large connection pools, reads that keep deadlines, no redirects and no credentials of its own.
 
     Proxies and certificates of the environment (`HTTPS_PROXY`, `NO_PROXY`, `REQUESTS_CA_BUNDLE`) still apply. Redirects
@@ -57,15 +62,22 @@ def prepared(session: requests.Session, only_public: bool = False) -> requests.S
         look-up of the name could return another one. A proxy from the environment may have any address. It resolves
         names itself, so its administrator decides what it may reach; here only names that this machine resolves to a
         private address are refused.
+      pool_size: connections that are kept open.
     """
     session.auth = _UrlAuth()
     if (token_session := getattr(session, "_auth_request_session", None)) is not None:  # google-auth's, for new tokens
         token_session.auth = _UrlAuth()
     setattr(session, "get_redirect_target", lambda response: None)  # noqa: B010  # mypy refuses to replace a method
-    adapter = _PublicAdapter if only_public else _ClockedAdapter
-    session.mount("http://", adapter(POOL_SIZE, POOL_SIZE))
+    adapter_class = _PublicAdapter if only_public else _ClockedAdapter
+
+    def adapter() -> _ClockedAdapter:
+        made = adapter_class(pool_size, pool_size)
+        made.is_googles = hasattr(session, "credentials")
+        return made
+
+    session.mount("http://", adapter())
     if not getattr(session, "is_mtls", False):  # its own adapter carries the client certificate
-        session.mount("https://", adapter(POOL_SIZE, POOL_SIZE))
+        session.mount("https://", adapter())
     return session
 
 
@@ -78,12 +90,13 @@ class _UrlAuth(requests.auth.AuthBase):
 
 
 class _ClockedSocketIO(io.RawIOBase):
-    """A socket's raw file; no read waits longer than the deadline."""
+    """A socket's raw file; no read waits longer than the deadline, or than a stall may last."""
 
-    def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: Deadline) -> None:
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: Deadline, stall: float) -> None:
         self._raw = raw
         self._sock = sock
         self._deadline = deadline
+        self._stall = stall
 
     def readable(self) -> bool:
         return True
@@ -92,7 +105,7 @@ class _ClockedSocketIO(io.RawIOBase):
         left = self._deadline.left()
         if left <= 0.0:
             raise TimeoutError("the deadline has passed")
-        self._sock.settimeout(min(left, STALL_S))
+        self._sock.settimeout(min(left, self._stall))
         return self._raw.readinto(buffer)
 
     def close(self) -> None:
@@ -106,9 +119,9 @@ class _ClockedResponse(http.client.HTTPResponse):
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
-        deadline = _DEADLINE.get()
-        if deadline is not None:
-            self.fp: Any = io.BufferedReader(_ClockedSocketIO(self.fp.detach(), sock, deadline))
+        clocked = _DEADLINE.get()
+        if clocked is not None:
+            self.fp: Any = io.BufferedReader(_ClockedSocketIO(self.fp.detach(), sock, *clocked))
 
 
 class _ClockedHttp(HTTPConnection):
@@ -174,10 +187,13 @@ class _ClockedAdapter(requests.adapters.HTTPAdapter):
     """Requests' adapter over the connections above, also through proxies, without retries of its own."""
 
     _pools: dict[str, Any] = _POOLS
+    is_googles = False  # whether its session is google-auth's
 
     def send(self, *args: Any, **kwargs: Any) -> requests.Response:
         response = super().send(*args, **kwargs)
-        if response.status_code == 401:  # google-auth drops it unread and repeats the request with a new token
+        if (
+            response.status_code == 401 and self.is_googles
+        ):  # it drops the body and repeats the request with a new token
             response.close()
         return response
 

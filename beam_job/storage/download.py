@@ -14,7 +14,6 @@ import contextlib
 import gzip
 import http
 import io
-import urllib.parse
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,16 +22,21 @@ from typing import BinaryIO
 import requests
 import urllib3
 
-from beam_job.storage.allow import Allowed, NotAllowedError
+from beam_job.storage.allow import NotAllowedError
 from beam_job.storage.base import CONTENT, OPTIONS, ByteMeter
 from beam_job.storage.checksum import check
-from beam_job.storage.connections import STALL_S, keep_deadline
-from beam_job.storage.responses import DownloadError, broken, public_name, status_error
+from beam_job.storage.connections import keep_deadline
+from beam_job.storage.redirects import Request, Route, is_part
+from beam_job.storage.responses import DownloadError, broken, public_name
 from beam_job.storage.retry import Deadline
 
-_CONNECT_S = 10.0
 _CHUNK = 1 << 18
-_REDIRECTS = (301, 302, 303, 307, 308)
+_GZIP = ("gzip", "x-gzip")
+_GZIP_START = b"\x1f\x8b"
+# Compressions that nobody asked for and that are not decoded here. Other values (`aws-chunked`, `UTF-8`, `none`, ...)
+# name no compression at all: uploaders write them by mistake, and every browser shows such a picture.
+_OTHER_COMPRESSIONS = ("br", "compress", "x-compress", "dcb", "dcz", "deflate", "zstd")
+_DIRECT = Route()
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,7 @@ def download(
     meter: ByteMeter,
     *,
     part: Part | None = None,
-    redirects: int = 0,
-    allowed: Allowed | None = None,
+    route: Route = _DIRECT,
     name: str | None = None,
 ) -> Downloaded:
     """The body of a GET, or a part of it.
@@ -90,19 +93,23 @@ def download(
       deadline: for everything: connecting, headers, redirects and body.
       meter: refuses a longer body, before it is read if its length is announced.
       part: what to request; a server without support for ranges sends everything, and the part is cut out here.
-      redirects: how many to follow.
-      allowed: checks the target of each redirect; None allows all.
+      route: which redirects to follow, and more.
       name: for error messages; the URL without its query if not given.
 
     Raises:
-      DownloadError: transient for 408, 429, 5xx, broken connections, the deadline, and a body shorter than announced.
-        (A body with neither a length nor chunks ends where the server closes: that cannot be checked.)
+      DownloadError: transient for 408, 429, 5xx, broken connections, the deadline, a body shorter than announced, and
+        a part that was not asked for. (A body with neither a length nor chunks ends where the server closes: that
+        cannot be checked.)
       TooLargeError: the body is too large.
       NotAllowedError: a redirect or the host's address is not allowed.
     """
     name = name or public_name(url)
     headers = headers if part is None else {**headers, "Range": part.header}
-    with keep_deadline(deadline), _opened(session, "GET", url, headers, deadline, redirects, allowed, name) as response:
+    request = Request(session, "GET", headers, deadline, route, name)
+    with keep_deadline(deadline), _connection_errors(name), request.open(url) as response:
+        if part is None and is_part(response):
+            came = response.headers.get("Content-Range", "no Content-Range")
+            raise DownloadError(f"{name}: only a part of it came, unasked ({came})", "UnexpectedPart", transient=True)
         data = b"".join(_chunks(response, deadline, meter, name))
         if part is not None:
             data = part.of(data, response, name)
@@ -119,7 +126,8 @@ def download_to(
     name: str,
 ) -> Mapping[str, str]:
     """Like `download`, but writes the body to `file`, without a limit, and returns the response's headers."""
-    with keep_deadline(deadline), _opened(session, "GET", url, headers, deadline, 0, None, name) as response:
+    request = Request(session, "GET", headers, deadline, _DIRECT, name)
+    with keep_deadline(deadline), _connection_errors(name), request.open(url) as response:
         for chunk in _chunks(response, deadline, None, name):
             file.write(chunk)
         return response.headers
@@ -131,15 +139,12 @@ def head(
     headers: Mapping[str, str],
     deadline: Deadline,
     *,
-    redirects: int = 0,
-    allowed: Allowed | None = None,
+    route: Route = _DIRECT,
 ) -> Mapping[str, str]:
     """The headers of a successful HEAD; raises the errors of `download`."""
     name = public_name(url)
-    with (
-        keep_deadline(deadline),
-        _opened(session, "HEAD", url, headers, deadline, redirects, allowed, name) as response,
-    ):
+    request = Request(session, "HEAD", headers, deadline, route, name)
+    with keep_deadline(deadline), _connection_errors(name), request.open(url) as response:
         return response.headers
 
 
@@ -150,13 +155,8 @@ def decoded(downloaded: Downloaded, meter: ByteMeter, name: str) -> bytes:
       DownloadError: the encoding is another one, or the body is damaged.
       TooLargeError: the decompressed body is too large.
     """
-    encoding = downloaded.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding in ("", "identity"):
+    if not is_packed(downloaded.headers, downloaded.data[: len(_GZIP_START)], name):
         return downloaded.data
-    if encoding not in ("gzip", "x-gzip"):
-        raise DownloadError(
-            f"{name}: came with Content-Encoding: {encoding:.40}, which was not asked for", retry_when=CONTENT
-        )
     pieces: list[bytes] = []
     total = 0
     try:
@@ -171,58 +171,24 @@ def decoded(downloaded: Downloaded, meter: ByteMeter, name: str) -> bytes:
     return b"".join(pieces)
 
 
+def is_packed(headers: Mapping[str, str], start: bytes, name: str) -> bool:
+    """Whether a body is compressed with gzip: its `Content-Encoding` says so, and so does its `start` of two bytes.
+
+    Raises:
+      DownloadError: it is compressed in another way.
+    """
+    encodings = [encoding.strip().lower() for encoding in headers.get("Content-Encoding", "").split(",")]
+    for encoding in encodings:
+        if encoding in _OTHER_COMPRESSIONS:
+            raise DownloadError(
+                f"{name}: came with Content-Encoding: {encoding}, which was not asked for", retry_when=CONTENT
+            )
+    return any(encoding in _GZIP for encoding in encodings) and start == _GZIP_START
+
+
 def version_in(headers: Mapping[str, str]) -> str:
     """The version that a web server gives a file; "" if it gives none."""
     return headers.get("ETag") or headers.get("Last-Modified") or ""
-
-
-@contextlib.contextmanager
-def _opened(
-    session: requests.Session,
-    method: str,
-    url: str,
-    headers: Mapping[str, str],
-    deadline: Deadline,
-    redirects: int,
-    allowed: Allowed | None,
-    name: str,
-) -> Iterator[requests.Response]:
-    """The successful response, its body unread; closing it drops a connection whose body was not read to the end."""
-    for _ in range(redirects + 1):
-        with _connection_errors(name), contextlib.closing(_sent(session, method, url, headers, deadline)) as response:
-            if response.status_code in (http.HTTPStatus.OK, http.HTTPStatus.PARTIAL_CONTENT):
-                yield response
-                return
-            target = response.headers.get("Location") if response.status_code in _REDIRECTS else None
-            if target is None or not redirects:
-                raise status_error(response, name)
-        url = _target_of(url, target, name)
-        if allowed is not None:
-            with _named(name):
-                allowed.check(url)
-    raise DownloadError(f"{name}: more than {redirects} redirects", "TooManyRedirects")
-
-
-def _target_of(url: str, location: str, name: str) -> str:
-    """The target of a redirect."""
-    try:
-        return urllib.parse.urljoin(url, location)
-    except ValueError as error:  # brackets that are no IPv6 address
-        raise DownloadError(f"{name}: is redirected to an invalid URL", type(error).__name__) from None
-
-
-def _sent(
-    session: requests.Session, method: str, url: str, headers: Mapping[str, str], deadline: Deadline
-) -> requests.Response:
-    left = max(deadline.left(), 0.001)  # 0 would mean no timeout, or an error
-    return session.request(
-        method,
-        url,
-        headers={"Accept-Encoding": "identity", **headers},
-        stream=True,
-        allow_redirects=False,
-        timeout=(min(left, _CONNECT_S), min(left, STALL_S)),
-    )
 
 
 def _chunks(response: requests.Response, deadline: Deadline, meter: ByteMeter | None, name: str) -> Iterator[bytes]:

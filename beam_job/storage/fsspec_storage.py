@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from beam_job.storage.base import (
     CONTENT,
+    FOLDER_MARKS,
     LATER,
     OPTIONS,
     ByteMeter,
@@ -60,8 +61,9 @@ _LOG_IN |= {"s3a": _LOG_IN["s3"], "abfs": _LOG_IN["az"]}
 class FsspecStorage(ReadOnly):
     """One scheme of fsspec, with one file system per process, which takes credentials and endpoints from its package.
 
-    It is read-only: no file system of fsspec guarantees writes that are both whole and exclusive, and the output needs
-    both. Listed URIs keep the scheme and the host or bucket as the user wrote them (`s3a` is not turned into `s3`).
+    It is read-only, but for `S3Storage`: no file system of fsspec guarantees writes that are both whole and exclusive,
+    and the output needs both. Listed URIs keep the scheme and the host or bucket as the user wrote them (`s3a` is not
+    turned into `s3`).
     """
 
     def __init__(self, scheme: str, retrying: Retrying = retrying) -> None:
@@ -84,7 +86,7 @@ class FsspecStorage(ReadOnly):
             root = uri.partition("://")[2].partition("/")[0]
             stripped = self._path(f"{self._scheme}://{root}")
         for path, info in sorted(found.items()):
-            if info["type"] == "file":
+            if info["type"] == "file" and not path.endswith(FOLDER_MARKS):
                 rest = path[len(stripped) :] if path.startswith(stripped) else f"/{path.lstrip('/')}"
                 yield _stored(f"{self._scheme}://{root}{rest}", info)
 

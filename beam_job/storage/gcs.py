@@ -11,11 +11,14 @@ import tempfile
 import threading
 import urllib.parse
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
+from beam_job.storage.access import current_access
 from beam_job.storage.base import (
     CONTENT,
+    FOLDER_MARKS,
+    OPTIONS,
     ByteMeter,
     CredentialsError,
     StorageError,
@@ -24,8 +27,8 @@ from beam_job.storage.base import (
 )
 from beam_job.storage.checksum import check, check_file, crc32c_in, crc32c_of
 from beam_job.storage.connections import keep_deadline, prepared
-from beam_job.storage.download import Downloaded, Part, decoded, download, download_to
-from beam_job.storage.gcs_errors import LOG_IN, NO_PERMISSION, gcs_errors
+from beam_job.storage.download import Downloaded, Part, decoded, download, download_to, is_packed
+from beam_job.storage.gcs_errors import LOG_IN, NO_PERMISSION, gcs_errors, requester_pays_hint
 from beam_job.storage.responses import DownloadError
 from beam_job.storage.retry import Deadline, Retrying, retrying
 
@@ -72,7 +75,7 @@ class GoogleCloudStorage:
         Google's listing shows every write and deletion that has returned.
         """
         bucket, name = _split(uri)
-        if is_glob(name):
+        if is_glob(name) and not ("*" not in name and self.exists(uri)):  # names may hold ? and [ themselves
             yield from self._objects(uri, bucket, _WILDCARD.split(name)[0], name)
         elif not name or name.endswith("/"):
             yield from self._objects(uri, bucket, name)
@@ -89,7 +92,8 @@ class GoogleCloudStorage:
         prefix = name if not name or name.endswith("/") else name + "/"
 
         def ask(options: dict[str, Any]) -> bool:
-            return any(True for _ in self._client.list_blobs(bucket, prefix=prefix, max_results=1, **options))
+            found = self._client.list_blobs(self._bucket(bucket), prefix=prefix, max_results=1, **options)
+            return any(True for _ in found)
 
         return self._call(uri, ask)
 
@@ -183,7 +187,7 @@ class GoogleCloudStorage:
                 raise
         try:
             held = self._call(
-                place, lambda options: self._client.bucket(bucket).test_iam_permissions(list(permissions), **options)
+                place, lambda options: self._bucket(bucket).test_iam_permissions(list(permissions), **options)
             )
         except StorageError:  # emulators do not answer this question
             return None
@@ -217,10 +221,11 @@ class GoogleCloudStorage:
 
         options = {"fields": _FIELDS, "retry": DEFAULT_RETRY.with_timeout(CALL_S), "timeout": CALL_S}
         with gcs_errors(uri):
-            for page in self._client.list_blobs(bucket, prefix=prefix, match_glob=match_glob, **options).pages:
+            listing = self._client.list_blobs(self._bucket(bucket), prefix=prefix, match_glob=match_glob, **options)
+            for page in listing.pages:
                 # Plain dictionaries: making the client's objects would take longer than the listing itself.
                 for item in page.raw_page.get("items", ()):
-                    if not item["name"].endswith("/"):
+                    if not item["name"].endswith(FOLDER_MARKS):
                         name = f"gs://{bucket}/{item['name']}"
                         yield StoredObject(name, str(item["generation"]), int(item["size"]), item.get("crc32c"))
 
@@ -259,8 +264,8 @@ class GoogleCloudStorage:
         meter: ByteMeter,
     ) -> tuple[bytes, str]:
         got = self._download(uri, version, deadline, part, meter)
-        if part is None:
-            check(got.data, size, crc32c, crc32c_in(got.headers.get("x-goog-hash")), name=uri)
+        if part is None and not was_unpacked(got.headers):
+            self._check(uri, got, size, crc32c, deadline)
         generation = got.headers.get("x-goog-generation") or version
         if version and generation != version:
             raise StorageError(f"{uri}: generation {generation} came instead of {version}", transient=True)
@@ -274,10 +279,34 @@ class GoogleCloudStorage:
         with contextlib.ExitStack() as undo, gcs_errors(stored.uri):
             file: BinaryIO = undo.enter_context(tempfile.TemporaryFile())
             headers = download_to(file, self._client._http, url, _AS_STORED, deadline, name=stored.uri)
-            check_file(file, stored.size, stored.crc32c, name=stored.uri)
+            if not was_unpacked(headers):
+                check_file(file, stored.size, stored.crc32c, name=stored.uri)
+            file.seek(0)
+            packed = is_packed(headers, file.read(2), stored.uri)
             file.seek(0)
             undo.pop_all()
-        return file, headers.get("Content-Encoding") == "gzip"
+        return file, packed
+
+    def _check(self, uri: str, got: Downloaded, size: int | None, crc32c: str | None, deadline: Deadline) -> None:
+        """Checks that the object came as it is stored, or decompressed on its way.
+
+        Google, or a proxy before it, may decompress objects that are stored with `Content-Encoding: gzip`. Their size
+        and checksum are those of the compressed bytes then, and the next attempt would bring the same.
+        """
+        try:
+            check(got.data, size, crc32c, crc32c_in(got.headers.get("x-goog-hash")), name=uri)
+        except StorageError:
+            if is_packed(got.headers, got.data[:2], uri) or not self._is_stored_packed(uri, deadline):
+                raise
+
+    def _is_stored_packed(self, uri: str, deadline: Deadline) -> bool:
+        blob = self._blob(uri)
+        try:
+            with gcs_errors(uri), keep_deadline(deadline):
+                blob.reload(timeout=max(deadline.left(), 0.001), retry=None)
+        except StorageError:  # what came does not match what was listed, which says more
+            return False
+        return "gzip" in (blob.content_encoding or "")
 
     def _download(
         self, uri: str, version: str | None, deadline: Deadline, part: Part | None, meter: ByteMeter
@@ -290,6 +319,8 @@ class GoogleCloudStorage:
             except DownloadError as error:
                 gone = f"generation {version} was replaced or deleted" if version and error.status == 404 else ""
                 error.args = (": ".join(filter(None, (str(error), error.detail, gone))),)
+                if hint := requester_pays_hint(error.detail):
+                    raise StorageError(f"{error}{hint}", error.cause, retry_when=OPTIONS) from error
                 if error.status == 403:
                     error.args = (f"{str(error).rstrip('.')}; {NO_PERMISSION}",)
                 if error.status == 401:
@@ -305,7 +336,16 @@ class GoogleCloudStorage:
 
     def _blob(self, uri: str) -> gcs.Blob:
         bucket, name = _split(uri)
-        return self._client.bucket(bucket).blob(name)
+        return self._bucket(bucket).blob(name)
+
+    def _bucket(self, name: str) -> gcs.Bucket:
+        return self._client.bucket(name, user_project=current_access().billing_project or None)
+
+
+def was_unpacked(headers: Mapping[str, str]) -> bool:
+    """Whether an object that is stored compressed was decompressed on its way."""
+    packed = "gzip" in headers.get("x-goog-stored-content-encoding", "").lower()
+    return packed and "gzip" not in headers.get("Content-Encoding", "").lower()
 
 
 def _seconds_for(size: int) -> float:
@@ -329,7 +369,9 @@ def _decompressed(packed: BinaryIO, uri: str) -> BinaryIO:
 def _media_url(endpoint: str, uri: str, version: str | None) -> str:
     bucket, name = (urllib.parse.quote(part, safe="") for part in _split(uri))
     generation = f"&generation={urllib.parse.quote(version, safe='')}" if version else ""
-    return f"{endpoint}/download/storage/v1/b/{bucket}/o/{name}?alt=media{generation}"
+    payer = current_access().billing_project
+    project = f"&userProject={urllib.parse.quote(payer, safe='')}" if payer else ""
+    return f"{endpoint}/download/storage/v1/b/{bucket}/o/{name}?alt=media{generation}{project}"
 
 
 def _split(uri: str) -> tuple[str, str]:

@@ -7,12 +7,18 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from beam_job.storage.base import CredentialsError, StorageError
+from beam_job.storage.base import OPTIONS, CredentialsError, StorageError
 from beam_job.storage.responses import is_transient, retry_when_of
 
 LOG_IN = "log in with `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
 NO_PERMISSION = "grant this permission to the account, or " + LOG_IN.replace("log in", "log in as another", 1)
 _REQUEST = re.compile(r"[A-Z]+ https?://\S+: ")  # the client puts this before Google's own message
+
+
+def requester_pays_hint(message: str) -> str:
+    """What to do about a bucket whose requester pays; "" for other messages of Google."""
+    missing = "requester pays" in message.lower() or "user project" in message.lower()
+    return "; name the project that pays with --billing_project=PROJECT" if missing else ""
 
 
 @contextlib.contextmanager
@@ -26,6 +32,8 @@ def gcs_errors(uri: str) -> Iterator[None]:
     except GoogleAPICallError as error:
         code: Any = error.code or 0
         message = f"{uri}: {int(code)} {_REQUEST.sub('', error.message or str(error), count=1)}"
+        if hint := requester_pays_hint(message):
+            raise StorageError(f"{message}{hint}", type(error).__name__, retry_when=OPTIONS) from error
         if code == 401:
             raise CredentialsError(f"{message.rstrip('.')}; {LOG_IN}", type(error).__name__) from error
         if code == 403:

@@ -11,17 +11,19 @@ from typing import BinaryIO
 
 import requests
 
-from beam_job import __version__
+from beam_job.storage.access import current_access
 from beam_job.storage.allow import Allowed
-from beam_job.storage.base import ByteMeter, StoredObject
+from beam_job.storage.base import LATER, ByteMeter, StoredObject
 from beam_job.storage.checksum import crc32c_of
 from beam_job.storage.connections import prepared
 from beam_job.storage.download import Part, decoded, download, head, version_in
+from beam_job.storage.hosts import HOSTS, host_of
 from beam_job.storage.read_only import ReadOnly
-from beam_job.storage.responses import DownloadError, public_name
+from beam_job.storage.redirects import Route
+from beam_job.storage.responses import DownloadError, is_transient, public_name
 from beam_job.storage.retry import Deadline, Retrying, retrying
 
-_REDIRECTS = 5
+_REDIRECTS = 20  # as browsers do
 # Servers that would answer a GET may answer these to HEAD.
 _NO_HEAD = (400, 403, 405, 501)
 _GONE = (404, 410)
@@ -32,6 +34,7 @@ class HttpStorage(ReadOnly):
 
     Servers keep no versions: `read` returns the present content. Its version is the ETag, or Last-Modified, or else the
     CRC-32C of the body in base64. Credentials are sent only if the URL itself contains them, and only to its host.
+    Cookies are kept for the redirects of one request. Each server gets a few requests at a time (`hosts`).
 
     Args:
       retrying: how to retry.
@@ -75,7 +78,8 @@ class HttpStorage(ReadOnly):
     ) -> tuple[bytes, str]:
         part = None if offset is None or size is None else Part(offset, size)
         meter = ByteMeter(public_name(uri), max_bytes, on_size)
-        return self._retrying(lambda deadline: self._read(uri, deadline, meter, part), timeout)
+        with _noted(host_of(uri) or ""):
+            return self._retrying(lambda deadline: self._read(uri, deadline, meter, part), timeout)
 
     def open(self, uri: str) -> BinaryIO:
         return io.BytesIO(self.read(uri)[0])
@@ -95,29 +99,29 @@ class HttpStorage(ReadOnly):
             self._opened = None
 
     def _read(self, uri: str, deadline: Deadline, meter: ByteMeter, part: Part | None) -> tuple[bytes, str]:
-        with _http_errors():
-            got = download(
-                self._session(), uri, {}, deadline, meter, part=part, redirects=_REDIRECTS, allowed=self._allowed
-            )
+        with _http_errors(host_of(uri) or ""):
+            got = download(self._session(), uri, _headers(), deadline, meter, part=part, route=self._route())
             data = decoded(got, meter, public_name(uri))
         # The checksum of a part says nothing about the whole.
         return data, version_in(got.headers) or (crc32c_of(data) if part is None else "")
 
     def _head(self, uri: str, deadline: Deadline) -> Mapping[str, str]:
         try:
-            with _http_errors():
-                return head(self._session(), uri, {}, deadline, redirects=_REDIRECTS, allowed=self._allowed)
+            with _http_errors(host_of(uri) or ""):
+                return head(self._session(), uri, _headers(), deadline, route=self._route())
         except DownloadError as error:
             if error.status not in _NO_HEAD:
                 raise
         return {}
+
+    def _route(self) -> Route:
+        return Route(_REDIRECTS, self._allowed, current_access().respect_noai, takes_turns=True)
 
     def _session(self) -> requests.Session:
         with self._lock:
             if self._opened is None:
                 only_public = self._allowed is not None and not self._allowed.private_addresses
                 session = prepared(requests.Session(), only_public)
-                session.headers["User-Agent"] = f"caption-images/{__version__}"
                 # A cookie from one answer must not change what another thread gets.
                 session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
                 self._opened = session
@@ -128,14 +132,38 @@ class _MissingError(DownloadError):
     """The server says that there is no such file: 404 or 410."""
 
 
+def _headers() -> Mapping[str, str]:
+    return {"User-Agent": current_access().user_agent}
+
+
 @contextlib.contextmanager
-def _http_errors() -> Iterator[None]:
-    """Does not retry unknown hosts within the run: old lists of URLs have many, and each would cost a minute."""
+def _noted(host: str) -> Iterator[None]:
+    """Notes whether `host` answers, or fails for reasons that are not this file's."""
+    try:
+        yield
+        HOSTS.answered(host)
+    except DownloadError as error:
+        if error.retry_when == LATER and (error.status is None or is_transient(error.status)):
+            HOSTS.failed(host)
+        else:
+            HOSTS.answered(host)
+        raise
+
+
+@contextlib.contextmanager
+def _http_errors(host: str) -> Iterator[None]:
+    """Does not retry within the run what would cost a minute each time: unknown hosts, and hosts that keep failing."""
     try:
         yield
     except DownloadError as error:
-        if error.unknown_host:
+        if error.unknown_host or not HOSTS.has_patience(host):
             error.transient = False
         if error.status in _GONE:
-            raise _MissingError(str(error), error.cause, retry_when=error.retry_when) from error
+            raise _missing(error) from error
         raise
+
+
+def _missing(error: DownloadError) -> _MissingError:
+    missing = _MissingError(str(error), error.cause, retry_when=error.retry_when)
+    missing.status = error.status
+    return missing

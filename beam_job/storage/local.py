@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
-import glob
 import os
 import stat as stat_module
+import unicodedata
 import urllib.parse
 import uuid
 from collections.abc import Callable, Iterator
@@ -26,6 +25,8 @@ from beam_job.storage.base import (
 )
 from beam_job.storage.checksum import check
 from beam_job.storage.retry import Deadline, Retrying, retrying
+from beam_job.storage.versions import listed_version, read_version
+from beam_job.storage.walk import Found, walk
 
 _CHUNK = 1 << 20
 # Errors that may be gone within seconds: another thread closes files, a client of NFS gets a new handle.
@@ -51,29 +52,33 @@ class LocalStorage:
     def __init__(self, retrying: Retrying = retrying) -> None:
         self._retrying = retrying
 
-    def list(self, uri: str) -> Iterator[StoredObject]:
+    def list(self, uri: str, with_errors: bool = False) -> Iterator[StoredObject]:
         """See `Storage.list`.
 
         Folders and globs yield everything but folders. What cannot be read (a broken link, a FIFO) fails when it is
-        read, so that it gets a failure row instead of being lost.
+        read, so that it gets a failure row instead of being lost. Linked folders are followed, see `walk`.
+
+        Args:
+          uri: a folder, a glob or a file.
+          with_errors: yield a subfolder that cannot be read, with its `error`, instead of raising StorageError.
         """
         path = local_path(uri)
         if os.path.isdir(path):
-            paths = _walk(path)
+            found = walk(path)
         elif os.path.lexists(path) or not is_glob(path):
-            found = _stat_or_none(uri)
-            if found is not None:
-                yield _stored(local_uri(os.path.abspath(path)), found)
+            stored = _stat_or_none(uri)
+            if stored is not None:
+                yield _stored(local_uri(os.path.abspath(path)), stored)
             return
         else:
-            # "." would keep `**/*.jpg` relative to the caller's folder: names in the output are absolute.
-            matches = glob.iglob(os.path.abspath(path), recursive=True)
-            paths = iter(sorted(match for match in matches if not os.path.isdir(match)))
-        for name in _with_errors(uri, paths):
-            with _local_errors(name):
-                stored = _listed(name)
-            if stored:
-                yield stored
+            found = _matches(path)
+        for entry in _with_errors(uri, found):
+            with _local_errors(entry.path):
+                if entry.error is not None and not with_errors:
+                    raise entry.error
+                listed = _listed(entry.path) if entry.error is None else _unreadable(entry.path, entry.error)
+            if listed:
+                yield listed
 
     def stat(self, uri: str) -> StoredObject:
         with _local_errors(uri):
@@ -172,7 +177,7 @@ def _read(uri: str, deadline: Deadline, meter: ByteMeter, part: tuple[int, int] 
     with _local_errors(uri), _open_regular(uri) as file:
         found = os.fstat(file.fileno())
         offset, size = part or (0, found.st_size)
-        meter.version = _version(found)
+        meter.version = listed_version(found)
         meter.check(size)
         file.seek(offset)
         chunks: list[bytes] = []
@@ -186,7 +191,8 @@ def _read(uri: str, deadline: Deadline, meter: ByteMeter, part: tuple[int, int] 
     data = b"".join(chunks)
     if part is not None:
         check(data, size, name=uri)
-    return data, _version(found)
+        return data, listed_version(found)
+    return data, read_version(found, data)
 
 
 def _open_regular(uri: str) -> BinaryIO:
@@ -217,14 +223,25 @@ def _check_is_regular(uri: str, found: os.stat_result) -> None:
     raise StorageError(f"{uri}: is {kind}, not a regular file", "NotAFile", retry_when=CONTENT)
 
 
-def _with_errors(uri: str, paths: Iterator[str]) -> Iterator[str]:
-    """The same paths; errors of looking them up are raised as StorageError."""
+def _with_errors(uri: str, entries: Iterator[Found]) -> Iterator[Found]:
+    """The same entries; errors of looking them up are raised as StorageError."""
     while True:
         with _local_errors(uri):
-            path = next(paths, None)
-        if path is None:
+            entry = next(entries, None)
+        if entry is None:
             return
-        yield path
+        yield entry
+
+
+def _matches(path: str) -> Iterator[Found]:
+    """The files that match a glob; names in the output are absolute."""
+    segments = os.path.abspath(path).split(os.sep)
+    # The folders before the first wildcard, and those with wildcards that are there by exactly that name.
+    count = 1
+    while count < len(segments) and os.path.isdir(os.sep.join(segments[: count + 1])):
+        count += 1
+    root = os.sep.join(segments[:count]) or os.sep
+    return iter(()) if count == len(segments) else walk(root, segments[count:])
 
 
 def _stat_or_none(uri: str) -> os.stat_result | None:
@@ -246,28 +263,18 @@ def _listed(path: str) -> StoredObject | None:
             return _stored(uri, os.lstat(path))
     except FileNotFoundError:
         return None
+    except PermissionError as error:  # a folder that shows its names and nothing else
+        return _unreadable(path, error)
 
 
-def _walk(folder: str) -> Iterator[str]:
-    # Without `onerror`, folders that may not be read would be skipped, and their images lost without a message.
-    for parent, folders, files in os.walk(folder, onerror=functools.partial(_raise_unless_deleted, folder)):
-        folders.sort()
-        for name in sorted(files):
-            yield os.path.join(parent, name)
-
-
-def _raise_unless_deleted(root: str, error: OSError) -> None:
-    """Passes over a folder that was deleted during the listing, but not if all has gone, as with a mount."""
-    if not isinstance(error, FileNotFoundError) or not os.path.isdir(root):
-        raise error
+def _unreadable(path: str, error: OSError) -> StoredObject:
+    uri = local_uri(os.path.abspath(path))
+    hint = "; change its permissions, or leave it out with --exclude" if error.errno in _REFUSED else ""
+    return StoredObject(uri, "", 0, error=f"{uri}: {error.strerror or error}{hint}", modified=None)
 
 
 def _stored(uri: str, found: os.stat_result) -> StoredObject:
-    return StoredObject(uri, _version(found), found.st_size, modified=found.st_mtime)
-
-
-def _version(found: os.stat_result) -> str:
-    return f"{found.st_size}-{found.st_mtime_ns}"
+    return StoredObject(uri, listed_version(found), found.st_size, modified=found.st_mtime)
 
 
 def _has_content(path: str, data: bytes) -> bool:
@@ -322,5 +329,25 @@ def _local_errors(uri: str) -> Iterator[None]:
     except OSError as error:
         code = error.errno or 0
         retry_when = OPTIONS if code in _REFUSED else CONTENT if code in _BAD_NAME else LATER
-        message = f"{uri}: {error.strerror or error}{_HINTS.get(code, '')}"
+        hint = _near_miss(uri) if code == errno.ENOENT else _HINTS.get(code, "")
+        message = f"{uri}: {error.strerror or error}{hint}"
         raise StorageError(message, type(error).__name__, code in _TRANSIENT, retry_when=retry_when) from error
+
+
+def _near_miss(uri: str) -> str:
+    """A hint at a name that differs in capitals or in its Unicode form alone, which macOS and Windows ignore."""
+    try:
+        missing = os.path.abspath(local_path(uri))
+        while not os.path.lexists(folder := os.path.dirname(missing)):
+            missing = folder
+        name = os.path.basename(missing)
+        near = next(other for other in sorted(os.listdir(folder)) if _folded(other) == _folded(name))
+    except (OSError, ValueError, StopIteration, StorageError):
+        return ""
+    same = unicodedata.normalize("NFC", near) == unicodedata.normalize("NFC", name)
+    how = "its Unicode form (NFC or NFD)" if same else "capitals"
+    return f"; there is {local_uri(os.path.join(folder, near))}, which differs in {how} alone"
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from beam_job.storage.base import StorageError, scheme_of
 from beam_job.storage.responses import public_name
 
-_INSTEAD = "name a local folder or a gs:// bucket for output"
+_INSTEAD = "name a local folder, or a gs:// or s3:// bucket, for output"
 
 
 class ReadOnly:

@@ -106,7 +106,7 @@ def status_error(response: requests.Response, name: str) -> DownloadError:
         f"{name}: {status} {phrase}".rstrip(),
         cause,
         transient,
-        _retry_after(response.headers.get("Retry-After")),
+        retry_after_of(response.headers.get("Retry-After")),
         retry_when_of(status),
     )
     error.status = status
@@ -144,7 +144,7 @@ def broken(error: Exception, name: str) -> tuple[DownloadError, BaseException]:
     return failure, root
 
 
-def _retry_after(header: str | None) -> float | None:
+def retry_after_of(header: str | None) -> float | None:
     """Seconds of a Retry-After header, which holds seconds or a date; None for anything else."""
     if header is None:
         return None

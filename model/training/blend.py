@@ -33,22 +33,29 @@ def main(argv: list[str] | None = None) -> int:
 
     def run() -> int:
         shares = args.shares or [1 / len(args.bundles)] * len(args.bundles)
-        version = blend(args.bundles, shares, args.output, args.length_penalty)
+        version = blend(args.bundles, shares, args.output, args.length_penalty, args.content_words_once)
         print(f"{args.output}: {version}")
         return EXIT_OK
 
     return run_command("blend", run)
 
 
-def blend(bundles: Sequence[Path], shares: Sequence[float], output: Path, length_penalty: float | None = None) -> str:
+def blend(
+    bundles: Sequence[Path],
+    shares: Sequence[float],
+    output: Path,
+    length_penalty: float | None = None,
+    content_words_once: bool | None = None,
+) -> str:
     """Writes the bundle and returns its version.
 
     Args:
-      bundles: folders of bundles with the same architecture and vocabulary; input size, dropout and length penalty are
-        taken from the last.
+      bundles: folders of bundles with the same architecture and vocabulary; what no weight depends on is taken
+        from the last.
       shares: one for each bundle, with a sum of 1.
       output: folder of the new bundle.
       length_penalty: default of the new bundle's beam search; None is that of the last bundle.
+      content_words_once: see `CaptionerConfig`; None is as in the last bundle.
 
     Raises:
       BundleError: a bundle is damaged, the bundles differ in architecture or vocabulary, they have different 8-bit
@@ -76,18 +83,16 @@ def blend(bundles: Sequence[Path], shares: Sequence[float], output: Path, length
         variable.assign(sum(share * array for share, array in zip(shares, arrays, strict=True)))
     if length_penalty is not None:
         last.config = replace(last.config, length_penalty=length_penalty)
+    if content_words_once is not None:
+        last.config = replace(last.config, content_words_once=content_words_once)
     parts = ", ".join(f"{share:g} of {one.version}" for share, one in zip(shares, captioners, strict=True))
     return save_bundle(output, last, f"# Model card\n\nThe mean of {parts} (`python -m model blend`).\n")
 
 
 def _comparable(captioner: Captioner, config: CaptionerConfig) -> tuple[CaptionerConfig, object]:
-    """What must be equal in all bundles; no weight depends on input size, dropout or length penalty."""
-    own = replace(
-        captioner.config,
-        input_size=config.input_size,
-        dropout=config.dropout,
-        length_penalty=config.length_penalty,
-    )
+    """What must be equal in all bundles; no weight depends on the rest."""
+    independent = ("input_size", "dropout", "length_penalty", "content_words_once")
+    own = replace(captioner.config, **{name: getattr(config, name) for name in independent})
     return own, captioner.vocabulary
 
 
@@ -111,6 +116,12 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         help="default of the new bundle's beam search; find a good value with `python -m model evaluate` "
         "(default: that of the last bundle)",
+    )
+    parser.add_argument(
+        "--content_words_once",
+        action=argparse.BooleanOptionalAction,
+        help="for English captions: no noun, verb or adjective comes twice in a caption (default: as in the last "
+        "bundle)",
     )
     parser.add_argument("--output", required=True, type=Path, help="folder of the bundle to write")
     return parser

@@ -95,7 +95,7 @@ def evaluate(examples: Sequence[Example], said: Mapping[str, Caption]) -> dict[s
     metrics, cider, intervals = caption_metrics(references, {name: [caption.text] for name, caption in said.items()})
     report: dict[str, Any] = {"images": len(said)} | _rounded(metrics)
     report["95 % intervals"] = {name: [round(value, 2) for value in ends] for name, ends in intervals.items()}
-    scores = [caption.score for caption in said.values()]
+    scores = [np.nan if caption.score is None else caption.score for caption in said.values()]
     if len(said) >= _FIFTHS and not np.isnan(scores).any():
         fifths = by_fifths(scores, [cider[name] for name in said])
         report["CIDEr by fifths of score"] = [round(value, 2) for value in fifths]

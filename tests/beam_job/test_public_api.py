@@ -16,7 +16,9 @@ _LARGE = ("apache_beam", "tensorflow", "keras", "pyarrow", "google.cloud.storage
     "statement",
     [
         pytest.param("import beam_job", id="the package"),
-        pytest.param("from beam_job import JobConfig, Filters, Decoding, __version__", id="the configuration"),
+        pytest.param(
+            "from beam_job import JobConfig, Filters, Decoding, Endpoint, Prompt, __version__", id="the configuration"
+        ),
     ],
 )
 def test_importing_it_imports_nothing_large(statement: str) -> None:

@@ -3,10 +3,12 @@
     ceiling    C: decoding threads and the model in one bare process, no Beam
     notebook   N: one image at a time, Keras called step by step, as the course's notebook does
     beam       R: what a Beam user would write first, with the stock RunInference
+    handler    H: the same pipeline with this job's decoding, and its handler in RunInference
+    transform  T: CaptionImages
     machine    no captions; what TensorFlow runs on
 
-N and R run the encoder as TensorFlow does; C, like the job, has the fastest engine. R decodes as Beam's own example of
-image classification does (`pytorch_image_classification.py`): Pillow's `open`, `convert` and `resize`.
+N and R run the encoder as TensorFlow does; C, H and T, like the job, have the fastest engine. R decodes as Beam's own
+example of image classification does (`pytorch_image_classification.py`): Pillow's `open`, `convert` and `resize`.
 All take their images from `--input` (a folder, or `gs://bucket/photos/`) and write rows of `uri`, `caption` and
 `captioned_at` as Parquet below `--output`.
 """
@@ -46,7 +48,7 @@ Pixels = npt.NDArray[np.uint8]
 def main() -> int:
     """One of them."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.others", description=__doc__)
-    parser.add_argument("name", choices=("ceiling", "notebook", "beam", "machine"))
+    parser.add_argument("name", choices=("ceiling", "notebook", "beam", "handler", "transform", "machine"))
     parser.add_argument("--input", default="")
     parser.add_argument("--output", type=Path, default=Path())
     parser.add_argument("--model", type=Path, default=DEFAULT_BUNDLE)
@@ -60,6 +62,10 @@ def main() -> int:
                 write(notebook(args.input, args.model), args.output)
             case "beam":
                 beam_pipeline(args.input, args.output, args.model, args.batch_size)
+            case "handler":
+                handler_pipeline(args.input, args.output, args.model, args.batch_size)
+            case "transform":
+                transform_pipeline(args.input, args.output, args.model, args.batch_size)
             case _:
                 print(json.dumps(machine()))
     return 0
@@ -119,7 +125,6 @@ def notebook(source: str, bundle: Path) -> Iterator[Row]:
 def beam_pipeline(source: str, output: Path, bundle: Path, batch_size: int) -> None:
     """ReadMatches, decode, RunInference, WriteToParquet, in Beam's in-process runner."""
     import apache_beam as beam
-    from apache_beam.io import fileio
     from apache_beam.ml.inference.base import KeyedModelHandler, ModelHandler, RunInference
 
     class CaptionHandler(ModelHandler[Pixels, Row, Any]):
@@ -139,25 +144,80 @@ def beam_pipeline(source: str, output: Path, bundle: Path, batch_size: int) -> N
         def get_num_bytes(self, batch: Sequence[Pixels]) -> int:
             return sum(pixels.nbytes for pixels in batch)
 
-    size = json.loads((bundle / "config.json").read_text())["input_size"]
+    size = _input_size(bundle)
 
     def decoded(data: bytes) -> Pixels:
         return np.asarray(Image.open(io.BytesIO(data)).convert("RGB").resize((size, size)))
 
-    pattern = f"{source}**.jpg" if source.startswith("gs://") else f"{source}/*.jpg"
-    # Without `no_auth`, Beam looks for credentials that an emulator does not ask for, 20 s and more.
-    options = beam.options.pipeline_options.PipelineOptions(["--runner=FnApiRunner", "--no_auth"])
-    with beam.Pipeline(options=options) as pipeline:
+    with _pipeline() as pipeline:
         (
-            pipeline
-            | beam.Create([pattern])
-            | fileio.MatchAll()
-            | fileio.ReadMatches()
+            _files(pipeline, source)
             | "Decode" >> beam.Map(lambda file: (file.metadata.path, decoded(file.read())))
             | RunInference(KeyedModelHandler(CaptionHandler()))
             | "Row" >> beam.MapTuple(lambda uri, row: {**row, "uri": uri})
-            | beam.io.WriteToParquet(str(output / "captions"), SCHEMA, file_name_suffix=".parquet")
+            | _sink(output)
         )
+
+
+def handler_pipeline(source: str, output: Path, bundle: Path, batch_size: int) -> None:
+    """ReadMatches, this job's decoding, RunInference with this job's handler, WriteToParquet."""
+    import apache_beam as beam
+    from apache_beam.ml.inference.base import KeyedModelHandler, RunInference
+
+    from beam_job import CaptionModelHandler
+
+    size = _input_size(bundle)
+    handler = CaptionModelHandler(model=str(bundle), batch_size=batch_size)
+    with _pipeline() as pipeline:
+        (
+            _files(pipeline, source)
+            | "Decode" >> beam.Map(lambda file: (file.metadata.path, load_image(file.read(), size).pixels))
+            | RunInference(KeyedModelHandler(handler))
+            | "Row" >> beam.MapTuple(lambda uri, found: _rows([uri], [found.captions[0].text])[0])
+            | _sink(output)
+        )
+
+
+def transform_pipeline(source: str, output: Path, bundle: Path, batch_size: int) -> None:
+    """URIs, CaptionImages, WriteToParquet."""
+    import apache_beam as beam
+
+    from beam_job import CaptionImages
+    from beam_job.inputs.listing import list_images
+
+    uris = [uri for batch in list_images([source]) for uri in batch.column("uri").to_pylist()]
+    place = {"allow_buckets": ["gs://bucket"]} if source.startswith("gs://") else {"allow_root": [source]}
+    with _pipeline() as pipeline:
+        results = pipeline | beam.Create(uris) | CaptionImages(model=str(bundle), batch_size=batch_size, **place)
+        columns = SCHEMA.names
+        _ = results.captions | "Row" >> beam.Map(lambda row: {name: row[name] for name in columns}) | _sink(output)
+
+
+def _input_size(bundle: Path) -> int:
+    return int(json.loads((bundle / "config.json").read_text())["input_size"])
+
+
+def _pipeline() -> Any:
+    """In Beam's in-process runner."""
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    # Without `no_auth`, Beam looks for credentials that an emulator does not ask for, 20 s and more.
+    return beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner", "--no_auth"]))
+
+
+def _files(pipeline: Any, source: str) -> Any:
+    import apache_beam as beam
+    from apache_beam.io import fileio
+
+    pattern = f"{source}**.jpg" if source.startswith("gs://") else f"{source}/*.jpg"
+    return pipeline | beam.Create([pattern]) | fileio.MatchAll() | fileio.ReadMatches()
+
+
+def _sink(output: Path) -> Any:
+    import apache_beam as beam
+
+    return beam.io.WriteToParquet(str(output / "captions"), SCHEMA, file_name_suffix=".parquet")
 
 
 def _rows(uris: Sequence[str], captions: Iterable[str]) -> list[Row]:

@@ -127,7 +127,7 @@ def _commit(run: Run, shard: int, numbers: range, uri_bytes: int) -> None:
         "caption": ["a dog runs on the grass"] * count,
         "captioned_at": [datetime.datetime.now(datetime.timezone.utc)] * count,
     }
-    schema = caption_schema(several=False)
+    schema = caption_schema()
     table = pa.table({field.name: values.get(field.name, [None] * count) for field in schema}, schema=schema)
     run.storage.write(run.captions(shard), parquet_bytes(table))
 

@@ -1,4 +1,4 @@
-"""How fast the job is, beside what it could be: images a second of four ways to caption the same images.
+"""How fast the job is, beside what it could be: images a second of six ways to caption the same images.
 
     python -m tests.benchmarks.throughput [--images=128] [--rounds=1] [--sizes=224x224,500x375,1920x1080]
         [--delays=0,40] [--bucket_size=500x375] [--photographs=FOLDER_OR_PARQUET] [--model=FOLDER] [--batch_size=32]
@@ -6,6 +6,8 @@
     C  the ceiling: decoding threads and the model in one bare process, without Beam
     N  the course notebook's way: one image at a time, Keras called step by step (ten images, of local sets)
     R  what a Beam user would write first: ReadMatches, decode in a Map, stock RunInference, WriteToParquet
+    H  the same with this job's decoding, and CaptionModelHandler in RunInference: J/H is what the job's engine is worth
+    T  CaptionImages, WriteToParquet
     J  this job
 
 The sets are JPEGs made from photographs (`photographs.py`), on the local disk and, for one size, in a storage emulator
@@ -40,7 +42,7 @@ from beam_job.output.stage_clock import WAITED_FOR
 from tests.benchmarks.bucket import Proxy, bucket_of
 from tests.benchmarks.photographs import load_photographs, make_set
 
-NAMES = {"C": "ceiling", "N": "notebook", "R": "beam"}
+NAMES = {"C": "ceiling", "N": "notebook", "R": "beam", "H": "handler", "T": "transform"}
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Figures:
     summary: Mapping[str, Any]
 
 
-Round = Mapping[str, Figures]  # by C, N, R, J
+Round = Mapping[str, Figures]  # by C, N, R, H, T, J
 
 
 def main() -> int:
@@ -137,7 +139,7 @@ def one_round(image_set: ImageSet, output: Path, args: argparse.Namespace) -> Ro
     Proxy.delay = image_set.delay or 0.0
     model = [f"--model={args.model}"] if args.model else []
     done = {}
-    for name in ("C", "N", "R", "J"):
+    for name in (*NAMES, "J"):
         if name == "N" and image_set.delay is not None:
             continue
         to = output / name
@@ -181,24 +183,27 @@ def figures_of(output: Path, started: float, ended: float) -> Figures:
 
 def speed_table(rounds: Mapping[ImageSet, Sequence[Round]]) -> Iterator[str]:
     """Images a second, steady."""
-    yield from _head("images/s, steady", "C", "N", "R", "J", "J/C", "J/R", "J/N")
+    yield from _head("images/s, steady", *NAMES, "J", "J/C", "J/R", "J/H", "J/T", "J/N")
     for image_set, done in rounds.items():
         yield _line(
             image_set.name,
-            *(_median(done, lambda figures: figures.steady, name) for name in ("C", "N", "R", "J")),
-            *(_median(done, lambda figures: figures.steady, "J", other) for other in ("C", "R", "N")),
+            *(_median(done, lambda figures: figures.steady, name) for name in (*NAMES, "J")),
+            *(_median(done, lambda figures: figures.steady, "J", other) for other in ("C", "R", "H", "T", "N")),
         )
 
 
 def whole_table(rounds: Mapping[ImageSet, Sequence[Round]]) -> Iterator[str]:
     """Images a second of whole processes, and their starts."""
-    yield from _head("images/s, whole", "C", "R", "J", "J/C", "J/R", "first batch after s: C", "R", "J")
+    yield from _head(
+        *("images/s, whole", "C", "R", "H", "T", "J", "J/C", "J/R", "J/H", "J/T"),
+        *("first batch after s: C", "R", "H", "T", "J"),
+    )
     for image_set, done in rounds.items():
         yield _line(
             image_set.name,
-            *(_median(done, lambda figures: figures.whole, name) for name in ("C", "R", "J")),
-            *(_median(done, lambda figures: figures.whole, "J", other) for other in ("C", "R")),
-            *(_median(done, lambda figures: figures.start, name) for name in ("C", "R", "J")),
+            *(_median(done, lambda figures: figures.whole, name) for name in ("C", "R", "H", "T", "J")),
+            *(_median(done, lambda figures: figures.whole, "J", other) for other in ("C", "R", "H", "T")),
+            *(_median(done, lambda figures: figures.start, name) for name in ("C", "R", "H", "T", "J")),
         )
 
 

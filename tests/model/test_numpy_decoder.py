@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -86,6 +87,18 @@ def test_it_finds_what_tensorflow_finds(initial_state: str, decoding: Decoding) 
     for size in (1, 4):  # the same alone and in other company
         parts = [search(NumpyDecoder(arrays_of(decoder)), FEATURES[n : n + size]) for n in range(0, 17, size)]
         np.testing.assert_array_equal(np.concatenate([part for part, _ in parts]), words)
+
+
+def test_words_that_come_once() -> None:
+    config, decoder = networks()
+    config = dataclasses.replace(config, content_words_once=True)
+    wanted = Captioner(config, VOCABULARY, PlainEncoder(), decoder).caption_features(FEATURES)
+    once = np.arange(WORDS) > END
+    words, _ = BeamSearch(3, 1, LONGEST, config.length_penalty, 2, once)(NumpyDecoder(arrays_of(decoder)), FEATURES)
+    np.testing.assert_array_equal(words, np.asarray(wanted.words)[:, :1])
+    for caption in words[:, 0].tolist():
+        said = [word for word in caption if word > END]
+        assert len(set(said)) == len(said)
 
 
 def told_to(say: dict[int, float]) -> tuple[np.ndarray, np.ndarray]:

@@ -7,10 +7,11 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from model import ImageError, load_image, pad_batch, preprocessing
 from model.jpeg import is_plain_jpeg
+from model.preprocessing import TooManyPixelsError, load_picture
 from tests.images import (
     EPS,
     PNG_BOMB,
@@ -233,6 +234,38 @@ def test_whatever_is_damaged_the_reason_is_one_short_line(kind: str) -> None:
         assert 0 < len(message) < 200
         assert message.isprintable()
         assert not any(sign in message for sign in ("<", "0x", "Traceback"))
+
+
+@pytest.mark.parametrize(
+    ("size", "orientation", "shape"),
+    [
+        pytest.param((200, 100), 1, (50, 100, 3), id="wide"),
+        pytest.param((100, 200), 1, (100, 50, 3), id="high"),
+        pytest.param((200, 100), 6, (100, 50, 3), id="turned"),
+        pytest.param((4000, 80), 1, (2, 100, 3), id="panorama"),
+        pytest.param((4000, 8), 1, (1, 100, 3), id="line"),
+        pytest.param((60, 30), 1, (30, 60, 3), id="small"),
+        pytest.param((60, 30), 8, (60, 30, 3), id="small and turned"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_picture_keeps_its_shape_within_the_longest_side(
+    size: tuple[int, int], orientation: int, shape: tuple[int, int, int], kind: str
+) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    found = load_picture(encode(Image.new("RGB", size, (200, 100, 50)), kind, exif=exif), 100)
+    assert found.pixels.shape == shape
+    assert (found.width, found.height) == (size if orientation == 1 else size[::-1])
+    assert np.abs(found.pixels.astype(int) - (200, 100, 50)).max() <= 2
+
+
+def test_a_jpeg_of_many_pixels_is_decoded_at_a_reduced_size() -> None:
+    """Of which the limit speaks, and which depends on the shape: a panorama is reduced by its width."""
+    panorama = encode(Image.new("RGB", (8000, 400)), "JPEG")
+    assert load_picture(panorama, 100, max_pixels=60_000).pixels.shape == (5, 100, 3)
+    with pytest.raises(TooManyPixelsError):
+        load_picture(panorama, 4000, max_pixels=60_000)
 
 
 def test_pad_batch_fills_up_with_black() -> None:

@@ -184,6 +184,22 @@ def test_no_phrase_of_n_words_is_said_twice(n: int, expected: list[int]) -> None
     )
 
 
+@pytest.mark.parametrize(
+    ("once", "expected"),
+    [
+        pytest.param([B], [A, B, C, A, C, END], id="b only once"),
+        pytest.param([A, B, C], [A, B, C, END], id="each word once"),
+        pytest.param([], [A, B, C, A, B, C], id="any word again"),
+    ],
+)
+def test_some_words_are_said_once(once: list[int], expected: list[int]) -> None:
+    step, words = step_from(ROUND), np.isin(np.arange(V), once)
+    assert spelt(search.greedy(step, state_of(2, 1), 6, 4, once=words)) == [[expected]] * 2
+    assert spelt(search.beam(step, state_of(2, 1), 6, 0.0, 4, once=words)) == [[expected]] * 2
+    sampled = search.sample(step, state_of(2, 1), 6, tf.zeros((2, 1, 6)), 3, 1.0, 4, once=words)
+    assert spelt(sampled) == [[expected]] * 2
+
+
 def test_no_word_follows_itself() -> None:
     step = step_from({(): {A: 1.0}, (A,): {A: 0.9, B: 0.1}, (A, A): {A: 1.0}, (A, B): {B: 0.9, END: 0.1}})
     found = search.greedy(step, state_of(1, 1), 6, no_repeat_ngram=3)

@@ -28,6 +28,13 @@ from beam_job.results.export.left_out import LeftOut
 from beam_job.results.export.options import ExportError, parse_options
 from beam_job.results.export.sidecar import write_sidecars
 from beam_job.results.export.webdataset import write_webdataset
+from beam_job.results.missing import (
+    MissingImagesError,
+    check_missing,
+    format_missing,
+    report_missing,
+    without_captions,
+)
 from beam_job.results.places import check_apart
 from beam_job.results.readable_runs import config_of, read_readable_runs
 from beam_job.storage import Allowed, StorageError
@@ -79,10 +86,16 @@ def main(arguments: list[str]) -> int:
         damaged = report_left_out(results.latest.left_out)
         if not results.latest.captions.num_rows:
             raise ExportError(f"there is no caption in {args.output}; is it the --output of a run?")
+        gone = check_missing(results.latest, args.missing)
+        results = dataclasses.replace(results, latest=without_captions(results.latest, gone))
         with contextlib.closing(LeftOut(args.to)) as left_out:
             with new_folder(args.to) as folder:
                 lines = _export(args, results, folder, left_out)
             print(printable_lines("\n".join(lines)))
+            if gone:
+                print(f"{format_missing(len(gone))} left out")
+    except MissingImagesError as error:
+        return report_missing(error)
     except OSError as error:
         print(printable_lines(f"caption-images: cannot write {args.to}: {error.strerror or error}"), file=sys.stderr)
         return 1
@@ -147,7 +160,7 @@ def _policies(args: argparse.Namespace) -> tuple[dict[str, Allowed], Allowed]:
             allow_buckets=(*config.allow_buckets, *args.allow_buckets),
             allow_private_addresses=config.allow_private_addresses or args.allow_private_addresses,
         )
-        return extended.allowed
+        return extended.allowed.of(extended.trusts_an_input)
 
     try:
         otherwise = with_options(JobConfig(inputs=(), output=args.output))

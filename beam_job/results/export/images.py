@@ -18,6 +18,7 @@ from beam_job.records import Failure, ImageInput
 from beam_job.results.export.left_out import LeftOut
 from beam_job.results.export.names import SIGNATURE_BYTES, suffix_of
 from beam_job.storage import Allowed, StorageError, real_path, scheme_of, storage_for
+from beam_job.storage.versions import is_same_version
 
 _COLUMNS = ["uri", "object_version", "run"]
 _AHEAD = 2  # images per thread that may wait for the writer
@@ -108,14 +109,16 @@ def _link(image: ImageInput, allowed: Allowed) -> FetchedImage | Failure:
         path = real_path(image.uri)
         with contextlib.closing(storage.open(image.uri)) as file:
             head = file.read(SIGNATURE_BYTES)
-        return _changed(image, storage.stat(image.uri).version) or FetchedImage(suffix_of(head), None, path)
+        changed = _changed(image, storage.stat(image.uri).version)
+        changed = changed and _changed(image, storage.read(image.uri)[1])  # perhaps it is only the file's time
+        return changed or FetchedImage(suffix_of(head), None, path)
     except StorageError as error:
         return fetch_failure(image, error)
 
 
 def _changed(image: ImageInput, version: str) -> Failure | None:
     """The failure of an image that is not the version that was captioned."""
-    if image.object_version is None or version == image.object_version:
+    if image.object_version is None or is_same_version(version, image.object_version):
         return None
     message = (
         f"{image.uri} has changed since it was captioned (version {version} instead of {image.object_version}); "

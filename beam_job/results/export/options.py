@@ -7,6 +7,7 @@ import math
 
 from beam_job.inputs.options import add_allowed_options
 from beam_job.results.arguments import OutputParser, UsageError, whole_number
+from beam_job.results.missing import KEEP, SKIP, add_missing
 from beam_job.storage import local_path, scheme_of
 
 _DESCRIPTION = """\
@@ -20,9 +21,9 @@ Writes each image that has a caption, once, with its newest caption or a person'
   bigquery    captions.parquet, schema.json and load.sh
 
 Images are copied in the version that was captioned, from places that their run was allowed to read. An image that has
-changed, is missing, or cannot be named is left out and listed with its reason in DIR.left_out.jsonl, and the exit code
-is 1. Images marked bad and images without a caption are left out too, and counted. DIR appears when it is complete; it
-must be a new or empty folder outside of --output.
+changed or cannot be named is left out and listed with its reason in DIR.left_out.jsonl, and the exit code is 1. Images
+that no longer exist, are marked bad or have no caption are left out too, and counted. DIR appears when it is complete;
+it must be a new or empty folder outside of --output.
 """
 _EPILOG = """\
 examples:
@@ -31,7 +32,8 @@ examples:
   caption-images export --output=captions --format=sidecar --images=none --root=photos --to=texts
   caption-images export --output=captions --format=hf --images=embed --only_edited --to=edited
 
-exit codes: 0 done, 1 images or damaged files were left out, or writing failed, 2 wrong usage
+exit codes: 0 done, 1 images or damaged files were left out, images are missing with --missing=fail, or writing failed,
+2 wrong usage
 """
 # Options that only some formats take, and their defaults.
 _DEFAULTS: dict[str, dict[str, object]] = {
@@ -42,6 +44,7 @@ _DEFAULTS: dict[str, dict[str, object]] = {
     "csv": {"for_spreadsheets": False},
     "bigquery": {},
 }
+_TEXTS = ("csv", "coco", "bigquery")
 _IMAGES = {"hf": ("copy", "link", "embed"), "sidecar": ("copy", "link", "none")}
 
 
@@ -77,6 +80,8 @@ def _complete(args: argparse.Namespace) -> None:
     modes = _IMAGES.get(args.format, (args.images,))
     if args.images not in modes:
         raise ExportError(f"--images={args.images} is not for {args.format}; give one of {', '.join(modes)}")
+    if args.missing is None:
+        args.missing = KEEP if args.format in _TEXTS or args.images == "none" else SKIP
     if not 0 < args.fetch_timeout < math.inf:
         raise ExportError(f"--fetch_timeout must be a number of seconds above 0, not {args.fetch_timeout}")
 
@@ -93,6 +98,7 @@ def _parser() -> OutputParser:
         metavar="S",
         help="seconds to fetch one image, retries included (default: 60)",
     )
+    add_missing(parser, None, "skip where images are read, keep for csv, coco, bigquery and --images=none")
     add(
         "--only_edited",
         action="store_true",

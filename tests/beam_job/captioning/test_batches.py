@@ -197,7 +197,7 @@ def test_a_captioner_that_answers_another_number_of_times_loses_no_row(answers: 
         pytest.param(DOG[0], "answered Caption(text='a dog', score=-0.5), not one", id="not in a list"),
         pytest.param((Caption(None, 0.0),), "answered (Caption(text=None, score=0.0),), which is no text", id="None"),
         pytest.param((Caption("a \udc80", 0.0),), "which is no text with a score", id="no UTF-8"),
-        pytest.param((Caption("a dog", None),), "which is no text with a score", id="no score"),
+        pytest.param((Caption("a dog", "high"),), "which is no text with a score", id="no number"),
         pytest.param((Caption("a dog", 10**400),), "which is no text with a score", id="no float"),
         pytest.param((Caption(" \n", -1.0),), "a caption without words", id="no words"),
         pytest.param((Caption(b"a dog", -1.0),), "which is no text with a score", id="bytes"),

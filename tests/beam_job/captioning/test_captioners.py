@@ -13,10 +13,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from beam_job.captioning.captioners import CaptionerError, captioner_of_run
+from beam_job.captioning.captioners import captioner_of_run
 from beam_job.cli.command import main
 from beam_job.config import JobConfig
-from model import Caption, Decoding
+from model import Caption, CaptionerError, Decoding
 from tests.beam_job.cli.test_job import table
 
 MAKE = "--captioner=tests.saved_model_captioner:make"

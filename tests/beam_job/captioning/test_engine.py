@@ -16,7 +16,6 @@ from PIL import Image
 
 from beam_job.captioning import batch_runner, batches, open_shard
 from beam_job.captioning.budgets import FailureBudget
-from beam_job.captioning.captioners import CaptionerError
 from beam_job.captioning.engine import Engine
 from beam_job.captioning.open_shard import OpenShard
 from beam_job.captioning.progress_file import ProgressFile
@@ -29,6 +28,7 @@ from beam_job.planning.plan import Shard
 from beam_job.planning.run import Run
 from beam_job.records import ImageInput
 from beam_job.storage import StorageError
+from model import CaptionerError
 from tests.fakes import FakeCaptioner
 
 SIZE = 7

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from beam_job.captioning import engine, open_shard
+from beam_job.captioning import image_engine, open_shard
 from beam_job.captioning.caption_shards import CaptionShards
 from beam_job.captioning.engines import ENGINES
 from beam_job.config import JobConfig
@@ -96,7 +96,7 @@ def test_a_failed_engine_is_not_handed_out_again(
 def test_a_captioner_that_hangs_is_not_given_to_the_next_engine(
     tmp_path: Path, loaded: list[FakeCaptioner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "_SETTLE_SECONDS", 0.1)
+    monkeypatch.setattr(image_engine, "_SETTLE_SECONDS", 0.1)
     monkeypatch.setattr("beam_job.captioning.batch_runner._SETTLE_SECONDS", 0.1)
     config, run, _ = planned_run(str(tmp_path), 4, batch_timeout=1.0)
     one, other = started(config, run), started(config, run)

@@ -49,6 +49,14 @@ def run(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
     )
 
 
+def test_a_module_of_the_user_that_hides_the_package_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text("layers = 3\n")
+    done = run(tmp_path, "--version")
+    assert (done.returncode, done.stdout) == (2, "")
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"caption-images: {tmp_path}/model.py hides the package model of caption-images; rename it")
+
+
 @pytest.mark.parametrize(
     ("place", "code"), [("module", 0), ("module", 2), ("function", "bye"), ("caption", 0)], ids=lambda value: str(value)
 )

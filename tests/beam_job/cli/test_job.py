@@ -144,7 +144,7 @@ def test_the_summary_tells_what_happened(photographs, finished: Path) -> None:
 
 def test_the_run_keeps_its_plan_and_its_mark_of_success(finished: Path) -> None:
     run = only_run(finished)
-    of_the_page = {"index.html", "thumbnails"}
+    of_the_page = {"index.html", "thumbnails", "pictures"}
     assert {path.name for path in run.iterdir()} == {"run.json", "plan", "summary.json", "_SUCCESS"} | of_the_page
     assert len(pd.read_parquet(run / "plan")) == 7
     times = {
@@ -246,7 +246,6 @@ def test_the_exit_code_tells_of_too_many_failures(
         pytest.param(["--input=.", "--model={bundle}/.."], "config.json is missing", id="no bundle"),
         pytest.param(["--input={photos}", "--output=ftp://b/x"], "unknown scheme ftp://", id="output scheme"),
         pytest.param(["--input={photos}", "--shard_sise=2"], "did you mean --shard_size?", id="misspelt"),
-        pytest.param(["--input={photos}", "--runner=DaskRunner"], "drops what a bundle's end emits", id="dask"),
         pytest.param(["--input={photos}", "--runner=NoRunner"], "NoRunner", id="no such runner"),
     ],
 )

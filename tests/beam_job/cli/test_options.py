@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from beam_job.cli.options import UsageError, job_parser, option_names, parse
 from beam_job.config import JobConfig
+from beam_job.endpoint import Endpoint
 from beam_job.inputs.options import CommandParser
 from beam_job.runners.beam_options import RunnerError, beam_options, runs_here
 from model import Decoding
@@ -29,6 +31,8 @@ def test_every_option_sets_its_field() -> None:
     arguments = {
         "--model": ("model", "folder"),
         "--min_score": ("min_score", -1.5),
+        "--max_new_tokens": ("max_new_tokens", 53),
+        "--max_side": ("max_side", 59),
         "--shard_size": ("shard_size", 3),
         "--batch_size": ("batch_size", 5),
         "--fetch_threads": ("fetch_threads", 7),
@@ -40,6 +44,8 @@ def test_every_option_sets_its_field() -> None:
         "--no_report": ("no_report", True),
         "--report_samples": ("report_samples", 44),
         "--uri_column": ("uri_column", "url"),
+        "--delimiter": ("delimiter", ";"),
+        "--untrusted_lists": ("untrusted_lists", True),
         "--allow_private_addresses": ("allow_private_addresses", True),
         "--retry": ("retry", "all"),
         "--recaption": ("recaption", True),
@@ -57,6 +63,10 @@ def test_every_option_sets_its_field() -> None:
         "--temperature": ("decoding.temperature", 0.5),
         "--seed": ("decoding.seed", 29),
         "--no_repeat_ngram": ("decoding.no_repeat_ngram", 43),
+        "--requests_per_host": ("requests_per_host", 47),
+        "--user_agent": ("user_agent", "Museum/1.0"),
+        "--respect_noai": ("respect_noai", True),
+        "--billing_project": ("billing_project", "museum-1"),
         "--require_gpu": ("require_gpu", True),
         "--engine": ("engine", "tensorflow"),
         "--precision": ("precision", "float16"),
@@ -71,9 +81,10 @@ def test_every_option_sets_its_field() -> None:
         for part in attribute.split("."):
             found = getattr(found, part)
         assert found == value
-    several = {"--input", "--include", "--exclude", "--carry_columns"}
+    several = {"--input", "--include", "--exclude", "--carry_columns", "--image_columns"}
     several |= {"--allow_schemes", "--allow_root", "--allow_buckets"}
-    several |= {"--captioner"}  # not together with an engine
+    several |= {"--captioner", "--prompt"}  # not together with an engine
+    several |= {"--endpoint", *(f"--{field.name}" for field in dataclasses.fields(Endpoint) if field.name != "url")}
     assert set(arguments) == set(option_names()) - {"-h", "--help", "--version", "--output", "--log_format"} - several
 
 
@@ -119,8 +130,8 @@ def test_several_inputs_and_options_for_beam() -> None:
         pytest.param("--allow_root=gs://b", "--allow_root must be a local folder, not 'gs://b'", id="root"),
         pytest.param("--allow_buckets=gs://b/x", "accepts whole buckets such as gs://b, not 'gs://b/x'", id="bucket"),
         pytest.param("--batch_size=0", "--batch_size must be a whole number from 1, not 0", id="batch size"),
-        pytest.param("--captioner=mine", "must be package.module:function, not 'mine'", id="captioner"),
-        pytest.param("--captioner=a b:c", "must be package.module:function, not 'a b:c'", id="no module's name"),
+        pytest.param("--captioner=mine", "or package.module:function, not 'mine'", id="captioner"),
+        pytest.param("--captioner=a b:c", "or package.module:function, not 'a b:c'", id="no module's name"),
         pytest.param("--min_score=nan", "--min_score must be a finite number, at most 0, not nan", id="score"),
         pytest.param(
             "--gpu=nvidia-l5", "--gpu must be one of nvidia-.*, not 'nvidia-l5'; did you mean nvidia-l4", id="gpu"
@@ -144,7 +155,7 @@ def test_values_out_of_range(argument: str, message: str) -> None:
 
 NUMBERS = {
     *("--fetch_timeout", "--batch_timeout", "--max_failure_ratio", "--min_score", "--worker_price", "--sample"),
-    *("--temperature", "--length_penalty"),
+    *("--temperature", "--length_penalty", "--request_timeout"),
 }
 
 
@@ -248,7 +259,11 @@ def test_a_custom_captioner() -> None:
         pytest.param(["--regoin=us"], "did you mean --region?", id="option of Beam misspelt"),
         pytest.param(["--zzzz"], "see --help", id="nothing like it"),
         pytest.param(["stray.jpg"], "unknown option stray.jpg", id="a stray word"),
-        pytest.param(["--runner=DaskRunner"], "use DirectRunner or DataflowRunner", id="a runner that loses rows"),
+        pytest.param(
+            ["--runner=DaskRunner", "--dask_client_address=tcp://host:1", "--workers=2"],
+            "--workers=2",
+            id="dask workers",
+        ),
         pytest.param(["--runner=PortableRunner"], "needs --job_endpoint=HOST:PORT", id="no job server"),
     ],
 )

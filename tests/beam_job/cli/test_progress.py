@@ -89,6 +89,17 @@ def test_a_terminal_keeps_one_line_and_a_log_gets_plain_ones(stream: io.StringIO
     assert ("\r" in stream.getvalue()) == stream.isatty()
 
 
+def test_a_terminal_says_that_the_model_is_loaded_until_the_first_image_is_done(tmp_path: Path) -> None:
+    stream = Terminal()
+    with log_to(stream), ProgressPrinter(str(tmp_path), 4, stream):
+        worker = ProgressFile(str(tmp_path))
+        worker.add(False)
+        worker.close()
+    shown = stream.getvalue().split("\r")
+    assert "loading the model" in "".join(shown[:3])
+    assert "loading the model" not in shown[-1]
+
+
 @pytest.mark.parametrize("stream", [Terminal(), io.StringIO()], ids=["terminal", "log"])
 def test_lines_of_workers_are_logged_once_each_on_a_line_of_its_own(stream: io.StringIO, tmp_path: Path) -> None:
     with log_to(stream), ProgressPrinter(str(tmp_path), 4, stream):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from beam_job.inputs.listing import InputError, list_images
+from beam_job.inputs.rows import ListOptions
 
 
 @pytest.fixture
@@ -60,23 +61,23 @@ def test_listed_versions_are_size_and_mtime(folder: Path) -> None:
     assert image["size"] == 1
 
 
-def test_a_list_keeps_uris_as_they_are(tmp_path: Path) -> None:
+def test_a_list_keeps_uris_as_they_are_but_for_relative_names(tmp_path: Path) -> None:
     lines = ["gs://bucket/a b.jpg", "", "photos/x.jpg", "  ftp://odd/scheme.jpg  ", "gs://bucket/a b.jpg", "ümlaut.jpg"]
     (tmp_path / "uris.txt").write_bytes(("\ufeff" + "\r\n".join(lines)).encode("utf-8"))
     found = rows(tmp_path / "uris.txt")
     assert [image["uri"] for image in found] == [
         "gs://bucket/a b.jpg",
-        "photos/x.jpg",
+        str(Path.cwd() / "photos/x.jpg"),
         "ftp://odd/scheme.jpg",
         "gs://bucket/a b.jpg",
-        "ümlaut.jpg",
+        str(Path.cwd() / "ümlaut.jpg"),
     ]
     assert {image["object_version"] for image in found} == {None}
 
 
 def test_columns_can_be_carried_from_lists_alone(folder: Path) -> None:
     with pytest.raises(InputError, match="--carry_columns=label needs lists with columns"):
-        list(list_images([str(folder)], carry_columns=["label"]))
+        list(list_images([str(folder)], ListOptions(carry_columns=("label",))))
 
 
 def test_a_bucket(bucket) -> None:
@@ -98,16 +99,14 @@ def test_a_bucket(bucket) -> None:
         pytest.param("{folder}/nowhere.jpg", "nowhere.jpg does not exist", id="missing image"),
         pytest.param("{folder}/nowhere.txt", "nowhere.txt: No such file", id="missing list"),
         pytest.param("{folder}/*.webp", "nothing matches", id="glob without a match"),
-        pytest.param("{folder}/empty", "holds no images", id="folder without images"),
-        pytest.param("{folder}/empty.txt", "is empty", id="empty list"),
-        pytest.param("{folder}/latin.txt", "is not a text file in UTF-8", id="list of another encoding"),
+        pytest.param("{folder}/[2024]/*.jpg", r"nothing matches .*write \[\[\] for a \[", id="glob with brackets"),
+        pytest.param("{folder}/{{x,y}}.jpg", "x.jpg does not exist", id="missing image of braces"),
+        pytest.param("{folder}/wide.txt", "is not a text file in UTF-8", id="list of another encoding"),
         pytest.param("ftp://host/x.jpg", "unknown scheme ftp://", id="unknown scheme"),
     ],
 )
-def test_nothing_to_do(given: str, message: str, folder: Path) -> None:
-    (folder / "empty").mkdir()
-    (folder / "empty.txt").write_text("\n \n")
-    (folder / "latin.txt").write_bytes(b"caf\xe9.jpg\n")
+def test_what_is_not_there(given: str, message: str, folder: Path) -> None:
+    (folder / "wide.txt").write_bytes("a.jpg\n".encode("utf-16"))
     with pytest.raises(InputError, match=message):
         list(list_images([given.format(folder=folder)]))
 

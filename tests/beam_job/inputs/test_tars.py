@@ -7,18 +7,22 @@ import json
 import os
 import tarfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from beam_job.inputs.filters import Filters
 from beam_job.inputs.listing import InputError, list_images
-from beam_job.inputs.lists import ListError
+from beam_job.inputs.rows import ListError
 from beam_job.inputs.tars import list_members
 from beam_job.loading.images import FetchedImage, fetch
 from beam_job.records import Failure, ImageInput
-from beam_job.storage import Allowed, storage_for
+from beam_job.storage import Allowed, LocalStorage, storage_for
+from tests.images import encode
 
 SAMPLES = {
     "000000001.jpg": b"one",
@@ -46,7 +50,7 @@ def members(tar: Path, *carried: str) -> pa.RecordBatch:
 
 
 def images(batch: pa.RecordBatch) -> list[ImageInput]:
-    own = ["uri", "object_version", "size", "crc32c", "tar_offset"]
+    own = ["uri", "object_version", "size", "crc32c", "tar_offset", "list_error"]
     return [ImageInput(**row) for row in batch.select(own).to_pylist()]
 
 
@@ -56,10 +60,10 @@ def read(image: ImageInput) -> bytes:
     return fetched.data
 
 
-def reason(image: ImageInput) -> str:
+def reason(image: ImageInput, stage: str = "fetch") -> str:
     failure = fetch(image, 10.0, Allowed(schemes=("file",), roots=("/",)), Filters())
     assert isinstance(failure, Failure)
-    assert failure.stage == "fetch"
+    assert failure.stage == stage
     return failure.error_message
 
 
@@ -125,7 +129,7 @@ def test_a_damaged_tar_is_a_row_after_the_images_before_the_damage(damage, found
     *sound, last = images(members(whole))
     assert [read(image) for image in sound] == [b"a" * 400][:found]
     assert last.uri == str(whole)
-    assert f"is damaged after {found} images" in reason(last)
+    assert f"is damaged after {found} images" in reason(last, "list")
 
 
 def test_a_tar_that_ends_within_an_image(tmp_path: Path) -> None:
@@ -133,7 +137,7 @@ def test_a_tar_that_ends_within_an_image(tmp_path: Path) -> None:
     tar.write_bytes(tar.read_bytes()[:700])
     image, last = images(members(tar))
     assert "188 bytes came instead of 400" in reason(image)
-    assert "is damaged after 1 images" in reason(last)
+    assert "is damaged after 1 images" in reason(last, "list")
 
 
 @pytest.mark.parametrize(
@@ -167,3 +171,99 @@ def test_tars_among_the_inputs(tmp_path: Path) -> None:
 def test_a_compressed_tar_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"x\.tar\.gz is compressed.*unpack it"):
         list(list_images([str(tmp_path / "x.tar.gz")]))
+
+
+# What people put into tars
+
+
+def write_entries(path: Path, *entries: tuple[str, bytes | str]) -> Path:
+    """A tar of files, and of links: `->target` is symbolic, `=>target` is hard."""
+    with tarfile.open(path, "w") as archive:
+        for name, content in entries:
+            entry = tarfile.TarInfo(name)
+            if isinstance(content, str):
+                entry.type = tarfile.SYMTYPE if content.startswith("->") else tarfile.LNKTYPE
+                entry.linkname = content[2:]
+                archive.addfile(entry)
+            else:
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def names_in(tar: Path) -> list[str]:
+    return [image.uri.partition("#")[2] for image in images(members(tar)) if not image.list_error]
+
+
+def test_images_of_every_kind_by_name_or_content(tmp_path: Path) -> None:
+    formats = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF")
+    by_content = {
+        f"{number}.{name}.data": encode(Image.new("RGB", (9, 9)), name) for number, name in enumerate(formats)
+    }
+    texts = {"0.txt": b"BMW, II*", "0.cls": b"7", "README": b"GIF animations", "x.npy": b"\x93NUMPY"}
+    named = {"a.jfif": b"?", "b.HEIC": b"?", "c.TIF": b"?"}
+    assert names_in(write_tar(tmp_path / "x.tar", by_content | texts | named)) == [*by_content, *named]
+
+
+def test_links_within_the_tar(tmp_path: Path) -> None:
+    tar = write_entries(
+        tmp_path / "x.tar",
+        *[("a/1.jpg", b"one"), ("b/hard.jpg", "=>a/1.jpg"), ("b/soft.jpg", "->../a/1.jpg")],
+        *[("chain.jpg", "->b/soft.jpg"), ("before.jpg", "->late.jpg"), ("late.jpg", b"late"), ("doc", "->a/1.jpg")],
+        *[("gone.jpg", "->../../etc/passwd"), ("circle.jpg", "->circle.jpg"), ("folder", "->a")],
+    )
+    found = {image.uri.partition("#")[2]: image for image in images(members(tar))}
+    assert {name: read(image) for name, image in found.items() if not image.list_error} == {
+        **dict.fromkeys(("a/1.jpg", "b/hard.jpg", "b/soft.jpg", "chain.jpg", "doc"), b"one"),
+        **dict.fromkeys(("late.jpg", "before.jpg"), b"late"),
+    }
+    broken = [name for name, image in found.items() if image.list_error]
+    assert broken == ["gone.jpg", "circle.jpg"]
+    assert "gone.jpg is a link to ../../etc/passwd, which is no image in this tar" in reason(found["gone.jpg"], "list")
+
+
+def test_archives_that_were_appended(tmp_path: Path) -> None:
+    parts = [write_tar(tmp_path / f"{name}.tar", {f"{name}.jpg": name.encode()}).read_bytes() for name in "abc"]
+    whole = tmp_path / "whole.tar"
+    whole.write_bytes(b"".join(parts))
+    assert [read(image) for image in images(members(whole))] == [b"a", b"b", b"c"]
+    whole.write_bytes(parts[0] + parts[1][:700])
+    assert names_in(whole) == ["a.jpg", "b.jpg"]
+    whole.write_bytes(parts[0] + b"something else")
+    *_, last = images(members(whole))
+    assert "is damaged after 1 images" in reason(last, "list")
+
+
+def test_one_name_twice(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tar = write_entries(tmp_path / "x.tar", ("a.jpg", b"old"), ("b.jpg", b"b"), ("a.jpg", b"new"))
+    assert {image.uri[-5:]: read(image) for image in images(members(tar))} == {"b.jpg": b"b", "a.jpg": b"new"}
+    assert read(ImageInput(f"{tar}#a.jpg")) == b"new"
+    assert f"{tar}: 1 names come more than once; the last of each is captioned" in caplog.text
+
+
+def test_leftovers_in_a_tar(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "x.tar", {"a.jpg": b"a", "._a.jpg": b"fork", "__MACOSX/a.jpg": b"fork"})
+    assert names_in(tar) == ["a.jpg"]
+
+
+def test_a_tar_without_an_image_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tar = write_tar(tmp_path / "x.tar", {"a.txt": b"a"})
+    assert sum(batch.num_rows for batch in list_images([str(tar)])) == 0
+    assert f"the tar {tar} holds no images" in caplog.text
+
+
+def test_a_shuffled_list_reads_each_tar_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    real = LocalStorage.open
+
+    def count(self: LocalStorage, uri: str) -> BinaryIO:
+        opened.append(uri)
+        return real(self, uri)
+
+    monkeypatch.setattr(LocalStorage, "open", count)
+    tars = [write_tar(tmp_path / f"{number}.tar", {f"{at}.jpg": b"%d" % at for at in range(5)}) for number in range(40)]
+    shuffled = [(tar, at) for at in range(5) for tar in tars]
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda of: read(ImageInput(f"{of[0]}#{of[1]}.jpg")), shuffled))
+    assert found == [b"%d" % at for _, at in shuffled]
+    assert sorted(opened) == sorted(map(str, tars))

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from beam_job.inputs.filters import Filters
 from beam_job.loading.byte_budget import ByteBudget
 from beam_job.loading.decode_pool import DecodePool
 from beam_job.loading.images import FetchedImage
-from beam_job.loading.load_worker import GROUP
+from beam_job.loading.load_worker import GROUP, shared_bytes
 from beam_job.loading.loader import LoadConfig, Loader, LoadEvent, ThreadLoader
 from beam_job.loading.process_loader import ProcessLoader
 from beam_job.records import DecodedImage, Failure, ImageInput
@@ -235,6 +236,30 @@ def test_a_process_starts_without_beam_and_tensorflow(tmp_path: Path) -> None:
     drawn = load_all(ProcessLoader(config_for(tmp_path), program), [file(tmp_path, "1.jpg")])
     assert drawn.error is None
     assert len(drawn.done) == 1
+
+
+def test_pictures_keep_their_shape_and_share_memory_of_some_bytes(tmp_path: Path) -> None:
+    """Of 2,048 pixels a side a process has room for one at a time; of 1,000 for five."""
+    shapes = [(3000, 1500), (40, 20), (1500, 3000), (2100, 10), (500, 500)]
+    images = []
+    for number, shape in enumerate(shapes * 4):
+        picture = Image.new("RGB", shape, (number, 100, 200))
+        kind = "PNG" if number % 3 else "JPEG"
+        images.append(file(tmp_path, str(number), encode(picture, kind)))
+    for side in (2048, 1000):
+        config = config_for(tmp_path, max_pixels=10**7, input_size=side, in_proportion=True)
+        assert 3 * side**2 <= shared_bytes(config) <= 16 * 2**20
+        config = dataclasses.replace(config, filters=Filters())
+        threads, processes = load_all(ThreadLoader(config), images), load_all(ProcessLoader(config), images)
+        assert threads.error is processes.error is None
+        for image, (width, height) in zip(images, shapes * 4, strict=True):
+            found, other = threads.done[image.uri].outcome, processes.done[image.uri].outcome
+            assert isinstance(found, DecodedImage)
+            assert isinstance(other, DecodedImage)
+            scale = min(1.0, side / max(width, height))
+            assert found.pixels.shape == (round(height * scale), round(width * scale), 3)
+            assert (found.width, found.height) == (width, height)
+            np.testing.assert_array_equal(found.pixels, other.pixels)
 
 
 @pytest.mark.parametrize("stops", [pytest.param("stop", id="alone"), pytest.param("stop once", id="by accident")])

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from beam_job.cli.command import main
-from beam_job.output import thumbnails
-from beam_job.output.thumbnails import sample_key
+from beam_job.output.page import Card, ReviewPage
+from beam_job.output.thumbnails import ThumbnailSampler, sample_key
 from tests.images import encode
 from tests.reviewed import BROKEN, HOSTILE, IMAGES, Captioner, run, write_images
 
@@ -35,28 +35,50 @@ def held(page: Path) -> dict[str, Any]:
     return json.loads(text.split('id="data">')[1].split("</script>")[0])
 
 
-def test_it_holds_the_counts_of_all_and_pictures_of_some(photos: Path, tmp_path: Path) -> None:
-    data = held(run(photos, tmp_path / "out", report_samples=12, shard_size=10))
+def test_it_holds_all_captions_and_pictures_of_some(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ThumbnailSampler, "for_run", lambda *_: ThumbnailSampler(0.2))
+    data = held(run(photos, tmp_path / "out", shard_size=10))
     assert (data["summary"]["captions"], data["summary"]["failures"]) == (IMAGES + 1, BROKEN)
     assert sum(data["summary"]["scores"].values()) == sum(data["summary"]["words"].values()) == IMAGES + 1
     assert data["summary"]["words"]["2"] == IMAGES
     assert [failure["stage"] for failure in data["failures"]] == ["decode"] * BROKEN
-    cards = {card["id"]: card for card in data["cards"]}
-    assert len(data["sample"]) == 12
-    scores = [cards[number]["score"] for number in data["lowest"]]
-    assert scores == sorted(scores)
-    assert cards[data["lowest"][0]]["caption"] == HOSTILE  # the brightest has the lowest score
-    assert all(len(card["picture"]) < 20_000 for card in data["cards"])
+    assert len(data["cards"]) == data["captions"] == IMAGES + 1
+    assert HOSTILE in {card["caption"] for card in data["cards"]}
+    pictured = [card for card in data["cards"] if "picture" in card]
+    assert 0 < len(pictured) < IMAGES
+    assert HOSTILE in {card["caption"] for card in pictured}  # the brightest has the lowest score
+    assert all(len(card["picture"]) < 20_000 for card in pictured)
 
 
 def test_the_sample_is_the_same_whatever_the_shards(photos: Path, tmp_path: Path) -> None:
-    pages = [
+    first, second = (
         held(run(photos, tmp_path / f"out{size}", report_samples=8, shard_size=size, batch_size=7)) for size in (5, 100)
-    ]
-    assert pages[0]["sample"] == pages[1]["sample"]
-    expected = sorted(map(str, photos.glob("*.png")), key=sample_key)[:8]
-    cards = {card["id"]: card["uri"] for card in pages[0]["cards"]}
-    assert [cards[number] for number in pages[0]["sample"]] == expected
+    )
+    expected = sorted(map(str, photos.glob("*.png")), key=sample_key)
+    for data in (first, second):
+        assert [card["uri"] for card in data["cards"]] == expected
+        assert all("picture" in card for card in data["cards"][:8])
+
+
+def test_many_captions_are_those_with_pictures(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ThumbnailSampler, "for_run", lambda *_: ThumbnailSampler(0.2))
+    monkeypatch.setattr("beam_job.output.run_page.MOST_CAPTIONS", IMAGES)
+    data = held(run(photos, tmp_path / "out", shard_size=100))
+    assert data["captions"] == IMAGES + 1
+    assert len(data["cards"]) < IMAGES
+    assert all("picture" in card for card in data["cards"])
+
+
+def test_many_pictures_lie_beside_the_page(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("beam_job.output.page._EMBEDDED_BYTES", 1_000)
+    monkeypatch.setattr("beam_job.output.page._PICTURES_A_SHEET", 20)
+    page = run(photos, tmp_path / "out")
+    cards = held(page)["cards"]
+    assert [card["sheet"] for card in cards] == [0] * 20 + [1] * (IMAGES + 1 - 20)
+    sheets = [path.read_text() for path in sorted((page.parent / "pictures").iterdir())]
+    assert all(f"--p{card['id']}:" in sheets[card["sheet"]] for card in cards)
 
 
 def test_pictures_are_small_whatever_the_image(tmp_path: Path) -> None:
@@ -87,8 +109,8 @@ def test_damaged_pictures_cost_the_page_its_pictures(
     with monkeypatch.context() as patch:
         patch.setattr("beam_job.output.thumbnails.parquet_bytes", damaged)
         data = held(run(photos, tmp_path / "out"))
-    assert data["cards"] == []
-    assert data["summary"]["captions"] == IMAGES + 1
+    assert len(data["cards"]) == IMAGES + 1
+    assert not any("picture" in card or "sheet" in card for card in data["cards"])
 
 
 def test_a_page_that_cannot_be_written_is_not_named(
@@ -110,17 +132,9 @@ def test_the_summary_names_the_page_and_its_format(photos: Path, tmp_path: Path)
     assert (summary["page"], summary["format"]) == (str(page), 1)
 
 
-@pytest.mark.parametrize("score", [float("nan"), float("-inf"), -1e300])
-def test_odd_scores_do_not_break_the_page(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score: float
-) -> None:
-    """As a page of a version before scores were checked may have."""
-    entries = thumbnails._entry
-
-    def odd(*arguments: Any) -> dict[str, Any]:
-        return entries(*arguments) | {"score": score}
-
-    monkeypatch.setattr(thumbnails, "_entry", odd)
-    data = held(run(photos, tmp_path / "out"))
-    assert len(data["cards"]) == IMAGES + 1
-    assert {card["score"] for card in data["cards"]} == {None}
+@pytest.mark.parametrize("score", [float("nan"), float("-inf"), None])
+def test_odd_scores_do_not_break_the_page(score: float | None) -> None:
+    """A version before scores were checked may have written them."""
+    card = Card("00", "a.jpg", "a dog", score, "1")
+    text, _ = ReviewPage("a run", [card], 1).files({}, "pictures")
+    assert '"score": null' in text

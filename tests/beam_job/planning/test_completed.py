@@ -78,7 +78,9 @@ def test_a_listing_longer_than_what_is_held_is_planned_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Batches of one row, of which the first alone is read before the lease."""
-    monkeypatch.setattr("beam_job.inputs.lists.BATCH_ROWS", 1)
+    monkeypatch.setattr("beam_job.inputs.list_formats.BLOCK_BYTES", 256)
+    given = tmp_path / "inventory.csv"
+    given.write_text("bucket,name,size\n" + "".join(f"b,{n},1\n" for n in range(300)) + "b,y,large\n")
     monkeypatch.setattr("beam_job.planning.prepare._HELD_BYTES", 1)
     config = job(tmp_path, *(f"gs://b/{n % 7}" for n in range(20)))
     earlier_run(config, {"gs://b/2": "1"})
@@ -88,10 +90,12 @@ def test_a_listing_longer_than_what_is_held_is_planned_the_same(
 
 
 def test_a_listing_that_breaks_off_leaves_no_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("beam_job.inputs.lists.BATCH_ROWS", 1)
+    monkeypatch.setattr("beam_job.inputs.list_formats.BLOCK_BYTES", 256)
+    given = tmp_path / "inventory.csv"
+    given.write_text("bucket,name,size\n" + "".join(f"b,{n},1\n" for n in range(300)) + "b,y,large\n")
     monkeypatch.setattr("beam_job.planning.prepare._HELD_BYTES", 1)
-    config = job(tmp_path, *(f"gs://b/{n}" for n in range(300)), "gs://b/")
-    with pytest.raises(InputError, match="row 301 has no name"):
+    config = job(tmp_path, inputs=(str(given),))
+    with pytest.raises(InputError, match="cannot be read as an inventory report"):
         planned(config)
     assert not list(tmp_path.rglob("*.parquet"))
 

@@ -120,6 +120,27 @@ def test_another_min_score_marks_new_images_and_captions_none_again(
     assert nights.run("--min_score=-0.5") == ["90.png"]
     rows = ds.dataset(nights.output / "captions").to_table(["score", "low_confidence"]).to_pylist()
     assert {round(row["score"], 1): row["low_confidence"] for row in rows} == {-0.5: False, -0.6: True, -0.7: True}
+    assert nights.run("--min_score=-0.68") == []
+    said = "--min_score=-0.68 marks new captions; to mark all: caption-images snapshot "
+    assert said in capfd.readouterr().err
+    to = nights.output.parent / "snapshot"
+    assert main(["snapshot", f"--output={nights.output}", f"--to={to}", "--min_score=-0.68"]) == 0
+    rows = ds.dataset(to / "data").to_table(["score", "low_confidence"]).to_pylist()
+    assert {round(row["score"], 1): row["low_confidence"] for row in rows} == {-0.5: False, -0.6: False, -0.7: True}
+    assert main(["snapshot", f"--output={nights.output}", f"--to={to}", "--min_score=0.5"]) == 2
+    assert "--min_score must be at most 0, as all scores are, not 0.5" in capfd.readouterr().err
+
+
+def test_files_of_runs_with_other_options_are_read_as_one_data_set(nights: Nights, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    nights.add("a.png", "b.png", "c.png")
+    for name, options in (("a.png", []), ("b.png", ["--num_captions=2"]), ("c.png", ["--min_score=-0.5"])):
+        nights.run(f"--include={name}", *options)
+    files = sorted(map(str, nights.output.glob("captions/*/*.parquet")))
+    assert len({pq.read_schema(file).remove_metadata().to_string() for file in files}) == 1
+    rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    found = {Path(row["uri"]).name: (row["captions"] is None, row["low_confidence"] is None) for row in rows}
+    assert found == {"a.png": (True, True), "b.png": (False, True), "c.png": (True, False)}
 
 
 @pytest.mark.parametrize(
@@ -254,17 +275,19 @@ def test_filters_decide_what_is_captioned(nights: Nights) -> None:
     assert nights.run("--include=?.png") == ["b.png", "c.png"]
 
 
-def test_filters_that_leave_nothing_are_wrong_usage(nights: Nights, capfd: pytest.CaptureFixture[str]) -> None:
+def test_filters_that_leave_nothing_are_a_night_without_work(nights: Nights, capfd: pytest.CaptureFixture[str]) -> None:
     nights.add("a.png")
-    assert main([f"--input={nights.photos}", f"--output={nights.output}", "--include=*.gif"]) == 2
-    assert "none of the images listed passes the filters" in capfd.readouterr().err
+    assert main([f"--input={nights.photos}", f"--output={nights.output}", "--include=*.gif"]) == 0
+    error = capfd.readouterr().err
+    assert "none of the 1 images listed passes the filters (--include=*.gif)" in error
+    assert "nothing to do, model" in error
     assert not nights.output.exists()
 
 
 def test_a_second_run_at_the_same_time_is_refused(nights: Nights, capfd: pytest.CaptureFixture[str]) -> None:
     nights.add("a.png")
     with lease(str(nights.output)):
-        assert main([f"--input={nights.photos}", f"--output={nights.output}", f"--model={nights.model}"]) == 2
+        assert main([f"--input={nights.photos}", f"--output={nights.output}", f"--model={nights.model}"]) == 3
     error = capfd.readouterr().err
     assert f"another run writes into this output: process {os.getpid()}" in error
     assert nights.run() == ["a.png"]
@@ -334,7 +357,7 @@ def test_three_nights_over_a_bucket(bucket, tiny_bundle: Path, monkeypatch: pyte
     assert main(["status", f"--output=gs://{bucket.name}/out"]) == 0
     status = capfd.readouterr().out
     assert "current: 46 captions, 0 failures" in status
-    assert "would caption 0 images and skip 43 already done" in status
+    assert "would caption 0 images and skip 43 images already done" in status
 
 
 def test_status_tells_of_runs_and_reasons_and_of_what_is_next(nights: Nights, capsys) -> None:
@@ -347,12 +370,14 @@ def test_status_tells_of_runs_and_reasons_and_of_what_is_next(nights: Nights, ca
     status = capsys.readouterr().out
     assert "done, 2 captions, 1 failure, 0 already done" in status
     assert "current: 2 captions, 1 failure\n  1 x decode: ImageError (tried again when its content changes)" in status
-    assert "would caption 1 image and skip 3 already done" in status
+    assert (
+        "would caption 1 image and skip 2 images already done, 1 failed for good (--retry=all tries it again)" in status
+    )
 
 
 def test_status_of_nothing(tmp_path: Path, capsys) -> None:
-    assert main(["status", f"--output={tmp_path}/none"]) == 0
-    assert "no run has been started" in capsys.readouterr().out
+    assert main(["status", f"--output={tmp_path}/none"]) == 2
+    assert "no run has been started" in capsys.readouterr().err
 
 
 def test_snapshot_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,7 +45,7 @@ def listing(*uris: str, **carried: list) -> pa.Table:
         "object_version": ["v1"] * len(uris),
         "size": [3] * len(uris),
         "crc32c": [None] * len(uris),
-        "tar_offset": [None] * len(uris),
+        **dict.fromkeys(("tar_offset", "list_error", "parquet_place", "is_trusted"), [None] * len(uris)),
     }
     table = pa.table(columns, schema=pa.schema(LISTING_FIELDS))
     for name, values in carried.items():
@@ -96,6 +96,9 @@ def test_schema_and_values(run: Run) -> None:
         "uri": "string",
         "caption": "string",
         "score": "float",
+        "low_confidence": "bool",
+        "captions": "list<element: string>",
+        "scores": "list<element: float>",
         "width": "int32",
         "height": "int32",
         "object_version": "string",
@@ -107,6 +110,9 @@ def test_schema_and_values(run: Run) -> None:
             "uri": "a.jpg",
             "caption": "a dog",
             "score": -0.5,
+            "low_confidence": None,
+            "captions": None,
+            "scores": None,
             "width": 30,
             "height": 20,
             "object_version": "v1",

@@ -12,9 +12,10 @@ from PIL import Image
 
 from beam_job.cli.command import main
 from beam_job.config import JobConfig
+from beam_job.planning.damage import FORMAT
 from beam_job.planning.plan import PlanReader
 from beam_job.planning.prepare import PlannedRun, find_resumable_run, list_inputs, new_manifest, plan_run
-from beam_job.planning.run import FORMAT, Run, RunManifest, read_manifest, read_runs
+from beam_job.planning.run import Run, RunManifest, read_manifest, read_runs
 from beam_job.storage import StorageError
 from model import Decoding
 from tests.fakes import FakeCaptioner
@@ -70,7 +71,7 @@ def test_a_newer_format_asks_for_an_upgrade(config: JobConfig) -> None:
     rewrite(run, format=FORMAT + 1)
     message = (
         f"{run.manifest} was written by a newer version of caption-images "
-        f"(format {FORMAT + 1}, this version reads up to {FORMAT}); upgrade caption-images"
+        f"(format {FORMAT + 1}; this version reads up to {FORMAT}); upgrade caption-images"
     )
     for read in (lambda: read_manifest(run), lambda: read_runs(config.output), lambda: planned(config)):
         with pytest.raises(StorageError) as refused:

@@ -134,7 +134,7 @@ def test_a_return_to_earlier_options_returns_to_their_captions(desk: Desk, capfd
     assert main(["status", f"--output={desk.output}"]) == 0
     out = capfd.readouterr().out
     assert "nothing to do, 3 already done" in out
-    assert "would caption 0 images and skip 3 already done" in out
+    assert "would caption 0 images and skip 3 images already done" in out
 
 
 def test_what_was_said_before_another_word_counts_again(desk: Desk, capfd: pytest.CaptureFixture[str]) -> None:
@@ -251,6 +251,18 @@ def test_missing_members_and_empty_files(desk: Desk, capfd: pytest.CaptureFixtur
     assert "none.jsonl: No such file" in capfd.readouterr().err
     assert desk.correct(*["x"] * 50) == 2
     assert "and 30 more" in capfd.readouterr().err
+
+
+def test_a_newer_format_asks_for_an_upgrade_and_the_own_one_can_be_added_elsewhere(desk: Desk, capfd) -> None:
+    assert desk.correct(desk.line("a.png", caption="mine")) == 0
+    [stored] = (desk.output / "corrections").iterdir()
+    assert stored.read_text().startswith('{"format": 1}\n')
+    assert main(["correct", f"--output={desk.output}", str(stored)]) == 0
+    stored.write_text(stored.read_text().replace('"format": 1', '"format": 2'))
+    assert main(["snapshot", f"--output={desk.output}", f"--to={desk.root}/newest"]) == 2
+    error = capfd.readouterr().err
+    assert f"{stored} was written by a newer version of caption-images (format 2" in error
+    assert "remove" not in error
 
 
 def test_what_somebody_else_put_there_is_named(desk: Desk, capfd: pytest.CaptureFixture[str]) -> None:

@@ -152,7 +152,11 @@ def test_a_newer_version_is_named_as_such(output: str, tmp_path: Path, capfd: py
     assert pq.read_metadata(path).metadata[b"caption_images.format"] == b"1"
     with_format(path, "2")
     assert_goes_on(
-        output, tmp_path, capfd, path, "was written by a newer version (format 2; this version reads up to 1)"
+        output,
+        tmp_path,
+        capfd,
+        path,
+        "was written by a newer version of caption-images (format 2; this version reads up to 1)",
     )
 
 

@@ -276,10 +276,14 @@ def test_bigquery_gets_a_file_its_schema_and_a_command(job: Job, tmp_path: Path)
     duckdb = pytest.importorskip("duckdb")
     assert job.export("bigquery", tmp_path / "big query") == 0
     folder = tmp_path / "big query"
-    schema = {field["name"]: field["type"] for field in json.loads((folder / "schema.json").read_text())}
+    fields = json.loads((folder / "schema.json").read_text())
+    schema = {field["name"]: field["type"] for field in fields}
+    lists = {field["name"] for field in fields if field["mode"] == "REPEATED"}
     described = duckdb.sql(f"describe select * from '{folder}/captions.parquet'").fetchall()
     theirs = {"STRING": "VARCHAR", "FLOAT64": "FLOAT", "INT64": "INTEGER", "TIMESTAMP": "TIMESTAMP WITH TIME ZONE"}
-    assert {name: theirs[kind] for name, kind in schema.items()} == {name: kind for name, kind, *_ in described}
+    theirs["BOOL"] = "BOOLEAN"
+    found = {name: theirs[kind] + ("[]" if name in lists else "") for name, kind in schema.items()}
+    assert found == {name: kind for name, kind, *_ in described}
     assert schema["a_b"] == "STRING"
     rows = duckdb.sql(f"select uri, caption from '{folder}/captions.parquet'").fetchall()
     assert dict(rows) == job.captions()
@@ -313,11 +317,12 @@ def test_what_has_changed_or_gone_is_left_out_and_told(own_job: Job, tmp_path: P
         out, err = capfd.readouterr()
         assert f"1 caption in {tmp_path}/{images}" in out
         assert "1 x fetch: Changed" in err
-        assert "1 x fetch: FileNotFoundError" in err
+        assert "1 caption of images that no longer exist left out" in out
         assert "run the job again, then export" in err
     rows = pq.read_table(tmp_path / "copy" / "train" / "metadata.parquet")["uri"].to_pylist()
     assert rows == [f"{photos}/kept.png"]
-    (photos / "kept.png").unlink()
+    (photos / "kept.png").write_bytes(b"")
+    (photos / "changed.png").write_bytes(b"")
     assert own_job.export("webdataset", tmp_path / "none") == 1
     assert "nothing to export" in capfd.readouterr().out
     assert not (tmp_path / "none").exists()
@@ -451,7 +456,8 @@ def test_images_of_a_bucket(bucket, tiny_bundle: Path, tmp_path: Path, monkeypat
     assert main([f"--input={root}/photos/", f"--output={root}/out", f"--model={tiny_bundle}"]) == 0
     bucket.blob("photos/b.png").delete()  # the emulator would give the newest generation, whichever is asked for
     export = ["export", f"--output={root}/out", "--format=sidecar", f"--root={root}/photos", f"--to={tmp_path}/x"]
-    assert main(export) == 1
-    assert sorted(os.listdir(tmp_path / "x")) == ["a.png", "a.txt"]
+    assert main([*export[:-1], f"--to={tmp_path}/all", "--missing=keep"]) == 1
     assert f"{root}/photos/b.png: 404 Not Found" in capfd.readouterr().err
+    assert main(export) == 0
+    assert sorted(os.listdir(tmp_path / "x")) == ["a.png", "a.txt"]
     assert main(["export", f"--output={root}/out", "--format=csv", f"--to={root}/x"]) == 2

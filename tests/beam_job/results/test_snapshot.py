@@ -248,7 +248,7 @@ MANIFESTS = {
         json.dumps({"format": 1, "files": [{"name": "../out/x.parquet", "size": 1, "sha256": ""}]}),
         "is damaged",
     ),
-    "newer": ('{"format": 9, "files": []}', "was written by a newer version (format 9"),
+    "newer": ('{"format": 9, "files": []}', "was written by a newer version of caption-images (format 9"),
 }
 
 

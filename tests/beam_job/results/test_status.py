@@ -45,7 +45,7 @@ def change_request(output: str, **changes: object) -> None:
 
 def test_a_new_run_does_what_is_left(output: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = status(output, capsys)
-    assert "would caption 1 image and skip 1 already done" in text
+    assert "would caption 1 image and skip 1 image already done" in text
     assert "images/s" not in text  # a resumed run of which nobody knows the speed
 
 

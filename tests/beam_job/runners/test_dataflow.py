@@ -192,7 +192,7 @@ def test_a_template_holds_what_the_options_mean(ended: dict[str, Future[Ended]])
     assert f"template written to {run.template}; started once, it captions what run" in only_line(run)
     assert not run.service.jobs
     environment: dict[str, Any] = json.loads(run.template.read_text())["environment"]
-    assert environment["serviceOptions"] == ["worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver"]
+    assert environment["serviceOptions"] == ["worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver:5xx"]
     assert "no_use_multiple_sdk_containers" in environment["experiments"]
     assert "use_multiple_sdk_containers" not in environment["experiments"]
     [pool] = environment["workerPools"]

@@ -8,13 +8,14 @@ import pytest
 
 from beam_job.config import JobConfig
 from beam_job.runners.dataflow import DataflowError, with_dataflow, workers_of
+from beam_job.runners.dataflow_job import options_without_gpu
 from beam_job.runners.estimate import describe, estimate_on_dataflow, format_hours, speed
 from beam_job.runners.machines import GPUS, machine_of
 from tests.conftest import has_package
 
 DATAFLOW = ["--runner=DataflowRunner", "--project=p", "--region=us-central1", "--temp_location=gs://b/temp"]
 IMAGE = "--sdk_container_image=us-docker.pkg.dev/p/r/captions:1"
-MPS = "--dataflow_service_options=worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver;use_nvidia_mps"
+MPS = "--dataflow_service_options=worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver:5xx;use_nvidia_mps"
 ONE = "--experiments=no_use_multiple_sdk_containers"
 
 needs_dataflow = pytest.mark.skipif(
@@ -27,14 +28,14 @@ def config(gpu: str | None = None, **others: object) -> JobConfig:
 
 
 @needs_dataflow
-@pytest.mark.parametrize("gpu", GPUS)
+@pytest.mark.parametrize("gpu", [name for name, gpu in GPUS.items() if gpu.on_demand])
 def test_a_gpu_is_one_word(gpu: str) -> None:
     made, arguments = with_dataflow(config(gpu), [*DATAFLOW, IMAGE])
     assert made.require_gpu  # a worker without one must not caption on its CPU at the price of a GPU
     assert arguments == [
         *DATAFLOW,
         IMAGE,
-        f"--dataflow_service_options=worker_accelerator=type:{gpu};count:1;install-nvidia-driver",
+        f"--dataflow_service_options=worker_accelerator=type:{gpu};count:1;install-nvidia-driver:5xx",
         f"--machine_type={GPUS[gpu].machine}",
         "--disk_size_gb=50",
         ONE,
@@ -52,6 +53,56 @@ def test_what_beam_is_told_stands() -> None:
     assert arguments == [*DATAFLOW, IMAGE, *own, ONE, "--max_num_workers=3", MPS[:-15]]
     workers = workers_of(arguments)
     assert (workers.machine, workers.gpu, workers.max_workers) == ("g2-standard-16", "nvidia-l4", 3)
+
+
+@needs_dataflow
+@pytest.mark.parametrize(
+    ("gpu", "machine"),
+    [
+        ("nvidia-tesla-t4", "custom-8-30720"),
+        ("nvidia-tesla-t4", "n1-custom-8-30720"),
+        ("nvidia-h100-80gb", "a3-highgpu-1g"),
+    ],
+)
+def test_machines_that_may_have_the_gpu(gpu: str, machine: str) -> None:
+    _, arguments = with_dataflow(config(gpu), [*DATAFLOW, IMAGE, f"--machine_type={machine}"])
+    workers = workers_of(arguments)
+    assert (workers.machine, workers.gpu) == (machine, gpu)
+    assert workers.size is not None
+    assert workers.size.hour(50) is not None
+
+
+def test_a_custom_machine_has_the_size_that_it_names() -> None:
+    for name in ("custom-8-30720", "n1-custom-8-30720", "n2-custom-8-30720-ext"):
+        machine = machine_of(name)
+        assert machine is not None
+        assert (machine.vcpus, machine.memory_gb) == (8, 30)
+
+
+@needs_dataflow
+@pytest.mark.parametrize("option", ["dataflow_service_options", "experiments"])
+def test_an_accelerator_is_seen_wherever_it_is_given(option: str) -> None:
+    """Of a GPU that the table does not know, too, if its machine is given."""
+    given = f"--{option}=worker_accelerator=type:nvidia-rtx;count:2;install-nvidia-driver:5xx"
+    _, arguments = with_dataflow(config(), [*DATAFLOW, IMAGE, given, "--machine_type=g4-standard-48"])
+    assert arguments[len(DATAFLOW) + 1] == given
+    assert "--disk_size_gb=50" in arguments
+    assert not [each for each in arguments if each != given and "worker_accelerator" in each]
+    workers = workers_of(arguments)
+    assert (workers.machine, workers.gpu, workers.gpu_count) == ("g4-standard-48", "nvidia-rtx", 2)
+    assert "2 x nvidia-rtx" in str(workers)
+
+
+@needs_dataflow
+def test_a_job_that_captions_nothing_rents_no_gpu() -> None:
+    from apache_beam.options.pipeline_options import PipelineOptions, WorkerOptions
+
+    accelerator = "worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver:5xx"
+    for option in ("dataflow_service_options", "experiments"):
+        given = [*DATAFLOW, f"--{option}={accelerator}", "--machine_type=g2-standard-8"]
+        options = options_without_gpu(PipelineOptions(given))
+        assert "worker_accelerator" not in str(options.get_all_options())
+        assert options.view_as(WorkerOptions).machine_type == "n2-standard-4"
 
 
 @needs_dataflow
@@ -101,6 +152,33 @@ def test_other_runners_keep_their_arguments(runner: list[str]) -> None:
             config("nvidia-l4"), [*DATAFLOW, IMAGE, "--experiments=a,enable_prime"], "enable_prime is right", id="Prime"
         ),
         pytest.param(config("nvidia-tesla-t4"), [*DATAFLOW, IMAGE, MPS], "name two GPUs; leave one", id="two GPUs"),
+        pytest.param(
+            config("nvidia-h100-80gb"),
+            [*DATAFLOW, IMAGE],
+            "sold as Spot and Flex-start only; give",
+            id="H100",
+        ),
+        pytest.param(
+            config(),
+            [*DATAFLOW, IMAGE, "--experiments=worker_accelerator=type:nvidia-rtx;install-nvidia-driver:5xx"],
+            "names nvidia-rtx, for which the job knows no machine; give --machine_type",
+            id="unknown GPU",
+        ),
+        pytest.param(
+            config(),
+            [*DATAFLOW, IMAGE, MPS.replace(":5xx", "")],
+            "must ask for the driver as install-nvidia-driver:5xx",
+            id="driver",
+        ),
+        pytest.param(
+            config(),
+            [*DATAFLOW, IMAGE, MPS.replace("count:1", "count:2")],
+            "workers with one GPU, not count:2",
+            id="MPS 2",
+        ),
+        pytest.param(
+            config("nvidia-l4"), [*DATAFLOW, IMAGE, "--machine_type=custom-8-30720"], "cannot have a", id="custom"
+        ),
         pytest.param(
             config("nvidia-l4"),
             [*DATAFLOW, IMAGE, "--machine_type=n1-standard-8"],

@@ -19,6 +19,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from beam_job.cli.flex_template import NOT_FOR_TEMPLATES, flex_template
 from beam_job.cli.options import option_names, parse
 from beam_job.runners.machines import GPUS
 from tests.conftest import ROOT, has_package
@@ -139,20 +140,44 @@ def test_the_build_names_stages_and_arguments_of_the_dockerfile() -> None:
     assert build["substitutions"]["_DEVICE"] in stages
 
 
-def test_the_template_s_parameters_are_options() -> None:
+def test_the_template_declares_every_option() -> None:
+    """Dataflow refuses parameters that are not declared."""
+    assert json.loads((DEPLOY / "flex_template.json").read_text()) == flex_template(), (
+        "run python -m beam_job.cli.flex_template > deploy/flex_template.json"
+    )
     flags = runpy.run_path(str(DEPLOY / "launch.py"))["FLAGS"]
     parameters = template()
-    assert {f"--{name}" for name in parameters.keys() - BEAM_S_OWN} <= set(option_names())
+    options = {name.removeprefix("--") for name in option_names() if name.startswith("--")}
+    assert options - set(NOT_FOR_TEMPLATES) == parameters.keys() - BEAM_S_OWN
     assert {name for name, each in parameters.items() if not each.get("isOptional")} == {
         "input",
         "output",
         *BEAM_S_OWN,
     }
-    assert {name for name, each in parameters.items() if each.get("paramType") == "BOOLEAN"} == set(flags)
-    assert parameters["gpu"]["regexes"] == [f"^({'|'.join(GPUS)})$"]
+    assert {name for name, each in parameters.items() if each.get("paramType") == "BOOLEAN"} <= set(flags)
+    assert [option["value"] for option in parameters["gpu"]["enumOptions"]] == list(GPUS)
+    for name in (
+        "captioner",
+        "engine",
+        "beam_width",
+        "min_bytes",
+        "max_bytes",
+        "fetch_timeout",
+        "max_pixels",
+        "prompt",
+    ):
+        assert name in parameters
     for each in parameters.values():
         assert each["label"]
         assert each["helpText"]
+
+
+def test_parameters_have_the_types_of_the_options() -> None:
+    kinds = {name: each.get("paramType") for name, each in template().items()}
+    assert (kinds["decoding"], kinds["retry"], kinds["engine"], kinds["gpu"]) == ("ENUM",) * 4
+    assert (kinds["beam_width"], kinds["min_score"], kinds["sample"], kinds["seed"]) == ("NUMBER",) * 4
+    assert (kinds["recaption"], kinds["require_gpu"], kinds["no_report"]) == ("BOOLEAN",) * 3
+    assert (kinds["include"], kinds["batch_size"]) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +195,12 @@ def test_the_template_s_parameters_are_options() -> None:
         ("min_score", "-1.25", "low"),
         ("precision", "float16", "int8"),
         ("max_failure_ratio", "0.1", "10"),
+        ("engine", "litert", "torch"),
+        ("fetch_timeout", "2.5", "long"),
+        ("max_bytes", "1000000", "1MB"),
+        ("beam_width", "3", "0"),
+        ("seed", "0", "-1"),
+        ("batch_size", "auto", "many"),
     ],
 )
 def test_the_template_refuses_what_the_command_would(name: str, good: str, bad: str) -> None:

@@ -150,5 +150,5 @@ def test_parameters_become_options() -> None:
     as_options = runpy.run_path(str(LAUNCH))["as_options"]
     given = ["--recaption=true", "--gpu=", "--input=gs://b/a=b", "--retry=all", "--no_use_public_ips"]
     assert as_options(given) == ["--recaption", "--input=gs://b/a=b", "--retry=all", "--no_use_public_ips"]
-    assert as_options(["--recaption=false"]) == []
+    assert as_options(["--recaption=false", "--no_report=true", "--require_gpu=False"]) == ["--no_report"]
     assert as_options(["--recaption=maybe"]) == ["--recaption=maybe"]  # which the command refuses

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from beam_job.storage import GoogleCloudStorage, StorageError, storage_for
+from beam_job.storage import OPTIONS, Access, GoogleCloudStorage, StorageError, storage_for, use_access
 from beam_job.storage.checksum import crc32c_in, crc32c_of
 from beam_job.storage.retry import retrying
 from tests.fault_server import FaultServer, ok, serve, status, stored
@@ -117,3 +117,65 @@ def test_an_object_overwritten_since_the_listing_is_not_taken_for_the_listed_one
     storage._retrying = ONCE
     with pytest.raises(StorageError, match="crc32c"):
         storage.read(uri, listed.version, 30.0, listed.size, listed.crc32c)
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["by-header", "by-metadata"])
+def test_an_object_that_was_decompressed_on_its_way_is_read(
+    server: FaultServer, storage: GoogleCloudStorage, told: bool
+) -> None:
+    """Its listed size and checksum are those of the compressed bytes; to try again would change nothing."""
+    packed = gzip.compress(DATA, mtime=0)
+    headers = {"x-goog-hash": stored(packed)["x-goog-hash"], "x-goog-generation": "1", "Content-Length": "10"}
+    headers |= {"x-goog-stored-content-encoding": "gzip"} if told else {}
+    metadata = b'{"name": "x.jpg", "bucket": "bucket", "generation": "1", "contentEncoding": "gzip"}'
+    as_json = {"Content-Type": "application/json", "Content-Length": str(len(metadata))}
+    server.script("x.jpg", ok(DATA, headers), ok(metadata, as_json))
+    assert storage.read("gs://bucket/x.jpg", "1", 5.0, len(packed), crc32c_of(packed)) == (DATA, "1")
+
+
+@pytest.mark.parametrize("encoding", ["aws-chunked", "UTF-8", "gzip"])
+def test_encodings_that_are_none(server: FaultServer, storage: GoogleCloudStorage, encoding: str) -> None:
+    server.script("x.jpg", ok(DATA, {**stored(DATA), "Content-Encoding": encoding}))
+    assert storage.read("gs://bucket/x.jpg", "1", 5.0, len(DATA), crc32c_of(DATA)) == (DATA, "1")
+
+
+def test_requester_pays_names_the_option(server: FaultServer, storage: GoogleCloudStorage) -> None:
+    text = b"Bucket is a requester pays bucket but no user project provided."
+    server.script("x.jpg", status(400, text=text))
+    with pytest.raises(StorageError, match="--billing_project=PROJECT") as caught:
+        storage.read("gs://bucket/x.jpg")
+    assert (caught.value.transient, caught.value.retry_when) == (False, OPTIONS)
+    server.script("o", status(400, text=text))
+    with pytest.raises(StorageError, match="--billing_project=PROJECT"):
+        list(storage.list("gs://bucket/photos/"))
+
+
+def test_the_project_that_pays_is_named_in_each_request(server: FaultServer, storage: GoogleCloudStorage) -> None:
+    listing = b'{"items": [{"name": "x.jpg", "generation": "1", "size": "10"}]}'
+    server.script("o", ok(listing, {"Content-Type": "application/json", "Content-Length": str(len(listing))}))
+    server.script("x.jpg", ok(DATA))
+    use_access(Access(billing_project="museum-1"))
+    try:
+        [found] = storage.list("gs://bucket/")
+        assert storage.read(found.uri, found.version) == (DATA, "1")
+    finally:
+        use_access(Access())
+    asked = [path for _, path, _ in server.asked if "/o" in path]  # the client looks up the bucket, too, for its traces
+    assert [path for path in asked if "userProject=museum-1" not in path] == []
+
+
+ODD = ["a#b.jpg", "100%.jpg", "100%25.jpg", "what?.jpg", "[1].jpg", "a  b.jpg", "{x}.jpg", "a+b&c.jpg"]
+
+
+def test_odd_names_are_listed_and_read_as_they_are(gcs_server) -> None:
+    for name in ODD:
+        gcs_server.put(f"odd/{name}", name.encode())
+    for placeholder in ("odd/", "odd/folder/", "odd/folder_$folder$"):
+        gcs_server.put(placeholder, b"")
+    storage = storage_for("gs://bucket/")
+    found = list(storage.list("gs://bucket/odd/"))
+    assert sorted(stored.uri for stored in found) == sorted(f"gs://bucket/odd/{name}" for name in ODD)
+    for stored_object in found:
+        data, _ = storage.read(stored_object.uri, stored_object.version)
+        assert data.decode() == stored_object.uri.rpartition("/")[2]
+        assert [again.uri for again in storage.list(stored_object.uri)] == [stored_object.uri]

@@ -74,6 +74,10 @@ def test_a_list_that_is_stored_with_gzip_is_unpacked(faults: FaultServer) -> Non
         with storage.open("gs://bucket/list.csv") as file:
             assert file.read() == LIST
         faults.script("list.csv", resource(LIST), ok(LIST, {**stored(LIST, "7"), "Content-Encoding": "gzip"}))
+        with storage.open("gs://bucket/list.csv") as file:  # it is called gzip, and is not
+            assert file.read() == LIST
+        cut = packed[:-9]
+        faults.script("list.csv", resource(cut), ok(cut, {**stored(cut, "7"), "Content-Encoding": "gzip"}))
         with pytest.raises(StorageError, match="its gzip encoding is damaged") as caught:
             storage.open("gs://bucket/list.csv")
         assert not caught.value.transient
@@ -81,7 +85,8 @@ def test_a_list_that_is_stored_with_gzip_is_unpacked(faults: FaultServer) -> Non
 
 def test_a_damaged_list_is_an_error_of_the_input(faults: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
     with contextlib.closing(GoogleCloudStorage(functools.partial(retrying, random=lambda: 1e9))) as storage:
-        faults.script("list.csv", resource(LIST), resource(LIST), flipped(LIST))
-        monkeypatch.setattr("beam_job.inputs.lists.storage_for", lambda uri: storage)
+        faults.script("list.csv", *[resource(LIST)] * 4, flipped(LIST))
+        for module in ("listing", "lists", "list_formats"):
+            monkeypatch.setattr(f"beam_job.inputs.{module}.storage_for", lambda uri: storage)
         with pytest.raises(InputError, match=r"^--input: gs://bucket/list\.csv: crc32c .* instead of"):
             list(list_images(["gs://bucket/list.csv"]))

@@ -34,6 +34,13 @@ def test_a_quarter_of_the_way(tiny_bundle: Path, moved: Path, tmp_path: Path, ca
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
+def test_content_words_once_is_a_choice_of_the_bundle(tiny_bundle: Path, tmp_path: Path) -> None:
+    main([str(tiny_bundle), "--content_words_once", f"--output={tmp_path / 'once'}"])
+    main([str(tmp_path / "once"), "--no-content_words_once", f"--output={tmp_path / 'again'}"])
+    assert load_captioner(tmp_path / "once").config.content_words_once
+    assert load_captioner(tmp_path / "again").version == load_captioner(tiny_bundle).version
+
+
 def test_the_middle_of_three(tiny_bundle: Path, moved: Path, tmp_path: Path) -> None:
     output = tmp_path / "middle"
     assert main([str(tiny_bundle), str(moved), str(moved), f"--output={output}"]) == 0

@@ -1,0 +1,245 @@
+"""Images through fetch, decode and caption, overlapped: the heart of the job and of `CaptionImages`.
+
+    submit ──> the loader ────────> the model's thread ──> complete
+               fetches, decodes     draws, makes batches
+
+An image belongs to the loader from `submit` until the model's thread draws its outcome from the loader's queue, and to
+the model's thread until its row is in its group, a shard or a single image.
+
+The next images are fetched and decoded while the model works on the last ones, and a batch may hold images of several
+groups. The model waits only where images arrive too slowly. On a GPU two batches run at the same time, one being copied
+to the device while it computes the other, and the loader has processes instead of threads.
+
+An error that would hit every image alike (credentials that have expired, a spent failure budget) fails the engine as a
+whole: the groups under way fail with it, and so does every later `submit`.
+"""
+
+from __future__ import annotations
+
+import abc
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, Generic, Protocol, TypeVar
+
+from beam_job.captioning.batch_runner import BatchRunner, FinishedBatch
+from beam_job.captioning.budgets import FailureBudget
+from beam_job.captioning.captioners import AnyCaptioner, side_of, takes_pictures
+from beam_job.captioning.progress_file import ProgressFile
+from beam_job.config import JobConfig
+from beam_job.loading.loader import LoadConfig, Loader, LoadEvent, ThreadLoader
+from beam_job.loading.process_loader import ProcessLoader
+from beam_job.output.stage_clock import StageClock
+from beam_job.records import RUN_ENDED, CaptionedImage, DecodedImage, Failure, ImageInput
+from model import CaptionerError
+
+_SETTLE_SECONDS = 60.0  # for a batch under way, when another engine is to have the captioner
+
+
+class ImageGroup(Protocol):
+    """Images that are submitted together; the model's thread fills it with their rows.
+
+    Attributes:
+      done: what the submitter waits for.
+      batch_fill: of each batch that begins with one of its images, in percent.
+    """
+
+    done: Future[Any]
+    batch_fill: list[int]
+
+    @property
+    def images(self) -> Sequence[ImageInput]:
+        """The inputs."""
+
+    def columns_of(self, uri: str) -> Mapping[str, Any]:
+        """The carried columns of an image."""
+
+    def count_seconds(self, stage: str, seconds: float) -> None:
+        """Adds to the time of a stage."""
+
+    def count_load(self, event: LoadEvent) -> None:
+        """Adds what loading an image took."""
+
+    def offer(self, image: DecodedImage, row: CaptionedImage) -> None:
+        """Shows an image that has a caption, whose pixels are dropped afterwards."""
+
+    def add(self, outcome: CaptionedImage | Failure) -> bool:
+        """Adds an image's row; returns whether it was the last one."""
+
+
+G = TypeVar("G", bound=ImageGroup)
+
+
+class ImageEngine(abc.ABC, Generic[G]):
+    """Captions images; `submit`, `close` and `fail` may be called from any thread.
+
+    Args:
+      config: the job's.
+      captioner: called in batches, as many at a time as it says.
+      batch_size: images in a batch.
+      gpu: load images in processes.
+      progress: counts the images that are done, and logs messages.
+      failures: counts outcomes, and decides whether to go on.
+    """
+
+    def __init__(
+        self,
+        config: JobConfig,
+        captioner: AnyCaptioner,
+        batch_size: int,
+        gpu: bool,
+        progress: ProgressFile,
+        failures: FailureBudget,
+        input_size: int | None = None,
+    ) -> None:
+        self._config = config
+        self._progress = progress
+        self._failures = failures
+        self._captioner = captioner
+        load_config = LoadConfig.of(config, input_size or side_of(captioner), gpu, takes_pictures(captioner))
+        self._clock = StageClock(load_config.decode_threads)
+        self._batches: BatchRunner[G] = BatchRunner(captioner, batch_size, config, progress.log, self._clock)
+        self._loader: Loader = ProcessLoader(load_config) if gpu else ThreadLoader(load_config)
+        self._open: set[G] = set()
+        self._error: BaseException | None = None
+        self._ended: str | None = None  # why the captioner leaves all other images for the next run
+        self._lock = threading.Condition()  # guards _open and _error, and is notified when they change
+        self._model_thread = threading.Thread(target=self._run_model, name="caption", daemon=True)
+        self._model_thread.start()
+
+    @property
+    def model_version(self) -> str:
+        """The captioner's."""
+        return self._captioner.version
+
+    @property
+    def ran_with(self) -> tuple[str, str, int]:
+        """What runs the captioner, its precision, and the present size of its batches."""
+        return self._batches.ran_with
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether every `submit` fails from now on."""
+        with self._lock:
+            return self._error is not None
+
+    def submit_group(self, group: G) -> None:
+        """Takes images in, without waiting; `group.done` is resolved when all have their rows, or fails."""
+        with self._lock:
+            if self._error:
+                group.done.set_exception(self._error)
+                return
+            self._open.add(group)
+        self._clock.transition(to="fetch", count=len(group.images))
+        if self._ended is None:
+            self._loader.put(group, group.images)
+        else:
+            self._loader.put_failures(group, [_left(image, self._ended) for image in group.images])
+
+    def close(self) -> None:
+        """Finishes what was submitted, unless the engine has failed, and ends all threads."""
+        with self._lock:
+            self._lock.wait_for(lambda: self._error or not self._open)
+        self._loader.close()
+        self._model_thread.join()
+        self._progress.close()
+
+    def fail(self, error: BaseException) -> None:
+        """Fails the groups under way and all later ones with `error`; only those that have all their rows are written.
+
+        Images that wait to be fetched, decoded or captioned are dropped, a batch under way ends, a fetch under way is
+        left alone. Of several errors the first counts.
+        """
+        with self._lock:
+            if self._error:
+                return
+            self._error = error
+            under_way, self._open = self._open, set()
+            self._lock.notify_all()
+        self._loader.stop()
+        for group in under_way:
+            group.done.set_exception(error)
+
+    def settle(self, timeout: float) -> None:
+        """After `fail`: waits `timeout` seconds for the batch under way."""
+        self._model_thread.join(timeout)
+
+    def take_captioner(self) -> AnyCaptioner | None:
+        """After `fail`: the captioner, to be used by another engine; None if it does not become free in time."""
+        self._model_thread.join(_SETTLE_SECONDS)
+        return None if self._model_thread.is_alive() or self._batches.is_running else self._captioner
+
+    @abc.abstractmethod
+    def _complete(self, group: G) -> None:
+        """Called in the model's thread when all images of a group have their rows."""
+
+    def _remove(self, group: G) -> bool:
+        """Ends a group's time in the engine; False if it has failed with the engine."""
+        with self._lock:
+            if self._error:
+                return False
+            self._open.remove(group)
+            self._lock.notify_all()
+        return True
+
+    def _run_model(self) -> None:
+        """The model's thread."""
+        try:
+            while events := self._loader.get():
+                self._take(events)
+        except Exception as error:
+            self.fail(error)
+        except BaseException as error:  # nobody may wait for rows that never come
+            self.fail(_as_exception(error))
+        self._batches.wait()
+
+    def _take(self, events: list[LoadEvent]) -> None:
+        """Puts images into batches, and runs each when it is full or when no more images are on their way."""
+        is_last = not self._loader.pending
+        for event in events:
+            group, outcome = event.key, event.outcome
+            if outcome is None:
+                self._clock.transition(from_="fetch", to="decode")
+                self._failures.count_fetched()
+                continue
+            self._clock.transition(from_="fetch" if event.file_bytes is None else "decode")
+            group.count_load(event)
+            if self._ended is not None and not isinstance(outcome, Failure):
+                outcome = _left(outcome.input, self._ended)
+            self._failures.add(outcome if isinstance(outcome, Failure) else None)
+            if isinstance(outcome, Failure):
+                self._finish(group, outcome)
+            else:
+                self._finish_all(self._batches.add(group, outcome))
+        self._finish_all(self._batches.flush() if is_last else self._batches.take_finished())
+
+    def _finish_all(self, batches: list[FinishedBatch[G]]) -> None:
+        for batch in batches:
+            for group, image, outcome in batch.rows:
+                group.count_seconds("caption", batch.seconds / len(batch.rows))
+                if isinstance(outcome, Failure):
+                    self._failures.revoke(outcome)
+                    if outcome.error_type == RUN_ENDED and self._ended is None:
+                        self._ended = outcome.error_message
+                        self._progress.log(f"{self._ended}; all other images are left for the next run")
+                else:
+                    group.offer(image, outcome)
+                self._finish(group, outcome)
+
+    def _finish(self, group: G, outcome: CaptionedImage | Failure) -> None:
+        """Adds an image's row to its group."""
+        self._progress.add(isinstance(outcome, Failure), self._clock.seconds)
+        if group.add(outcome):
+            self._complete(group)
+
+
+def _left(image: ImageInput, reason: str) -> Failure:
+    """The failure of an image that is left for the next run."""
+    return Failure(image.uri, "caption", RUN_ENDED, reason, True, image.object_version)
+
+
+def _as_exception(error: BaseException) -> Exception:
+    """An Exception, which Beam's workers report, for a SystemExit or KeyboardInterrupt."""
+    if isinstance(error, SystemExit):
+        return CaptionerError(f"the captioner called exit({error.code!r}) instead of captioning a batch")
+    return RuntimeError(f"the model's thread was interrupted: {error!r}")

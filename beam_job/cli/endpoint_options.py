@@ -1,0 +1,59 @@
+"""The options of `--captioner=openai`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+from beam_job.endpoint import Endpoint
+from model.decoding_options import add_number, whole_number
+
+
+def add_endpoint_options(group: argparse._ArgumentGroup) -> None:
+    """Adds an option for each field of `Endpoint`."""
+    group.add_argument(
+        "--endpoint",
+        metavar="URL",
+        help="a server with OpenAI's chat completions, such as http://localhost:8000/v1; the pictures are sent there",
+    )
+    add_number(
+        group,
+        "concurrency",
+        Endpoint.concurrency,
+        "requests at the same time in each process; fewer while the server answers that it is overloaded",
+    )
+    add_number(
+        group,
+        "request_timeout",
+        Endpoint.request_timeout,
+        "seconds for one picture, including retries; a single attempt gets half of them",
+    )
+    group.add_argument(
+        "--max_tokens_total",
+        type=whole_number,
+        metavar="N",
+        help="leave the remaining images for the next run once N tokens, in and out, are spent; requests under way "
+        "still end (default: no limit)",
+    )
+    add_number(group, "jpeg_quality", Endpoint.jpeg_quality, "JPEG quality of the pictures that are sent, up to 100")
+    group.add_argument(
+        "--logprobs", action="store_true", help="ask for log-probabilities, whose mean is the score (default: no score)"
+    )
+    group.add_argument(
+        "--api_key_env",
+        default=Endpoint.api_key_env,
+        metavar="NAME",
+        help="the environment variable that holds the key, if the server needs one (default: %(default)s)",
+    )
+
+
+def endpoint_from(args: argparse.Namespace) -> Endpoint | None:
+    """The endpoint's record. Raises ValueError for a value out of range, or an option without an endpoint."""
+    given = {field.name: getattr(args, field.name) for field in dataclasses.fields(Endpoint) if field.name != "url"}
+    endpoint = Endpoint(args.endpoint if args.endpoint is not None else "http://localhost", **given)
+    if args.endpoint is not None:
+        return endpoint
+    for name, value in given.items():
+        if value != getattr(Endpoint, name):
+            raise ValueError(f"--{name} applies to --captioner=openai with --endpoint=URL only; remove it or add those")
+    return None

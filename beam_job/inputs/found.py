@@ -1,0 +1,126 @@
+"""What a folder, a glob or a bucket turns out to hold: images, tars, lists, and leftovers of operating systems."""
+
+from __future__ import annotations
+
+import logging
+import os
+import posixpath
+import urllib.parse
+from collections.abc import Iterator, Mapping
+
+from beam_job.inputs.lists import is_list, is_table
+from beam_job.inputs.names import has_leftover, is_image_name
+from beam_job.inputs.tars import is_tar
+from beam_job.storage import StoredObject, is_glob, literal_part, local_path, local_uri, public_name, scheme_of
+
+_LOGGER = logging.getLogger(__name__)
+_NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+
+
+class Contents:
+    """What was found at an input.
+
+    Args:
+      given: the input.
+
+    Attributes:
+      own_name: the name of the input, if it is a single file, as a listing spells it.
+      found: files, except for leftovers.
+      leftovers: files that are leftovers of operating systems.
+      unread_lists: lists that lie beside images.
+    """
+
+    def __init__(self, given: str) -> None:
+        self.given = given
+        self.found = 0
+        self.leftovers = 0
+        self.unread_lists = 0
+        self._examples: dict[str, str] = {}
+        is_local = scheme_of(given) == "file"
+        self.own_name = local_uri(os.path.abspath(local_path(given))) if is_local else given
+        self._root = literal_part(self.own_name).rpartition("/")[0] if is_glob(given) else self.own_name
+        self._wants_leftovers = has_leftover(given.split("/"))
+
+    def is_leftover(self, uri: str) -> bool:
+        """Whether a file is a leftover, which is counted; not if the input asks for leftovers by name."""
+        if self._wants_leftovers or not has_leftover(uri.removeprefix(self._root).split("/")):
+            return False
+        self.leftovers += 1
+        self._examples.setdefault("leftover", uri)
+        return True
+
+    def add_unread_list(self, uri: str) -> None:
+        """Counts a list that is not read, since there are images."""
+        self.unread_lists += 1
+        self._examples.setdefault("list", uri)
+
+    @property
+    def description(self) -> str:
+        """What else was found there."""
+        return f" (only {self.leftovers:,} leftovers of operating systems)" if self.leftovers else ""
+
+    def log(self) -> None:
+        """Logs what was skipped."""
+        name = public_name(self.given)
+        if self.leftovers:
+            _LOGGER.info(
+                f"{name}: {self.leftovers:,} leftovers of operating systems skipped, such as "
+                f"{self._examples['leftover']}"
+            )
+        if self.unread_lists:
+            _LOGGER.info(
+                f"{name}: its images are captioned; {self.unread_lists:,} lists beside them are not read, such as "
+                f"{self._examples['list']} (give them as --input)"
+            )
+
+
+def is_glob_of_lists(given: str) -> bool:
+    """Whether a glob asks for lists: `exp/**/*.parquet`, `l/*.csv.gz`."""
+    return is_glob(given) and is_list(given)
+
+
+def examined(listed: Iterator[StoredObject], contents: Contents) -> Iterator[tuple[StoredObject, bool]]:
+    """The images and tars among what was listed; or, if there is neither, the lists. True marks a list.
+
+    A glob may name any file. Lists that lie beside images are counted, and not read.
+    """
+    given = contents.given
+    tables: list[StoredObject] = []
+    texts: list[StoredObject] = []
+    has_images = False
+    for stored in listed:
+        if contents.is_leftover(stored.uri):
+            continue
+        if stored.error is not None:
+            yield stored, False
+        elif is_glob_of_lists(given):
+            contents.found += 1
+            yield stored, True
+        elif is_image_name(stored.uri) or is_tar(stored.uri) or stored.uri == contents.own_name:
+            has_images = True
+            contents.found += 1
+            yield stored, False
+        elif is_table(stored.uri):
+            if not posixpath.basename(stored.uri).startswith(("_", ".")):
+                tables.append(stored)
+        elif stored.uri.lower().endswith((".txt", ".txt.gz", ".txt.zst")):
+            if not has_images:  # else captions beside images, more of them than memory need hold
+                texts.append(stored)
+        elif is_glob(given):
+            has_images = True
+            contents.found += 1
+            yield stored, False
+    if not has_images:
+        lists = tables or texts
+        contents.found += len(lists)
+        yield from ((stored, True) for stored in lists)
+        return
+    for stored in tables:
+        contents.add_unread_list(stored.uri)
+
+
+def partitions_of(uri: str) -> Mapping[str, str | None]:
+    """The columns that the folders of a list name, as Hive writes them: `exp/date=2024-05-06/part-0.parquet`."""
+    segments = (segment.partition("=") for segment in uri.split("/")[:-1])
+    values = {key: urllib.parse.unquote(value) for key, equals, value in segments if equals and key}
+    return {key: None if value == _NO_PARTITION else value for key, value in values.items()}

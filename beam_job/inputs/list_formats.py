@@ -1,0 +1,256 @@
+"""The formats of lists: each is read into batches of rows, with the rows that could not be read beside them."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from beam_job.inputs.rows import ListError, UnreadableListError
+from beam_job.storage import storage_for
+
+BATCH_ROWS = 65_536
+BLOCK_BYTES = 1 << 20
+_UNREADABLE = (pa.ArrowException, ValueError, OSError, EOFError, OverflowError, RecursionError, zlib.error)
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_DELIMITERS = {";": "';'", "\t": "'\\t'", "|": "'|'", ",": "','"}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a list.
+
+    Attributes:
+      batch: the columns that were asked for.
+      numbers: of the rows of `batch`, from 1; lines in text and JSON lines, records elsewhere.
+      bad: numbers of rows that could not be read, and why.
+    """
+
+    batch: pa.RecordBatch
+    numbers: Sequence[int]
+    bad: Sequence[tuple[int, str]] = field(default=())
+
+
+@contextlib.contextmanager
+def unreadable(given: str, label: str) -> Iterator[None]:
+    """Turns errors of reading into UnreadableListError."""
+    try:
+        yield
+    except ListError:
+        raise
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split())
+        raise UnreadableListError(
+            f"{given} cannot be read as {label}: {reason}; fix the file or its extension"
+        ) from error
+
+
+@contextlib.contextmanager
+def opened(given: str, label: str) -> Iterator[BinaryIO]:
+    """The content of a list, decompressed."""
+    storage = storage_for(given)
+    storage.stat(given)  # a missing list is an error of the storage, not of the list's format
+    with unreadable(given, label), storage.open(given) as file:
+        if given.lower().endswith(".gz"):
+            with gzip.GzipFile(fileobj=file) as plain:
+                yield plain  # type: ignore[misc]  # typeshed has GzipFile beside BinaryIO
+        elif given.lower().endswith((".zst", ".zstd")):
+            with io.BufferedReader(pa.CompressedInputStream(file, "zstd"), BLOCK_BYTES) as plain:
+                yield plain
+        else:
+            yield file
+
+
+def line_blocks(given: str, label: str) -> Iterator[list[tuple[int, str | bytes]]]:
+    """The lines that are not blank, stripped, with their numbers, about 1 MiB at a time; bytes if they are no UTF-8."""
+    number = 0
+    with opened(given, label) as file:
+        while block := file.read(BLOCK_BYTES) + file.readline():
+            if not number and block.startswith(_UTF16):
+                raise UnreadableListError(f"{given} is not a text file in UTF-8 (but UTF-16); save it as UTF-8")
+            block = block if number else block.removeprefix(b"\xef\xbb\xbf")
+            # Not splitlines, which also splits at characters that may occur in names.
+            lines = re.split(rb"\r\n|\r|\n", block)
+            found = [(number + at, stripped) for at, line in enumerate(lines, 1) if (stripped := line.strip())]
+            number += len(lines) - (1 if not lines[-1] else 0)
+            if found:
+                yield [(at, _text(line)) for at, line in found]
+
+
+def _text(line: bytes) -> str | bytes:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError:
+        return line
+
+
+def text_rows(given: str, column: str) -> Iterator[Rows]:
+    """The lines of a text list."""
+    for lines in line_blocks(given, "text"):
+        bad = [(number, f"is not UTF-8: {line!r:.80}") for number, line in lines if isinstance(line, bytes)]
+        good = [(number, line.strip()) for number, line in lines if isinstance(line, str) and line.strip()]
+        batch = pa.record_batch({column: pa.array([line for _, line in good], pa.string())})
+        yield Rows(batch, [number for number, _ in good], bad)
+
+
+def _csv_reader(
+    file: BinaryIO, delimiter: str, columns: Sequence[str] = (), on_bad: Callable[[Any], str] | None = None
+) -> Any:
+    return pyarrow.csv.open_csv(
+        file,
+        # One thread: a reader that is dropped early leaves no thread behind, and errors name their row.
+        pyarrow.csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
+        pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=on_bad),
+        pyarrow.csv.ConvertOptions(
+            include_columns=list(columns),
+            column_types=dict.fromkeys(columns, pa.binary()),
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        ),
+    )
+
+
+def csv_names(given: str, delimiter: str, wanted: Sequence[str]) -> list[str]:
+    """The names in the header; none if the file is empty."""
+    with opened(given, "CSV") as file:
+        if file.read(1) == b"":
+            return []
+    with opened(given, "CSV") as file, _csv_reader(file, delimiter, on_bad=lambda _: "skip") as reader:
+        names = list(reader.schema.names)
+    if wanted and wanted[0] not in names and len(names) == 1:
+        for other, shown in _DELIMITERS.items():
+            if wanted[0] in (name.strip('" ') for name in names[0].split(other)):
+                raise ListError(f"{given} has the column {wanted[0]} with another delimiter; add --delimiter={shown}")
+    return names
+
+
+def csv_rows(given: str, delimiter: str, columns: list[str]) -> Iterator[Rows]:
+    """The records, as text; those with too many or too few values are bad."""
+    bad: dict[int, str] = {}
+
+    def on_bad(row: Any) -> str:
+        number = (row.number or 0) - 1  # Arrow counts the header
+        bad[number] = f"has {row.actual_columns} values instead of {row.expected_columns}: {row.text!r:.80}"
+        return "skip"
+
+    number = 0
+    with opened(given, "CSV") as file, _csv_reader(file, delimiter, columns, on_bad) as reader:
+        named: set[int] = set()
+        for batch in reader:
+            numbers: list[int] = []
+            while len(numbers) < batch.num_rows:
+                number += 1
+                if number not in bad:
+                    numbers.append(number)
+            new = [(at, reason) for at, reason in bad.items() if at not in named]
+            named.update(bad)
+            yield _as_text(Rows(batch, numbers, new))
+        if rest := [(at, reason) for at, reason in bad.items() if at not in named]:
+            yield Rows(pa.record_batch({name: pa.array([], pa.string()) for name in columns}), [], rest)
+
+
+def _as_text(rows: Rows) -> Rows:
+    """The same rows with text instead of bytes; those that are no UTF-8 are bad."""
+    rows = without_invalid_text(rows)
+    arrays = [column.cast(pa.string()) for column in rows.batch.columns]
+    return Rows(pa.record_batch(arrays, names=rows.batch.schema.names), rows.numbers, rows.bad)
+
+
+def without_invalid_text(rows: Rows) -> Rows:
+    """The rows whose top-level texts are UTF-8; the others are bad."""
+    bad: dict[int, str] = {}
+    for name, column in zip(rows.batch.schema.names, rows.batch.columns, strict=True):
+        try:
+            column.cast(pa.binary()).cast(pa.string())
+        except pa.ArrowException:
+            for at, value in enumerate(column.cast(pa.binary()).to_pylist()):
+                if value is not None and isinstance(_text(value), bytes):
+                    bad[at] = f"has in column {name} what is not UTF-8: {value!r:.80}"
+    if not bad:
+        return rows
+    kept = [at for at in range(rows.batch.num_rows) if at not in bad]
+    new = [(rows.numbers[at], reason) for at, reason in bad.items()]
+    return Rows(rows.batch.take(pa.array(kept, pa.int64())), [rows.numbers[at] for at in kept], [*rows.bad, *new])
+
+
+def parquet_names(given: str, _: str, wanted: Sequence[str]) -> list[str]:
+    """The names of columns, and those of the wanted ones that are fields of structs."""
+    with opened(given, "Parquet") as file, pq.ParquetFile(file) as parquet:
+        names = list(parquet.schema_arrow.names)
+        nested = [name for name in wanted if name not in names and _has_field(parquet.schema_arrow, name)]
+        return [*names, *nested]
+
+
+def _has_field(schema: pa.Schema, name: str) -> bool:
+    """Whether `image.path` names a field of a struct."""
+    first, *rest = name.split(".")
+    place = schema.get_field_index(first)
+    found = schema.field(place).type if place >= 0 else None
+    for part in rest:
+        place = found.get_field_index(part) if found is not None and pa.types.is_struct(found) else -1
+        found = found.field(place).type if found is not None and place >= 0 else None
+    return found is not None
+
+
+def parquet_rows(given: str, _: str, columns: list[str]) -> Iterator[Rows]:
+    """The rows, in the types of the file."""
+    number = 1
+    with opened(given, "Parquet") as file, pq.ParquetFile(file) as parquet:
+        top = set(parquet.schema_arrow.names)
+        for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
+            arrays = [plain(batch.column(name) if name in top else _field_of(batch, name)) for name in columns]
+            flat = pa.record_batch(arrays, names=columns)
+            numbers = range(number, number + batch.num_rows)
+            number += batch.num_rows
+            yield _validated(Rows(flat, numbers))
+
+
+def _validated(rows: Rows) -> Rows:
+    """The format promises UTF-8, but the reader does not check it."""
+    try:
+        rows.batch.validate(full=True)
+        return rows
+    except pa.ArrowInvalid:
+        texts = [at for at, column in enumerate(rows.batch.columns) if column.type in (pa.string(), pa.large_string())]
+        if not texts:
+            raise
+        checked = without_invalid_text(Rows(rows.batch.select(texts), range(rows.batch.num_rows)))
+        kept = rows.batch.take(pa.array(checked.numbers, pa.int64()))
+        kept.validate(full=True)
+        bad = [(rows.numbers[at], reason) for at, reason in checked.bad]
+        return Rows(kept, [rows.numbers[at] for at in checked.numbers], bad)
+
+
+def _field_of(batch: pa.RecordBatch, name: str) -> pa.Array:
+    first, *rest = name.split(".")
+    return pc.struct_field(batch.column(first), rest)
+
+
+def plain(array: pa.Array) -> pa.Array:
+    """The values without a dictionary, as no view, and not as an extension's type."""
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    if pa.types.is_string_view(array.type):
+        return array.cast(pa.string())
+    return array.cast(pa.binary()) if pa.types.is_binary_view(array.type) else array
+
+
+def plain_name(given: str) -> str:
+    """The name in lower case, without the extension of its compression."""
+    name = given.lower()
+    for packed in (".gz", ".zst", ".zstd"):
+        name = name.removesuffix(packed)
+    return name

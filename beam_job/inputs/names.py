@@ -1,0 +1,55 @@
+"""Which names, and which first bytes, are those of images; and which are leftovers of operating systems."""
+
+from __future__ import annotations
+
+import fnmatch
+import posixpath
+import re
+from collections.abc import Iterable
+
+# Only these are taken from a folder; globs and lists may name any file.
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    *(".avif", ".heic", ".heif", ".hif"),
+)
+HEAD_BYTES = 32  # enough of a file for `is_image_head`
+# JPEG, PNG, GIF, WebP, BMP with its known headers, TIFF, AVIF and HEIC.
+_HEADS = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0"
+    rb"|II[*+]\0|MM\0[*+]|....ftyp(?:avi[fs]|hei[cxms]|hev[cxms]|mif1|msf1)",
+    re.DOTALL,
+)
+# Resource forks and folder views of macOS, thumbnails and bins of Windows, of desktops, and of NAS boxes.
+_LEFTOVER_NAMES = frozenset(
+    name.lower()
+    for name in (
+        *("__MACOSX", ".DS_Store", ".AppleDouble", ".Spotlight-V100", ".fseventsd", ".TemporaryItems", ".Trashes"),
+        *("Thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "$RECYCLE.BIN", "RECYCLER"),
+        *("System Volume Information", ".thumbnails", ".thumbs", ".Trash", ".xvpics", ".picasaoriginals"),
+        *("@eaDir", "#recycle", "#snapshot", "@Recycle", "@Recently-Snapshot", ".@__thumb", ".@upload_cache"),
+    )
+)
+_LEFTOVER_PATTERNS = ("._*", ".trash-*", "ehthumbs*.db", ".nfs????????*", ".fuse_hidden*")
+
+
+def suffix_of(uri: str) -> str:
+    """The extension in lower case, such as `.jpg`."""
+    return posixpath.splitext(uri)[1].lower()
+
+
+def is_image_name(uri: str) -> bool:
+    """Whether the name ends like that of an image."""
+    return suffix_of(uri) in IMAGE_SUFFIXES
+
+
+def is_image_head(head: bytes) -> bool:
+    """Whether a file that begins with these bytes is an image."""
+    return _HEADS.match(head) is not None
+
+
+def has_leftover(segments: Iterable[str]) -> bool:
+    """Whether one of the segments of a name is that of a leftover: `._x.jpg`, `@eaDir`, `Thumbs.db`."""
+    return any(
+        name in _LEFTOVER_NAMES or any(fnmatch.fnmatchcase(name, pattern) for pattern in _LEFTOVER_PATTERNS)
+        for name in map(str.lower, segments)
+    )

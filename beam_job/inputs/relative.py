@@ -1,0 +1,76 @@
+"""Relative names in lists: beside which folder the file lies."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import urllib.parse
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from beam_job.storage import WEB, local_path, local_uri, scheme_of
+
+_LOGGER = logging.getLogger(__name__)
+_ABSOLUTE = r"^(?:/|[A-Za-z][A-Za-z0-9+.\-]*://)"
+_TAR_MEMBER = re.compile(r"\.tar#", re.IGNORECASE)
+
+
+class RelativeNames:
+    """Makes the names of a list absolute, so that the same name from another folder is another image.
+
+    In a list on this machine a name starts at the working folder, or, if no such file is there, at the list's folder.
+    In a list from elsewhere it starts at the list's folder.
+
+    Args:
+      given: the list.
+    """
+
+    def __init__(self, given: str) -> None:
+        self._given = given
+        self._is_local = scheme_of(given) == "file"
+        here = os.path.abspath(local_path(given)) if self._is_local else given
+        self._folder = os.path.dirname(here) if self._is_local else here.rpartition("/")[0]
+        self._folders = tuple(dict.fromkeys((os.getcwd(), self._folder))) if self._is_local else ()
+        self._missing = 0
+        self._first_missing = ""
+
+    def resolve(self, uris: pa.Array) -> pa.Array:
+        """The URIs, with absolute names in place of relative ones."""
+        is_absolute = pc.match_substring_regex(uris, _ABSOLUTE)
+        if pc.all(is_absolute).as_py() in (True, None):
+            return uris
+        names: Iterable[str] = uris.filter(pc.invert(is_absolute)).to_pylist()
+        found = pa.array([self._absolute(name) for name in names], pa.string())
+        return pc.replace_with_mask(uris, pc.invert(is_absolute), found)
+
+    def log_missing(self) -> None:
+        """Logs how many relative names were not found, and where they were looked for."""
+        if self._missing:
+            where = " nor in ".join(self._folders)
+            where = f"not in {where}" if len(self._folders) == 1 else f"neither in {where}"
+            _LOGGER.warning(
+                f"{self._given}: {self._missing:,} relative names are {where}, the first of them {self._first_missing}"
+            )
+
+    def _absolute(self, name: str) -> str:
+        if not self._is_local:
+            return self._beside(name)
+        if "\0" in name:
+            return name
+        member = _TAR_MEMBER.search(name)
+        file = name[: member.start() + 4] if member else name
+        for folder in self._folders:
+            path = os.path.normpath(os.path.join(folder, file))
+            if os.path.lexists(path):
+                return local_uri(path) + name[len(file) :]
+        self._missing += 1
+        self._first_missing = self._first_missing or name
+        return local_uri(os.path.normpath(os.path.join(self._folders[0], file))) + name[len(file) :]
+
+    def _beside(self, name: str) -> str:
+        if scheme_of(self._given) in WEB:
+            return urllib.parse.urljoin(self._given, name)
+        return f"{self._folder}/{name.removeprefix('./')}"

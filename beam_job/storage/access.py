@@ -1,0 +1,47 @@
+"""How this process asks storages for files: a run's options that hold for all reads of a process."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from beam_job import __version__
+
+PROJECT_URL = "https://pypi.org/project/caption-images/"
+USER_AGENT = f"caption-images/{__version__} (+{PROJECT_URL})"
+REQUESTS_PER_HOST = 4
+
+
+@dataclass(frozen=True)
+class Access:
+    """How to ask.
+
+    Attributes:
+      user_agent: sent to web servers.
+      respect_noai: whether to leave out images that a web server does not want to be used by AI.
+      requests_per_host: requests at a time to one web server.
+      billing_project: Google Cloud project that pays for reading buckets whose requester pays; "" for none.
+    """
+
+    user_agent: str = USER_AGENT
+    respect_noai: bool = False
+    requests_per_host: int = REQUESTS_PER_HOST
+    billing_project: str = ""
+
+    def shared_by(self, processes: int) -> Access:
+        """The same for each of several processes, with its share of the requests, which is one at least."""
+        return dataclasses.replace(self, requests_per_host=-(-self.requests_per_host // processes))
+
+
+_access = Access()
+
+
+def use_access(access: Access) -> None:
+    """From now on, all storages of this process ask like this."""
+    global _access
+    _access = access
+
+
+def current_access() -> Access:
+    """What `use_access` was last given, or the defaults."""
+    return _access
