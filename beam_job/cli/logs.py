@@ -52,7 +52,14 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 @contextlib.contextmanager
 def log_to(stream: TextIO, in_json: bool = False) -> Iterator[logging.Handler]:
-    """Writes the log to `stream` in this block; the handlers of other loggers get nothing of it."""
+    """Writes the log to `stream` in this block; the handlers of other loggers get nothing of it.
+
+    A command that runs another one, as `demo` does, has the log written already, and each line comes once.
+    """
+    for given in LOGGER.handlers:
+        if isinstance(given, _Handler):
+            yield given
+            return
     handler = _Handler(stream)
     handler.setFormatter(JsonFormatter() if in_json else TextFormatter())
     before = LOGGER.level, LOGGER.propagate

@@ -13,6 +13,7 @@ from PIL import Image
 from beam_job.cli import demo
 from beam_job.cli.command import _same_command, main
 from tests.conftest import ROOT
+from tests.fakes import FakeCaptioner
 
 _CAPTIONER = """
 import sys
@@ -136,3 +137,14 @@ def test_the_demo_takes_no_input(capfd: pytest.CaptureFixture[str]) -> None:
         main(["demo", "--input=photos"])
     assert refused.value.code == 2
     assert capfd.readouterr().err == "caption-images: unknown argument --input=photos; see caption-images demo --help\n"
+
+
+def test_the_demo_logs_each_line_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("beam_job.captioning.caption_shards.load_captioner", lambda *_: FakeCaptioner())
+    monkeypatch.setattr(demo, "SAMPLES", {"skimage": ("data/chelsea.png", "data/coffee.png")})
+    assert main(["demo"]) == 0
+    out, error = capfd.readouterr()
+    lines = [line for line in error.splitlines() if "in 1 shard" in line or line.startswith("  captions")]
+    assert len(lines) == 2
+    assert "chelsea.png" in out
