@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from beam_job.cli.job import JobError as JobError
     from beam_job.cli.job import run_job as run_job
     from beam_job.config import JobConfig as JobConfig
-    from beam_job.endpoint import Endpoint as Endpoint
+    from beam_job.inputs.endpoint import Endpoint as Endpoint
     from beam_job.inputs.filters import Filters as Filters
     from beam_job.inputs.prompts import Prompt as Prompt
     from beam_job.records import Failure as Failure
@@ -33,7 +33,7 @@ _MODULES = {
     "CaptionImages": "beam_job.transforms",
     "CaptionModelHandler": "beam_job.transforms",
     "Decoding": "model",
-    "Endpoint": "beam_job.endpoint",
+    "Endpoint": "beam_job.inputs.endpoint",
     "Failure": "beam_job.records",
     "Filters": "beam_job.inputs.filters",
     "JobConfig": "beam_job.config",

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from beam_job.endpoint import Endpoint
+from beam_job.inputs.endpoint import Endpoint
 from beam_job.inputs.filters import Filters
 from beam_job.inputs.prompts import Prompt, check_prompts
 from beam_job.storage import (
@@ -300,9 +300,11 @@ class JobConfig:
         return ListOptions(self.uri_column, self.carry_columns, self.delimiter, not self.untrusted_lists)
 
     @property
-    def trusts_an_input(self) -> bool:
-        """Whether one of the inputs lies on this machine, and may name anything but private addresses."""
-        return not self.untrusted_lists and any(scheme_of(given) == "file" for given in self.inputs)
+    def trusts_a_list(self) -> bool:
+        """Whether a list on this machine is among the inputs, and may name anything but private addresses."""
+        from beam_job.inputs.lists import is_list  # imports Arrow
+
+        return not self.untrusted_lists and any(scheme_of(given) == "file" and is_list(given) for given in self.inputs)
 
     @property
     def access(self) -> Access:

@@ -39,7 +39,7 @@ from beam_job.records import CaptionedImage, DecodedImage, Failure, ImageInput
 
 _CAPTIONER_OPTIONS = (
     *("model", "captioner", "prompts", "decoding", "batch_size", "engine", "precision", "require_gpu"),
-    *("max_side", "max_new_tokens"),
+    *("max_side", "max_new_tokens", "endpoint"),
 )
 _OPTIONS = (
     *_CAPTIONER_OPTIONS,
@@ -102,7 +102,8 @@ class CaptionImages(beam.PTransform):
         (`model`, `captioner`, `decoding`, `prompts`, `batch_size`, `engine`, `precision`, `require_gpu`, `max_side`,
         `max_new_tokens`), those that say what may be read (`allow_buckets`, `allow_root`, `allow_schemes`,
         `allow_private_addresses`), limits (`min_bytes`, `max_bytes`, `max_pixels`, `fetch_timeout`, `batch_timeout`,
-        `in_flight_bytes`), `min_score`, `fetch_threads` and `decode_threads`. `prompts` maps names to texts.
+        `in_flight_bytes`), `min_score`, `fetch_threads` and `decode_threads`. `prompts` maps names to texts; `endpoint`
+        is a `beam_job.Endpoint`.
 
     Raises:
       TypeError: an option is unknown.

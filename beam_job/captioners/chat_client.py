@@ -18,7 +18,7 @@ import urllib3
 
 from beam_job import __version__
 from beam_job.captioners.pace import Pace, Stopwatch
-from beam_job.endpoint import Endpoint
+from beam_job.inputs.endpoint import Endpoint
 from beam_job.storage import StorageError, public_name
 from beam_job.storage.connections import keep_deadline, prepared
 from beam_job.storage.responses import broken, is_transient, retry_after_of

@@ -18,7 +18,7 @@ from beam_job.captioners.chat_answers import FilteredAnswer, captions_in, tokens
 from beam_job.captioners.chat_client import ChatClient, EndpointError, KeyFormatError
 from beam_job.captioners.versions import caption_digest
 from beam_job.config import JobConfig
-from beam_job.endpoint import Endpoint
+from beam_job.inputs.endpoint import Endpoint
 from beam_job.storage import CONTENT, LATER, OPTIONS
 from beam_job.storage.responses import is_transient
 from model import Caption, CaptionerError, CaptionFailure, Decoding, EndRun, Picture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from beam_job.endpoint import Endpoint
+from beam_job.inputs.endpoint import Endpoint
 from model.decoding_options import add_number, whole_number
 
 

@@ -15,9 +15,8 @@ MAY_IMPORT = {
     "storage": set(),
     "records": {"storage"},
     "inputs": {"records", "storage", "text"},
-    "endpoint": {"storage"},
-    "config": {"endpoint", "inputs", "storage"},
-    "captioners": {"config", "endpoint", "storage", "text"},
+    "config": {"inputs", "storage"},
+    "captioners": {"config", "inputs", "storage", "text"},
     "planning": {"config", "inputs", "records", "storage", "text"},
     "loading": {"config", "inputs", "records", "storage", "text"},
     "output": {"config", "inputs", "planning", "records", "storage", "text"},
@@ -28,7 +27,7 @@ MAY_IMPORT = {
     "runners": {"captioning", "config", "inputs", "loading", "output", "pipeline", "planning", "storage", "text"},
     "cli": {
         *("captioning", "config", "inputs", "loading", "output", "pipeline", "planning", "records", "results"),
-        *("runners", "storage", "text", "endpoint"),
+        *("runners", "storage", "text"),
     },
     "__main__": {"cli"},
 }

@@ -37,7 +37,7 @@ from beam_job.results.missing import (
 )
 from beam_job.results.places import check_apart
 from beam_job.results.readable_runs import config_of, read_readable_runs
-from beam_job.storage import Allowed, StorageError
+from beam_job.storage import WEB, Allowed, StorageError
 from beam_job.text import counted, printable_lines
 
 _ROWS = 1_000  # held in memory at a time
@@ -153,14 +153,16 @@ def _policies(args: argparse.Namespace) -> tuple[dict[str, Allowed], Allowed]:
     """
 
     def with_options(config: JobConfig) -> Allowed:
+        # A list could name local files; but rows that somebody has added to the output are no list of the user's.
+        web = WEB if config.trusts_a_list else ()
         extended = dataclasses.replace(
             config,
-            allow_schemes=(*config.allow_schemes, *args.allow_schemes),
+            allow_schemes=(*config.allow_schemes, *web, *args.allow_schemes),
             allow_root=(*config.allow_root, *args.allow_root),
             allow_buckets=(*config.allow_buckets, *args.allow_buckets),
             allow_private_addresses=config.allow_private_addresses or args.allow_private_addresses,
         )
-        return extended.allowed.of(extended.trusts_an_input)
+        return extended.allowed
 
     try:
         otherwise = with_options(JobConfig(inputs=(), output=args.output))

@@ -12,7 +12,7 @@ import pytest
 
 from beam_job.captioners.openai_endpoint import DEFAULT_PROMPT, OpenAiCaptioner, open_captioner
 from beam_job.config import JobConfig
-from beam_job.endpoint import Endpoint
+from beam_job.inputs.endpoint import Endpoint
 from model import Caption, CaptionerError, CaptionFailure, Decoding, EndRun, Picture
 from tests.openai_server import COLOURS, MODEL, OpenAiServer
 

@@ -8,12 +8,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import apache_beam as beam
 import pytest
 from PIL import Image
 
 from beam_job.cli.command import main
 from beam_job.cli.options import parse
-from beam_job.endpoint import Endpoint
+from beam_job.inputs.endpoint import Endpoint
+from beam_job.transforms import CaptionImages
 from tests.beam_job.cli.test_job import table
 from tests.openai_server import COLOURS, MODEL, OpenAiServer
 
@@ -172,3 +174,12 @@ def test_every_option_sets_its_field() -> None:
     assert config.endpoint == Endpoint("http://x", **given)
     assert {field.name for field in dataclasses.fields(Endpoint)} == {"url", *given}
     assert config.endpoint.completions_url == "http://x/v1/chat/completions"
+
+
+def test_in_a_pipeline_of_other_people(server: OpenAiServer, photos: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    endpoint = Endpoint(server.url, logprobs=True)
+    transform = CaptionImages(captioner="openai", model=MODEL, endpoint=endpoint, allow_root=[str(photos)])
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        captions = (pipeline | beam.Create([f"{photos}/0-red.jpg"]) | transform).captions
+        captions | beam.Map(lambda row: print(f"caption: {row['caption']} {row['score']}"))
+    assert "caption: a red picture of 100x50 -1.0" in capfd.readouterr().out

@@ -11,7 +11,7 @@ import pytest
 
 from beam_job.cli.options import UsageError, job_parser, option_names, parse
 from beam_job.config import JobConfig
-from beam_job.endpoint import Endpoint
+from beam_job.inputs.endpoint import Endpoint
 from beam_job.inputs.options import CommandParser
 from beam_job.runners.beam_options import RunnerError, beam_options, runs_here
 from model import Decoding

@@ -301,7 +301,7 @@ class Gauge:
             raise
         return FetchedImage(image, bytes(held), "v1")
 
-    def decode(self, fetched: FetchedImage, pool: DecodePool) -> Failure:
+    def decode(self, fetched: FetchedImage, pool: DecodePool, columns: Sequence[str]) -> Failure:
         self._hold(-len(fetched.data))
         return Failure(fetched.input.uri, "decode", "ImageError", "not a picture", False)
 
