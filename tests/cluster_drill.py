@@ -9,6 +9,7 @@ worker each. The job is submitted from outside. Each drill prints a line; the ex
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import signal
 import subprocess
@@ -87,6 +88,14 @@ class Hosts:
         options = [f"--host={NET}.1{host}", "--nthreads=2", "--no-dashboard", "--death-timeout=600"]
         self.start(f"worker{host}", host, "-m", module, SCHEDULER, *options)
 
+    def start_again(self) -> None:
+        """Starts the scheduler again, and the workers, which end when they lose it."""
+        for host in (2, 3):
+            self.kill(f"worker{host}")
+        self.start_scheduler()
+        for host in (2, 3):
+            self.start_worker(host)
+
     def kill(self, name: str) -> None:
         """Kills a program and its children with SIGKILL."""
         process = self._running.pop(name)
@@ -94,7 +103,8 @@ class Hosts:
         process.kill()
         process.wait()
         for child in children:
-            os.kill(int(child), signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGKILL)
 
     def link(self, host: int, state: str) -> None:
         """Cuts a host off from the network ("down"), or connects it again ("up")."""
@@ -130,7 +140,7 @@ def main() -> int:
         results.append(drill.run("a worker killed", lambda: hosts.kill("worker3")))
         hosts.start_worker(3)
         results.append(drill.run(f"a host cut off for {CUT_OFF_S:.0f} s", lambda: cut_off(hosts, 3)))
-        results.append(drill.run("the scheduler killed", lambda: hosts.kill("scheduler"), hosts.start_scheduler))
+        results.append(drill.run("the scheduler killed", lambda: hosts.kill("scheduler"), hosts.start_again))
         results.append(drill.run("the submitting process killed", drill.kill_job, lambda: None))
         return 0 if all(results) else 1
 

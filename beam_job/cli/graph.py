@@ -21,7 +21,7 @@ from beam_job.output.sink import committed_shards
 from beam_job.planning.lease import Lease
 from beam_job.planning.prepare import PlannedRun
 from beam_job.runners.beam_options import job_server_reason
-from beam_job.runners.dask_cluster import close_models, dask_reason, runs_on_dask
+from beam_job.runners.dask_cluster import check_finished, close_models, dask_reason, runs_on_dask
 from beam_job.runners.dataflow_job import failure_reason, is_awaited
 from beam_job.runners.worker_watch import WorkerWatch
 from beam_job.storage import CredentialsError, StorageError
@@ -62,6 +62,7 @@ def run_graph(
         if is_awaited(options):
             result.wait_until_finish()
         if runs_on_dask(options):
+            check_finished(result, options)
             close_models(result)
         return result
 

@@ -111,6 +111,19 @@ def close_models(result: Any) -> None:
         result.client.run(close_kept_engine, on_error="ignore")
 
 
+class SchedulerLostError(RuntimeError):
+    """Dask's scheduler has gone, and with it what it had not finished."""
+
+
+def check_finished(result: Any, options: PipelineOptions) -> None:
+    """Raises SchedulerLostError unless all work has ended: Beam's wait just ends when the scheduler is gone."""
+    if any(future.status != "finished" for future in result.futures):
+        dask = _dask_options(options)
+        raise SchedulerLostError(
+            f"the connection to Dask's scheduler at {dask.address or dask.scheduler_file} was lost"
+        )
+
+
 def dask_reason(error: BaseException, options: PipelineOptions) -> str | None:
     """Why a run on Dask has failed, in a line; None for errors of another kind."""
     if not runs_on_dask(options):
@@ -119,11 +132,18 @@ def dask_reason(error: BaseException, options: PipelineOptions) -> str | None:
     where = dask.address or dask.scheduler_file
     if name == "KilledWorker":
         return f"workers of the Dask cluster died again and again: {str(error).splitlines()[0]}"
+    if isinstance(error, SchedulerLostError):
+        return str(error)
     if name in ("CancelledError", "FutureCancelledError", "FuturesCancelledError", "CommClosedError"):
-        return f"the connection to Dask's scheduler at {where} was lost"
+        return _lost(options)
     if isinstance(error, (OSError, ValueError)) and "connect" in str(error).lower():
         return f"no Dask scheduler answers at {where}: {str(error).splitlines()[0]}"
     return None
+
+
+def _lost(options: PipelineOptions) -> str:
+    dask = _dask_options(options)
+    return f"the connection to Dask's scheduler at {dask.address or dask.scheduler_file} was lost"
 
 
 def _dask_options(options: PipelineOptions) -> Any:
