@@ -70,7 +70,7 @@ def test_each_example_does_what_it_says(desk: Path, capfd: pytest.CaptureFixture
     said = {"uri": row["uri"], "object_version": row["object_version"], "caption": "a hall under a blue sky"}
     Path("corrections.jsonl").write_text(json.dumps(said))
     names = [shlex.split(command)[1] for command in commands]
-    assert names == ["status", "snapshot", "export", "correct", "demo"]
+    assert names == ["status", "snapshot", "export", "review", "correct", "demo"]
     capfd.readouterr()
     told = {}
     for name, command in zip(names, commands, strict=True):
