@@ -247,7 +247,7 @@ def add_dataflow(group: argparse._ArgumentGroup) -> None:
         "--estimate",
         action="store_true",
         help="print the estimated time and cost, and for Dataflow whether the job could start; then exit; the speed "
-        "of a --captioner is measured here on 16 of the images, whose captions are not kept",
+        "of this machine and of a --captioner is measured on some of the images, whose captions are not kept",
     )
     group.add_argument(
         "--worker_price",

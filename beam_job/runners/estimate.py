@@ -7,7 +7,6 @@ the same functions.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -26,7 +25,7 @@ _CPU_MS, _CPU_MS_A_KB = 9.69, 0.0068
 _LOAD_MS, _LOAD_MS_A_KB = 1.76, 0.0290
 _PROCESS_MS = 0.30
 _REQUEST_S = 0.05  # from asking a bucket for an image to having it
-_START_H = {"gpu": 0.12, "image": 0.06, "package": 0.1, "here": 0.005}  # until the first image; assumed, but for "here"
+_START_H = {"gpu": 0.12, "image": 0.06, "package": 0.1}  # until the first image; assumed
 _ROWS_A_LISTING = 1_000
 
 
@@ -161,22 +160,6 @@ def estimate_on_dataflow(
         price=price,
         shards=shards,
         in_bucket=True,
-    )
-
-
-def estimate_here(
-    images: int, mean_bytes: float, shard_size: int, in_bucket: bool, price: float | None = None
-) -> Estimate:
-    """Of a run on this machine, on its CPU; the arguments are those of `estimate_on_dataflow`."""
-    return Estimate(
-        images=images,
-        mean_bytes=mean_bytes,
-        workers=1,
-        worker=speed(os.cpu_count() or 1, None, mean_bytes),
-        start_hours=_START_H["here"],
-        price=0.0 if price is None else price,
-        shards=-(-images // shard_size),
-        in_bucket=in_bucket,
     )
 
 

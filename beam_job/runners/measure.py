@@ -1,4 +1,4 @@
-"""The speed of a captioner that no table knows: measured on a few images, which are captioned and thrown away."""
+"""The speed of a captioner on this machine: measured on a few images, whose captions are thrown away."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from beam_job.planning.run import Run
 from beam_job.runners.estimate import format_hours
 from beam_job.text import counted, printable
 
-IMAGES = 16
+_IMAGES = 64  # two batches on a CPU
+_IMAGES_OF_OTHERS = 16  # a captioner that is not the bundled one may be slow, or cost money
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Measured:
     counts: Mapping[str, int]
     failures: int
     reason: str
+
+
+def images_to_measure(config: JobConfig) -> int:
+    """How many images are captioned to measure the speed."""
+    return _IMAGES_OF_OTHERS if config.captioner else _IMAGES
 
 
 def measure(config: JobConfig, model_version: str, shard: Shard) -> Measured:
@@ -63,8 +69,15 @@ def measure(config: JobConfig, model_version: str, shard: Shard) -> Measured:
     return Measured(len(shard.images), seconds, batch_size, result.counts, len(found), reason)
 
 
-def describe_measured(measured: Measured, images: int, version: str) -> list[str]:
-    """The measurement, and what `images` would take at this speed, in lines for people."""
+def describe_measured(measured: Measured, images: int, version: str, price: float | None = None) -> list[str]:
+    """The measurement, and what `images` would take at this speed, in lines for people.
+
+    Args:
+      measured: as `measure` returns it.
+      images: to caption.
+      version: of the captioner.
+      price: dollars an hour, if known.
+    """
     a_second = measured.images / measured.seconds
     lines = [
         f"measured here: {counted(measured.images, 'image')} in {measured.seconds:.1f} s, batches of "
@@ -72,6 +85,8 @@ def describe_measured(measured: Measured, images: int, version: str) -> list[str
         f"estimate: {counted(images, 'image')} in {format_hours(images / a_second / 3600)} with one process like this; "
         "a run of a few images has short batches, so a large one is rather faster",
     ]
+    if price is not None:
+        lines.append(f"  cost: ${images / a_second / 3600 * price:,.2f} at ${price:,.2f} an hour")
     if measured.counts:
         each = (f"{count / measured.images:,.1f} {printable(name)}" for name, count in measured.counts.items())
         lines.append(f"  an image: {', '.join(each)}")

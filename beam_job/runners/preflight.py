@@ -22,8 +22,8 @@ from beam_job.planning.prepare import (
     new_manifest,
 )
 from beam_job.runners.dataflow import on_dataflow, places_of, workers_of
-from beam_job.runners.estimate import MEAN_BYTES, describe, estimate_here, estimate_on_dataflow
-from beam_job.runners.measure import IMAGES, describe_measured, measure
+from beam_job.runners.estimate import MEAN_BYTES, describe, estimate_on_dataflow
+from beam_job.runners.measure import describe_measured, images_to_measure, measure
 from beam_job.storage import GoogleCloudStorage, StorageError, bucket_of, scheme_of, storage_for
 from beam_job.storage.parquet import read_parquet
 from beam_job.text import counted
@@ -91,7 +91,7 @@ def log_estimate(
     model_version: str,
     quiet: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> None:
-    """`--estimate`: what the same command would take and cost; a captioner that no table knows is measured.
+    """`--estimate`: what the same command would take and cost; only of the bundled model on Dataflow without measuring.
 
     Args:
       config: the job.
@@ -106,20 +106,21 @@ def log_estimate(
       PreflightError: as `check_reachable` says.
     """
     check_reachable(config, arguments)
+    is_measured = config.captioner is not None or not on_dataflow(arguments)
     if resumable := find_resumable_run(config, model_version):
         _LOGGER.info(
             f"would continue run {resumable.run.run_id}, planned with {counted(resumable.plan.inputs, 'image')}"
         )
         table = read_parquet(resumable.run.plan_part(0)).read()
-        if config.captioner:
-            _log_measured(config, model_version, _left(resumable), table[:IMAGES], quiet)
+        if is_measured:
+            _log_measured(config, model_version, _left(resumable), table[: images_to_measure(config)], quiet)
         else:
             _log_estimate(config, arguments, _left(resumable), _mean_bytes([table["size"]]))
         return
-    new = count_new(config, new_manifest(config, model_version), list_inputs(config), IMAGES)
+    new = count_new(config, new_manifest(config, model_version), list_inputs(config), images_to_measure(config))
     if new.skipped:
         _LOGGER.info(f"{format_skipped(new.skipped, new.failed)}, skipped")
-    if new.first is not None and config.captioner:
+    if new.first is not None and is_measured:
         _log_measured(config, model_version, new.images, new.first, quiet)
     elif new.images:
         _log_estimate(config, arguments, new.images, new.mean_bytes)
@@ -136,7 +137,7 @@ def _log_measured(
 ) -> None:
     with quiet():
         measured = measure(config, model_version, shard_of(first))
-    for line in describe_measured(measured, images, model_version):
+    for line in describe_measured(measured, images, model_version, config.worker_price):
         _LOGGER.info(line)
 
 
@@ -148,15 +149,11 @@ def _left(prepared: PlannedRun) -> int:
 
 def _log_estimate(config: JobConfig, arguments: Sequence[str], images: int, mean_bytes: float | None) -> None:
     assumed = mean_bytes or MEAN_BYTES
-    if on_dataflow(arguments):
-        workers = workers_of(arguments)
-        _LOGGER.info(f"Dataflow workers: {workers}")
-        estimate = estimate_on_dataflow(
-            images, assumed, workers, config.shard_size, config.worker_price, config.fetch_threads
-        )
-    else:
-        in_bucket = scheme_of(config.inputs[0]) == "gs"
-        estimate = estimate_here(images, assumed, config.shard_size, in_bucket, config.worker_price)
+    workers = workers_of(arguments)
+    _LOGGER.info(f"Dataflow workers: {workers}")
+    estimate = estimate_on_dataflow(
+        images, assumed, workers, config.shard_size, config.worker_price, config.fetch_threads
+    )
     if estimate is None:
         _LOGGER.info(
             f"estimate: {counted(images, 'image')}; the speed of a machine that is not in the table is unknown"

@@ -148,3 +148,17 @@ def test_the_demo_logs_each_line_once(tmp_path: Path, monkeypatch: pytest.Monkey
     lines = [line for line in error.splitlines() if "in 1 shard" in line or line.startswith("  captions")]
     assert len(lines) == 2
     assert "chelsea.png" in out
+
+
+def test_an_estimate_here_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    monkeypatch.setattr("beam_job.captioning.caption_shards.load_captioner", lambda *_: FakeCaptioner())
+    (tmp_path / "photos").mkdir()
+    for number in range(5):
+        Image.new("RGB", (9, 9), (number, 0, 0)).save(tmp_path / "photos" / f"{number}.png")
+    command = [f"--input={tmp_path}/photos", f"--output={tmp_path}/out", "--estimate", "--worker_price=2"]
+    assert main(command) == 0
+    error = capfd.readouterr().err
+    assert "measured here: 5 images in " in error
+    assert "estimate: 5 images in less than a minute with one process like this" in error
+    assert "at $2.00 an hour" in error
+    assert not (tmp_path / "out").exists()
