@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TextIO
 
 import apache_beam as beam
@@ -23,7 +23,7 @@ from beam_job.cli.progress import NOTHING, Counts, ProgressPrinter
 from beam_job.cli.progress_folder import progress_folder
 from beam_job.cli.quiet import quiet_stderr
 from beam_job.cli.shard_progress import count_shards
-from beam_job.cli.signals import Stopped, end_workers
+from beam_job.cli.signals import Stopped, child_processes, end_workers
 from beam_job.config import JobConfig
 from beam_job.output.conclude import conclude
 from beam_job.output.metrics import RunMetrics, read_metrics, read_shard_metrics
@@ -235,6 +235,7 @@ def _run_pipeline(
 ) -> RunMetrics | None:
     """Runs the graph to its end and returns its metrics; None if its end is not waited for."""
     on_dask = runs_on_dask(options)
+    others = child_processes()
     if on_dask:
         partition(options, planned.plan.shards)
     unattended = None if is_awaited(options) else Unattended(planned, version, time.time())
@@ -247,10 +248,10 @@ def _run_pipeline(
         try:
             result = run_graph(options, build, planned, held)
         except LeaseLostError as error:
-            _abandon_workers(config.verbose)
+            _abandon_workers(config.verbose, others)
             raise ExplainedJobError(f"run {planned.run.run_id} was stopped: {error}") from error
         except WorkerDiedError as error:
-            _abandon_workers(config.verbose)
+            _abandon_workers(config.verbose, others)
             raise ExplainedJobError(_failed(planned, str(error))) from error
         except Exception as error:
             reason, explained = root_cause(error, options)
@@ -261,11 +262,11 @@ def _run_pipeline(
     return read_shard_metrics(planned.run) if on_dask else _read_metrics(result)
 
 
-def _abandon_workers(verbose: bool) -> None:
+def _abandon_workers(verbose: bool, others: Collection[int]) -> None:
     """Kills the workers. Beam's threads may notice that after stderr is back, and would log tracebacks to it."""
     if is_logged_here() and not verbose:
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    end_workers()
+    end_workers(others)
 
 
 def _failed(planned: PlannedRun, reason: str) -> str:
@@ -275,11 +276,12 @@ def _failed(planned: PlannedRun, reason: str) -> str:
 @contextlib.contextmanager
 def _stop_work_on_signal(options: PipelineOptions, planned: PlannedRun) -> Iterator[None]:
     """When a signal ends this block: stops the work, and notes how many shards are written."""
+    others = child_processes()
     try:
         yield
     except Stopped as stopped:
         ENGINES.stop(_LAST_BATCH_S)
-        end_workers()
+        end_workers(others)
         written = len(committed_shards(planned.run))
         stopped.state = f"{written:,} of {counted(planned.plan.shards, 'shard')} are written"
         if runs_on_dataflow(options):
@@ -296,6 +298,7 @@ def _show_progress(config: JobConfig, options: PipelineOptions, planned: Planned
         with _quiet(config, ExplainedJobError), log_job_states(options):
             yield None
     elif runs_on_dask(options):
+        others = child_processes()
         with (
             progress_folder() as folder,
             _quiet(config, ExplainedJobError) as terminal,
@@ -306,7 +309,7 @@ def _show_progress(config: JobConfig, options: PipelineOptions, planned: Planned
             try:
                 yield folder
             except BaseException:
-                end_workers()  # a cluster would wait for what they are doing
+                end_workers(others)  # a cluster would wait for what they are doing
                 raise
     elif not runs_here(options):
         yield None

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -125,10 +125,19 @@ def end_process(exit_code: int) -> NoReturn:
     os._exit(exit_code)
 
 
-def end_workers() -> None:
-    """Kills all descendants of this process; what they have not committed is done again by the next run."""
+def child_processes() -> frozenset[int]:
+    """The descendants of this process, to be spared by `end_workers` where they are another's."""
+    return frozenset(_processes_below(os.getpid()))
+
+
+def end_workers(spared: Collection[int] = ()) -> None:
+    """Kills the descendants of this process; what they have not committed is done again by the next run.
+
+    Args:
+      spared: processes that another part of this program had started before the run, with all below them.
+    """
     for _ in range(20):  # a worker may be starting another
-        below = _processes_below(os.getpid())
+        below = _processes_below(os.getpid(), spared)
         for process in below:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
@@ -148,11 +157,11 @@ def stopped_workers() -> list[int]:
     return stopped
 
 
-def _processes_below(ancestor: int) -> list[int]:
+def _processes_below(ancestor: int, without: Collection[int] = ()) -> list[int]:
     parents = _parents()
     below = [ancestor]
     for process in below:  # grows on the way
-        below += [child for child, parent in parents.items() if parent == process]
+        below += [child for child, parent in parents.items() if parent == process and child not in without]
     return below[1:]
 
 

@@ -57,7 +57,7 @@ class Place:
 
 def holds_images(given: str, column: str) -> bool:
     """Whether the first values of a column are images; False for a column that is no bytes."""
-    with storage_for(given).open(given) as file, _parquet(given, file) as parquet:
+    with storage_for(given).open(given) as file, _parquet(given, file) as parquet, unreadable(given, "Parquet"):
         for batch in parquet.iter_batches(_LOOKED_AT, columns=[column]):
             values = plain(_flat(batch, column))
             if not any(is_binary(values.type) for is_binary in _BINARY):

@@ -125,7 +125,7 @@ def test_a_failures_message_can_always_be_stored() -> None:
 
 
 def test_a_signature_stays_in_the_uri_column(
-    tmp_path: Path, server: FaultServer, photograph: bytes, job, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, server: FaultServer, photograph: bytes, job, gcs_emulator: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     server.script("good.jpg", ok(photograph))
     server.script("text.jpg", ok(b"no image"))
@@ -186,7 +186,10 @@ def test_an_input_with_a_secret_is_noted_without_it(
 def test_requests_with_other_queries_are_other_requests() -> None:
     requests = [JobConfig((f"https://host/x.jpg?id={number}",), "out").request for number in (1, 1, 2)]
     assert requests[0] == requests[1] != requests[2]
-    assert JobConfig(("photos/?.jpg", "gs://b/?.jpg"), "out").request["inputs"] == ["photos/?.jpg", "gs://b/?.jpg"]
+    assert JobConfig(("photos/?.jpg", "gs://b/?.jpg"), "out").request["inputs"] == [
+        f"{Path.cwd()}/photos/?.jpg",
+        "gs://b/?.jpg",
+    ]
 
 
 def test_a_broken_job_shows_neither(

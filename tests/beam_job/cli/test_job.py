@@ -144,7 +144,7 @@ def test_the_summary_tells_what_happened(photographs, finished: Path) -> None:
 
 def test_the_run_keeps_its_plan_and_its_mark_of_success(finished: Path) -> None:
     run = only_run(finished)
-    of_the_page = {"index.html", "thumbnails", "pictures"}
+    of_the_page = {"index.html", "thumbnails"}
     assert {path.name for path in run.iterdir()} == {"run.json", "plan", "summary.json", "_SUCCESS"} | of_the_page
     assert len(pd.read_parquet(run / "plan")) == 7
     times = {

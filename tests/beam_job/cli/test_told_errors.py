@@ -37,7 +37,6 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "fotos does not exist; check the spelling",
             id="wrong path",
         ),
-        pytest.param("--input=empty --output=out", "empty holds no images (.jpg", id="empty folder"),
         pytest.param(
             "--input=photos/*.png --output=out", "photos/*.png; check the spelling", id="a glob that matches nothing"
         ),
