@@ -125,7 +125,7 @@ def test_a_failures_message_can_always_be_stored() -> None:
 
 
 def test_a_signature_stays_in_the_uri_column(
-    tmp_path: Path, server: FaultServer, photograph: bytes, job, gcs_emulator: str, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, server: FaultServer, photograph: bytes, job, capfd: pytest.CaptureFixture[str]
 ) -> None:
     server.script("good.jpg", ok(photograph))
     server.script("text.jpg", ok(b"no image"))
@@ -151,7 +151,12 @@ def test_a_signature_stays_in_the_uri_column(
         f"file://host/x.jpg{SIGNED}",
     ]
     (tmp_path / "uris.txt").write_text("\n".join(uris))
-    options = ["--allow_schemes=http", "--allow_private_addresses", "--allow_buckets=memory://bucket"]
+    options = [
+        "--untrusted_lists",
+        "--allow_schemes=http",
+        "--allow_private_addresses",
+        "--allow_buckets=memory://bucket",
+    ]
     assert job(tmp_path / "uris.txt", *options, "--fetch_timeout=0.5") == 0
     assert main(["status", f"--output={tmp_path}/out"]) == 0
     shown = capfd.readouterr()
