@@ -6,7 +6,7 @@ import argparse
 
 from beam_job import __version__
 from beam_job.cli.logs import LOG_FORMATS
-from beam_job.config import IMAGE_COLUMNS, NAMED_CAPTIONERS, RETRY, JobConfig
+from beam_job.config import DEDUPE, IMAGE_COLUMNS, NAMED_CAPTIONERS, RETRY, JobConfig
 from beam_job.inputs.options import CommaSeparated, add_allowed_options
 from beam_job.runners.machines import GPUS
 from model.decoding_options import add_decoding_options, add_number, number, whole_number
@@ -57,6 +57,11 @@ def add_input_and_output(group: argparse._ArgumentGroup) -> None:
         default=(),
         metavar="NAMES",
         help=f"columns about each image to add to the captions, separated by commas: {', '.join(IMAGE_COLUMNS)}",
+    )
+    group.add_argument(
+        "--dedupe",
+        choices=DEDUPE,
+        help="caption images with the same bytes once; each has its row, with the same caption",
     )
     group.add_argument(
         "--delimiter",
