@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 RETRY = ("transient", "all", "none")
 DEDUPE = ("content",)
 IMAGE_COLUMNS = ("sha256", "phash", "format", "bytes", "exif")
-_HEADER_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
 _FUNCTION = re.compile(r"\w+(\.\w+)*:\w+")
 # Captioners of this package, as functions that are called with a `JobConfig` (`beam_job.captioners`).
 NAMED_CAPTIONERS = {
@@ -177,10 +176,7 @@ class JobConfig:
             raise ValueError(f"--retry must be one of {', '.join(RETRY)}, not {self.retry!r}")
         if self.dedupe not in (None, *DEDUPE):
             raise ValueError(f"--dedupe must be {', '.join(DEDUPE)}, not {self.dedupe!r}")
-        if not _HEADER_VALUE.fullmatch(self.user_agent):
-            raise ValueError(
-                f"--user_agent must be one line of printable ASCII characters, not {self.user_agent!r:.80}"
-            )
+        Access(self.user_agent)
         self._check_image_columns()
         check_precision(self.engine, self.precision)
         self._check_captioner_and_devices()
