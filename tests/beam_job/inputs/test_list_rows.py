@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from beam_job.inputs import list_formats
 from beam_job.inputs.lists import read_list
 from beam_job.inputs.rows import ListedFailure, ListError, ListOptions
 
@@ -48,6 +49,10 @@ def bad(given: object, **options: object) -> dict[str, str]:
         pytest.param("l.csv", "uri,n\n/a,1\n,2\n/b,1\n", 2, "has no uri", id="null in CSV"),
         pytest.param("l.csv", 'uri,n\n/a,1\n" ",2\n/b,1\n', 2, "has no uri", id="blank in CSV"),
         pytest.param("l.csv", b"uri,n\n/a,1\n/caf\xe9,2\n/b,1\n", 2, "not UTF-8", id="CSV with Latin-1"),
+        pytest.param(
+            "l.csv", b"uri,n\n/a,1\n/caf\xe9,2,3\n/b,1\n", 2, "b'/caf\\xe9,2,3'", id="Latin-1 and a comma more"
+        ),
+        pytest.param("l.csv", b"uri,caf\xe9\n/a,1\n/b\n/b,2\n", 2, "1 values instead of 2", id="Latin-1 in the header"),
         pytest.param("l.txt", b"/a\n\n/caf\xe9.jpg\n/b\n", 3, "not UTF-8", id="text with Latin-1"),
         pytest.param("l.tsv", "n\turi\n1\t/a\n2\n1\t/b\n", 2, "1 values instead of 2", id="TSV with a tab less"),
     ],
@@ -65,6 +70,18 @@ def test_one_bad_row_costs_one_row(
     assert uri == f"#row={number}"
     assert message.startswith(f"{given}: row {number} ")
     assert reason in message
+
+
+def test_bytes_that_are_not_utf8_survive_the_edges_of_blocks(tmp_path: Path) -> None:
+    """Characters of two to four bytes, cut by a block's end, and bytes that are none."""
+    names = ["/ä€😀" + "x" * at for at in range(5)] * 40
+    given = tmp_path / "l.csv"
+    lines = [name.encode() + (b"\xff\xc3" if at % 9 == 0 else b"") for at, name in enumerate(names)]
+    given.write_bytes(b"uri\n" + b"\n".join(lines) + b"\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(list_formats, "BLOCK_BYTES", 251)
+        assert good(given) == [name for at, name in enumerate(names) if at % 9]
+        assert list(bad(given).values())[1].endswith(f"what is not UTF-8: {lines[9]!r}")
 
 
 def test_bad_rows_of_csv_do_not_move_the_numbers_of_others(tmp_path: Path) -> None:
