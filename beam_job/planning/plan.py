@@ -134,6 +134,19 @@ def shard_of(table: pa.Table) -> Shard:
     return Shard(images, table.drop_columns(own))
 
 
+def read_plan_columns(run: Run, shards: int, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """These columns of each shard of a plan, as far as it has them.
+
+    Raises:
+      StorageError: a part cannot be read or is damaged.
+    """
+    for number in range(Plan(0, shards).parts):
+        parquet = _read_part(run, number)
+        known = [name for name in columns if name in parquet.schema_arrow.names]
+        with naming_damage(run.plan_part(number), _REMEDY):
+            yield from (parquet.read_row_group(group, known) for group in range(parquet.num_row_groups))
+
+
 class PlanReader:
     """Shards of a stored plan, read one by one."""
 
