@@ -109,7 +109,7 @@ def _csv_reader(
     file: Any, delimiter: str, columns: Sequence[str] = (), on_bad: Callable[[Any], str] | None = None
 ) -> Any:
     return pyarrow.csv.open_csv(
-        io.BufferedReader(MarkedBytes(file, BLOCK_BYTES), BLOCK_BYTES),
+        io.BufferedReader(MarkedBytes(file, delimiter, BLOCK_BYTES), BLOCK_BYTES),
         # One thread: a reader that is dropped early leaves no thread behind, and errors name their row.
         pyarrow.csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
         pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=on_bad),
@@ -126,10 +126,10 @@ def _csv_reader(
 def csv_names(given: str, delimiter: str, wanted: Sequence[str]) -> list[str]:
     """The names in the header; none if the file is empty."""
     with opened(given, "CSV") as file:
-        start = file.read(2)
-        if not start:
+        start = file.read(BLOCK_BYTES)
+        if not start.removeprefix(b"\xef\xbb\xbf").strip():
             return []
-        if start in _UTF16:
+        if start.startswith(_UTF16):
             raise UnreadableListError(f"{given} is not a CSV file in UTF-8 (but UTF-16); save it as UTF-8")
     with opened(given, "CSV") as file, _csv_reader(file, delimiter, on_bad=lambda _: "skip") as reader:
         names = [_as_read(name) for name in reader.schema.names]

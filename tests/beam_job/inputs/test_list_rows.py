@@ -84,6 +84,37 @@ def test_bytes_that_are_not_utf8_survive_the_edges_of_blocks(tmp_path: Path) -> 
         assert list(bad(given).values())[1].endswith(f"what is not UTF-8: {lines[9]!r}")
 
 
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        pytest.param('"never closed', '"never closed', id="never closed"),
+        pytest.param('5" x 7"', '5" x 7"', id="inches"),
+        pytest.param('"half" closed', "half closed", id="closed too early"),
+        pytest.param('"two\nlines, ""quoted"""', 'two\nlines, "quoted"', id="two lines"),
+        pytest.param('"\r\n\r\n"', "\r\n\r\n", id="blank lines"),
+        pytest.param('"' + "a line\n" * 20 + '"', "a line\n" * 20, id="more than a block"),
+        pytest.param('"caf\udce9 never closed', None, id="nor UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("after", ["/b,2\n", '/b,"2"\n'], ids=["plain", "quotes"])
+@pytest.mark.parametrize("block", [300, 2**20])
+def test_a_quote_costs_no_other_row(
+    written: str, value: str | None, after: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(list_formats, "BLOCK_BYTES", block)
+    given = tmp_path / "l.csv"
+    given.write_bytes(f"uri,n\n/a,{written}\n{40 * after}".encode("utf-8", "surrogateescape"))
+    found = [(row["uri"], row["n"]) for row in rows(given, carry_columns=("n",)) if not row["list_error"]]
+    assert found == [*([] if value is None else [("/a", value)]), *40 * [("/b", "2")]]
+    assert list(bad(given, carry_columns=("n",))) == (["#row=1"] if value is None else [])
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf \r\n", b"uri,n\n"])
+def test_a_csv_without_records(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_bytes(content)
+    assert rows(tmp_path / "l.csv") == []
+
+
 def test_bad_rows_of_csv_do_not_move_the_numbers_of_others(tmp_path: Path) -> None:
     given = tmp_path / "l.csv"
     given.write_text("uri,n\n1,2,3\n/a,1\n,5\n4,5,6\n/b,1\n\n,7\n")
