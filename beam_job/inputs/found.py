@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 
 from beam_job.inputs.lists import is_list, is_table
 from beam_job.inputs.names import has_leftover, is_image_name
-from beam_job.inputs.tars import is_tar
+from beam_job.inputs.tars import is_packed_tar, is_tar
 from beam_job.storage import StoredObject, is_glob, literal_part, local_path, local_uri, public_name, scheme_of
+from beam_job.text import counted
 
 _LOGGER = logging.getLogger(__name__)
 _NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
@@ -28,6 +29,7 @@ class Contents:
       found: files, except for leftovers.
       leftovers: files that are leftovers of operating systems.
       unread_lists: lists that lie beside images.
+      packed_tars: compressed tars, which are not read.
     """
 
     def __init__(self, given: str) -> None:
@@ -35,6 +37,7 @@ class Contents:
         self.found = 0
         self.leftovers = 0
         self.unread_lists = 0
+        self.packed_tars = 0
         self._examples: dict[str, str] = {}
         is_local = scheme_of(given) == "file"
         self.own_name = local_uri(os.path.abspath(local_path(given))) if is_local else given
@@ -54,10 +57,17 @@ class Contents:
         self.unread_lists += 1
         self._examples.setdefault("list", uri)
 
+    def add_packed_tar(self, uri: str) -> None:
+        """Counts a compressed tar."""
+        self.packed_tars += 1
+        self._examples.setdefault("packed", uri)
+
     @property
     def description(self) -> str:
         """What else was found there."""
-        return f" (only {self.leftovers:,} leftovers of operating systems)" if self.leftovers else ""
+        leftovers = f"{self.leftovers:,} leftovers of operating systems" if self.leftovers else ""
+        packed = counted(self.packed_tars, "compressed tar") if self.packed_tars else ""
+        return f" (only {' and '.join(filter(None, [leftovers, packed]))})" if leftovers or packed else ""
 
     def log(self) -> None:
         """Logs what was skipped."""
@@ -66,6 +76,11 @@ class Contents:
             _LOGGER.info(
                 f"{name}: {self.leftovers:,} leftovers of operating systems skipped, such as "
                 f"{self._examples['leftover']}"
+            )
+        if self.packed_tars:
+            _LOGGER.warning(
+                f"{name}: {counted(self.packed_tars, 'compressed tar')} left out, such as {self._examples['packed']}; "
+                "unpack them, since single images cannot be read from a compressed file"
             )
         if self.unread_lists:
             _LOGGER.info(
@@ -100,6 +115,8 @@ def examined(listed: Iterator[StoredObject], contents: Contents) -> Iterator[tup
             has_images = True
             contents.found += 1
             yield stored, False
+        elif is_packed_tar(stored.uri):
+            contents.add_packed_tar(stored.uri)
         elif is_table(stored.uri):
             if not posixpath.basename(stored.uri).startswith(("_", ".")):
                 tables.append(stored)
