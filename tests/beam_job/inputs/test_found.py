@@ -300,6 +300,25 @@ def test_a_name_that_is_nearly_there(name: str, asked: str, how: str, folder: Pa
     assert name.split("/")[0] in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("asked", "hint"),
+    [
+        pytest.param("a%20b.jpg", "there is {}/a b.jpg, the same name without %-escapes", id="URL"),
+        pytest.param("sub\\c.jpg", "there is {}/sub/c.jpg, the same name with slashes", id="Windows"),
+        pytest.param("dangling.jpg", "{}/dangling.jpg is a symbolic link to gone.jpg, which is not there", id="link"),
+        pytest.param("linked/c.jpg", "{}/linked is a symbolic link to gone, which is not there", id="linked folder"),
+        pytest.param("..%2Fsecret.jpg", "No such file or directory$", id="outside"),
+    ],
+)
+def test_other_hints(asked: str, hint: str, folder: Path) -> None:
+    fill(folder, "a b.jpg", "sub/c.jpg")
+    (folder.parent / "secret.jpg").touch()
+    (folder / "dangling.jpg").symlink_to("gone.jpg")
+    (folder / "linked").symlink_to("gone")
+    with pytest.raises(StorageError, match=hint.format(folder)):
+        storage_for(str(folder)).read(str(folder / asked))
+
+
 def test_a_relative_input_belongs_to_the_folder_where_it_was_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
