@@ -18,12 +18,16 @@ class HostQueue(Generic[T]):
     items under way as requests at a time (`Hosts.limit`), and at most half of the threads, so that images of other
     places go on. Any thread may call any method.
 
+    Items of a server that asks for a longer pause than an image has time are not held back: they fail, each at once.
+
     Args:
       threads: that `get` items.
+      longest_pause: seconds that an image has.
       hosts: what is known about servers.
     """
 
-    def __init__(self, threads: int, hosts: Hosts = HOSTS) -> None:
+    def __init__(self, threads: int, longest_pause: float, hosts: Hosts = HOSTS) -> None:
+        self._longest_pause = longest_pause
         self._most = max(1, threads // 2)
         self._hosts = hosts
         self._waiting: dict[str | None, collections.deque[T]] = {}
@@ -71,7 +75,8 @@ class HostQueue(Generic[T]):
             return 0.0
         if self._under_way[host] >= min(self._most, self._hosts.limit(host)):
             return None
-        return self._hosts.pause(host)
+        pause = self._hosts.pause(host)
+        return 0.0 if pause > self._longest_pause else pause
 
     def _take(self, host: str | None) -> T:
         """The next item of a server, which is the last to get its turn again."""
