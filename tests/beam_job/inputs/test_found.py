@@ -61,6 +61,38 @@ def test_hive_partitions(given: str, folder: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("given", ["{}", "{}/**", "{}/**/*.parquet"])
+def test_what_spark_and_delta_lake_write_beside_lists(given: str, folder: Path, caplog) -> None:
+    parts(folder)
+    for name in ("_delta_log", "_temporary/0", "_year=2024"):
+        (folder / name).mkdir(parents=True)
+        pq.write_table(pa.table({"uri": [f"/{name}.jpg"]}), folder / name / "0.parquet")
+    fill(folder, ".x.crc", "_delta_log/0.json")
+    found = {row["uri"] for row in rows(given.format(folder))}
+    assert found == {"/a.jpg", "/b.jpg", "/c.jpg", "/_year=2024.jpg"}
+
+
+def test_a_pattern_may_ask_for_them(folder: Path) -> None:
+    parts(folder / "_kept")
+    assert len(rows(f"{folder}/_k*/**/*.parquet")) == len(rows(f"{folder}/_kept")) == 3
+    fill(folder, "photos/_a", "photos/.b")
+    assert names(folder, f"{folder}/photos/*") == ["photos/.b", "photos/_a"]
+
+
+def test_one_of_several_lists_lacks_the_column(folder: Path) -> None:
+    for name, text in (("0", "url\n/0.jpg\n"), ("1", "uri\n/1.jpg\n"), ("2", "uri;n\n/2.jpg;1\n")):
+        fill(folder, f"{name}.csv")
+        (folder / f"{name}.csv").write_text(text)
+    read, first, last = rows(f"{folder}/*.csv")
+    assert read["uri"] == "/1.jpg"
+    assert (first["uri"], last["uri"]) == (f"{folder}/0.csv", f"{folder}/2.csv")
+    assert "has no column uri" in first["list_error"]
+    assert "add --delimiter=';'" in last["list_error"]
+    (folder / "1.csv").unlink()
+    with pytest.raises(InputError, match=r"0\.csv has no column uri; --uri_column must name one of url"):
+        rows(f"{folder}/*.csv")
+
+
 def test_a_folder_that_spark_named_like_a_file(tmp_path: Path) -> None:
     parts(tmp_path / "out.parquet")
     assert len(rows(tmp_path / "out.parquet")) == 3
