@@ -226,7 +226,7 @@ class ThreadLoader(Loader):
         self._pool = DecodePool(
             config.decode_threads, config.input_size, config.max_pixels, in_proportion=config.in_proportion
         )
-        self._to_fetch: HostQueue[tuple[Any, ImageInput]] = HostQueue(config.fetch_threads)
+        self._to_fetch: HostQueue[tuple[Any, ImageInput]] = HostQueue(config.fetch_threads, config.fetch_timeout)
         self._to_decode: queue.SimpleQueue[tuple[Any, FetchedImage, float] | None] = queue.SimpleQueue()
         self._fetchers = self._start("fetch", config.fetch_threads, self._fetch_queued)
         self._decoders = self._start("decode", config.decode_threads, self._decode_queued)
