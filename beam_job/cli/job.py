@@ -15,6 +15,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
 from beam_job.captioning.captioners import check_captioner, model_version
+from beam_job.captioning.contents import remove_contents
 from beam_job.captioning.engines import ENGINES
 from beam_job.cli.graph import EXPLAINED_ERRORS, root_cause, run_graph
 from beam_job.cli.logs import LOGGER, is_logged_here
@@ -143,6 +144,7 @@ def _conclude(
     try:
         held.verify()
         summary = conclude(config, planned, seconds, metrics, version)
+        remove_contents(run_id)
         _log_outdated_corrections(config.output)
         return summary
     except LeaseLostError as error:
