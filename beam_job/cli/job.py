@@ -44,7 +44,7 @@ from beam_job.planning.run import Run
 from beam_job.results.corrections import corrections_files, outdated_corrections
 from beam_job.results.latest_rows import read_latest_rows
 from beam_job.runners.beam_options import RunnerError, beam_options, runs_here
-from beam_job.runners.dask_cluster import local_cluster, partition, runs_on_dask
+from beam_job.runners.dask_cluster import is_local_cluster, local_cluster, partition, runs_on_dask
 from beam_job.runners.dataflow_job import (
     format_submitted,
     is_awaited,
@@ -288,6 +288,7 @@ def _failed(planned: PlannedRun, reason: str) -> str:
 def _stop_work_on_signal(options: PipelineOptions, planned: PlannedRun) -> Iterator[None]:
     """When a signal ends this block: stops the work, and notes how many shards are written."""
     others = child_processes()
+    is_elsewhere = not (runs_here(options) or is_local_cluster(options))  # before that cluster gets an address
     try:
         yield
     except Stopped as stopped:
@@ -297,7 +298,7 @@ def _stop_work_on_signal(options: PipelineOptions, planned: PlannedRun) -> Itera
         stopped.state = f"{written:,} of {counted(planned.plan.shards, 'shard')} are written"
         if runs_on_dataflow(options):
             stopped.state += f", and Dataflow's job may still be running ({job_page(options)})"
-        elif not runs_here(options):
+        elif is_elsewhere:
             stopped.state += ", and workers elsewhere may still be running"
         raise
 
