@@ -36,9 +36,15 @@ def shared(name: str) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Nothing is written into the home of whoever runs the tests, by commands they start neither."""
+    """Nothing is written into the home of whoever runs the tests, by commands they start neither.
+
+    The processes of pytest-xdist share the cache, so that each model is converted once.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         yield
 
 
