@@ -58,10 +58,10 @@ def photographs() -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of the smallest shape, random weights."""
+    """A bundle of the smallest shape, random weights; its encoder is converted, which each process would do anew."""
     import keras
 
-    from model.bundle import save_bundle
+    from model.bundle import load_captioner, save_bundle
     from model.captioner import Captioner
     from model.network import build_network
     from model.vocabulary import SPECIAL_WORDS, Vocabulary
@@ -71,6 +71,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     captioner = Captioner(TINY, vocabulary, *build_network(TINY, len(vocabulary)))
     folder = tmp_path_factory.mktemp("bundles") / "tiny"
     save_bundle(folder, captioner, card="# Random weights\n")
+    load_captioner(folder, engine="litert", log=lambda line: None)
     return folder
 
 
