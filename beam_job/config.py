@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from beam_job.inputs.carried import carried_names
 from beam_job.inputs.endpoint import Endpoint
 from beam_job.inputs.filters import Filters
 from beam_job.inputs.prompts import Prompt, check_prompts
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 
 # Which failures of earlier runs are retried. Images whose file has changed since are always captioned.
 RETRY = ("transient", "all", "none")
+DEDUPE = ("content",)
 IMAGE_COLUMNS = ("sha256", "phash", "format", "bytes", "exif")
-_HEADER_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
 _FUNCTION = re.compile(r"\w+(\.\w+)*:\w+")
 # Captioners of this package, as functions that are called with a `JobConfig` (`beam_job.captioners`).
 NAMED_CAPTIONERS = {
@@ -81,12 +82,13 @@ class JobConfig:
       max_side: the longest side of the pictures that a named captioner is given, in pixels; None for its default.
       endpoint: of the captioner "openai"; None for all others.
       image_columns: facts about each image for the output rows, of `IMAGE_COLUMNS`.
+      dedupe: "content" to caption images with the same bytes once; None to caption each.
       min_score: captions with a lower score are marked in the column `low_confidence`; None for no such column. It does
         not decide whether an image needs a new caption.
       shard_size: images per shard, the unit of work and of output files.
       batch_size: images per call of the model; None for a size that suits the worker's device.
       uri_column: the column that holds the URIs, in lists with columns.
-      carry_columns: columns of the lists that are copied to the output rows.
+      carry_columns: columns of the lists to copy to the output rows: `COLUMN`, or `NAME=COLUMN` for another name.
       delimiter: character between the values of CSV lists; None for a comma, or a tab in `.tsv`.
       filters: which of the listed images to caption.
       untrusted_lists: whether lists and folders on this machine may name only what the options below allow, like lists
@@ -133,6 +135,7 @@ class JobConfig:
     endpoint: Endpoint | None = None
     min_score: float | None = None
     image_columns: tuple[str, ...] = ()
+    dedupe: str | None = None
     shard_size: int = 512
     batch_size: int | None = None
     uri_column: str = "uri"
@@ -172,10 +175,9 @@ class JobConfig:
         self._check_numbers()
         if self.retry not in RETRY:
             raise ValueError(f"--retry must be one of {', '.join(RETRY)}, not {self.retry!r}")
-        if not _HEADER_VALUE.fullmatch(self.user_agent):
-            raise ValueError(
-                f"--user_agent must be one line of printable ASCII characters, not {self.user_agent!r:.80}"
-            )
+        if self.dedupe not in (None, *DEDUPE):
+            raise ValueError(f"--dedupe must be {', '.join(DEDUPE)}, not {self.dedupe!r}")
+        Access(self.user_agent)
         self._check_image_columns()
         check_precision(self.engine, self.precision)
         self._check_captioner_and_devices()
@@ -185,7 +187,7 @@ class JobConfig:
         for name in self.image_columns:
             if name not in IMAGE_COLUMNS:
                 raise ValueError(f"--image_columns accepts {', '.join(IMAGE_COLUMNS)}, not {name!r}")
-            if self.image_columns.count(name) > 1 or name in self.carry_columns:
+            if self.image_columns.count(name) > 1 or name in carried_names(self.carry_columns):
                 raise ValueError(f"--image_columns: the output would have two columns named {name!r}; name it once")
         if "phash" in self.image_columns and not importlib.util.find_spec("imagehash"):
             raise ValueError("--image_columns=phash needs pip install 'caption-images[phash]'")
@@ -216,7 +218,7 @@ class JobConfig:
             raise ValueError("--captioner=openai and --endpoint=URL need each other; give both or neither")
         if self.captioner == "openai" and not self.model:
             raise ValueError("--captioner=openai needs --model=NAME, the model's name at the endpoint")
-        check_prompts(self.prompts, self.carry_columns)
+        check_prompts(self.prompts, carried_names(self.carry_columns))
         if self.prompts and self.captioner is None:
             raise ValueError("--prompt needs a --captioner that takes prompts; a model bundle captions without one")
         for name in ("engine", "precision"):

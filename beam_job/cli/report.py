@@ -25,8 +25,11 @@ _HINTS = {
 }
 
 
-def report(summary: Summary, config: JobConfig) -> int:
-    """Logs the summary of a finished run; returns the exit code, 1 if too many images failed."""
+def report(summary: Summary, config: JobConfig, examples: bool = True) -> int:
+    """Logs the summary of a finished run, on a terminal with examples; returns the exit code.
+
+    That is 1 if too many images failed.
+    """
     fields = dataclasses.asdict(summary)
     del fields["options"]
     rate = "" if summary.images_per_second is None else f" ({summary.images_per_second:.1f} images/s)"
@@ -38,7 +41,7 @@ def report(summary: Summary, config: JobConfig) -> int:
     )
     for name, text in _lines(summary, config):
         LOGGER.info(f"  {name:<8}  {text}")
-    if sys.stderr.isatty():  # a log needs no examples
+    if examples and sys.stderr.isatty():  # a log needs none
         for line in first_captions(summary, config.output):
             LOGGER.info(f"  {line}")
     if summary.failure_ratio <= config.max_failure_ratio:
@@ -62,6 +65,11 @@ def _lines(summary: Summary, config: JobConfig) -> Iterator[tuple[str, str]]:
         yield (
             "",
             f"{summary.low_confidence:,} ({share:.0%}) below --min_score={config.min_score}: low_confidence{without}",
+        )
+    if summary.copies is not None:
+        yield (
+            "",
+            f"{counted(summary.copies, 'image')} with the bytes, and so the caption, of another (--dedupe=content)",
         )
     if summary.failures:
         yield "failures", run.failures_folder

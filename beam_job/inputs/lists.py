@@ -25,9 +25,9 @@ from beam_job.inputs.packed import Place, holds_images, path_column, row_groups
 from beam_job.inputs.relative import RelativeNames
 from beam_job.inputs.rows import LISTING_FIELDS as LISTING_FIELDS
 from beam_job.inputs.rows import RESERVED_COLUMNS as RESERVED_COLUMNS
-from beam_job.inputs.rows import ListedFailure, ListOptions, check_carried, failed_rows, listing_columns, row_uri
+from beam_job.inputs.rows import ListedFailure, ListOptions, failed_rows, listing_columns, row_uri
 from beam_job.inputs.rows import ListError as ListError
-from beam_job.storage import scheme_of, storage_for
+from beam_job.storage import absolute, scheme_of, storage_for
 
 # The names of a list's columns, searched until the wanted ones are found; and the rows, with some columns.
 _Format = tuple[Callable[[str, str, Sequence[str]], list[str]], Callable[[str, str, list[str]], Iterator[Rows]]]
@@ -82,11 +82,10 @@ def read_list(
       taken: hashes of paths that images inside Parquet are named by already; grows.
 
     Raises:
-      ListError: at once for the name of a carried column; while reading, for faults of the list.
+      ListError: while reading, for faults of the list.
       StorageError: while reading, if the list or a shard of a report is missing or unreadable.
     """
     options = options or ListOptions(uri_column, tuple(carry_columns))
-    check_carried(options.carry_columns)
     return _bounded(_List(given, options, partitions or {}, set() if taken is None else taken).batches())
 
 
@@ -186,7 +185,8 @@ class _List:
             count = batch.num_rows
             paths = batch.column(path).cast(pa.string()).to_pylist() if path else [None] * count
             uris = [self._image_name(paths[at], first + at) for at in range(count)]
-            places = [Place(self._given, group, row + at, self._options.uri_column).to_json() for at in range(count)]
+            given = absolute(self._given)
+            places = [Place(given, group, row + at, self._options.uri_column).to_json() for at in range(count)]
             columns = listing_columns(count, uri=pa.array(uris, pa.string()), parquet_place=pa.array(places))
             columns[1] = pa.array([self._version] * count, pa.string())
             yield from self._with_carried(columns, Rows(batch, range(first, first + count)), own)

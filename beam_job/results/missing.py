@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import functools
 import os
 import re
 import sys
@@ -13,8 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from beam_job.inputs.packed import Place
 from beam_job.inputs.tars import container_of
+from beam_job.planning.plan import read_plan_columns
 from beam_job.results.latest_rows import LatestRows, read_rows
+from beam_job.results.readable_runs import read_readable_runs
 from beam_job.storage import StorageError, public_name, scheme_of, storage_for
 from beam_job.storage.base import SCHEME
 from beam_job.text import counted, printable
@@ -53,10 +58,11 @@ def report_missing(error: MissingImagesError) -> int:
     return 1
 
 
-def check_missing(latest: LatestRows, missing: str) -> set[str]:
+def check_missing(output: str, latest: LatestRows, missing: str) -> set[str]:
     """The URIs of captions to leave out, since their image no longer exists.
 
     Args:
+      output: the job's output folder.
       latest: the current rows.
       missing: one of `CHOICES`.
 
@@ -66,7 +72,7 @@ def check_missing(latest: LatestRows, missing: str) -> set[str]:
     """
     if missing == KEEP:
         return set()
-    gone = find_missing(captioned_uris(latest))
+    gone = find_missing(output, captioned_uris(latest))
     if gone and (missing == FAIL or len(gone) == latest.captions.num_rows):
         head = format_missing(len(gone))
         hint = "" if missing == FAIL else "; these are all: is their disk mounted? --missing=keep writes them"
@@ -93,14 +99,29 @@ def captioned_uris(latest: LatestRows) -> Iterator[str]:
         yield from read_rows(latest.caption_parts, latest.captions, part)["uri"].to_pylist()
 
 
-def find_missing(uris: Iterable[str]) -> set[str]:
-    """Those whose file or object does not exist.
+def find_missing(output: str, uris: Iterable[str]) -> set[str]:
+    """Those whose file or object does not exist, nor the list of `output`'s runs that holds their image.
 
     Web addresses are not asked, and names that are not absolute cannot be: nobody knows where they were given.
     """
     asked = [uri for uri in uris if scheme_of(uri) in _ASKED and (SCHEME.match(uri) or os.path.isabs(uri))]
     with ThreadPoolExecutor(_THREADS) as threads:
-        return {uri for uri, gone in zip(asked, threads.map(_is_missing, asked), strict=True) if gone}
+        gone = {uri for uri, missing in zip(asked, threads.map(_is_missing, asked), strict=True) if missing}
+    return gone - _held_by_lists(output, gone) if gone else gone
+
+
+def _held_by_lists(output: str, uris: Collection[str]) -> set[str]:
+    """Those whose image lies in a Parquet list that exists, by the plans of the runs."""
+    names, held = pa.array(list(uris), pa.string()), set[str]()
+    exists = functools.cache(lambda given: not _is_missing(given))
+    for run, manifest in read_readable_runs(output).manifests.items():
+        with contextlib.suppress(StorageError):  # a plan that is damaged, or was deleted
+            for table in read_plan_columns(run, manifest.shards, ["uri", "parquet_place"]):
+                if "parquet_place" not in table.column_names:
+                    break
+                rows = table.filter(pc.and_(table["parquet_place"].is_valid(), pc.is_in(table["uri"], names)))
+                held |= {row["uri"] for row in rows.to_pylist() if exists(Place.from_json(row["parquet_place"]).given)}
+    return held
 
 
 def _is_missing(uri: str) -> bool:

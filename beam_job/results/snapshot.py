@@ -99,7 +99,7 @@ def write_snapshot(
     check_apart(output, to, *FOLDERS)
     check_replaceable(to)
     results = read_current_results(output)
-    gone = check_missing(results.latest, missing)
+    gone = check_missing(output, results.latest, missing)
     results = dataclasses.replace(results, latest=without_captions(results.latest, gone))
     with StagedFiles() as staged:
         corrections = _stage(results, staged, max_rows, max_bytes, min_score)

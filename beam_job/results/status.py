@@ -133,7 +133,7 @@ def read_status(output: str, list_inputs: bool = True) -> Status:
     new, next_run, missing = None, "", None
     if list_inputs and runs.manifests:
         new, next_run = _next_run(*list(runs.manifests.items())[-1])
-        missing = sorted(map(public_name, find_missing(captioned_uris(latest))))
+        missing = sorted(map(public_name, find_missing(output, captioned_uris(latest))))
     sizes = latest.captions.num_rows, latest.failures.num_rows
     return Status(shown, *sizes, kinds, missing, outdated, new, next_run, tuple(left_out))
 
