@@ -13,9 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from beam_job.inputs.filters import UNREADABLE_FOLDER
 from beam_job.inputs.tars import container_of
 from beam_job.results.latest_rows import LatestRows, read_rows
-from beam_job.storage import StorageError, public_name, scheme_of, storage_for
+from beam_job.storage import StorageError, local_path, public_name, scheme_of, storage_for
 from beam_job.storage.base import SCHEME
 from beam_job.text import counted, printable
 
@@ -101,6 +102,20 @@ def find_missing(uris: Iterable[str]) -> set[str]:
     asked = [uri for uri in uris if scheme_of(uri) in _ASKED and (SCHEME.match(uri) or os.path.isabs(uri))]
     with ThreadPoolExecutor(_THREADS) as threads:
         return {uri for uri, gone in zip(asked, threads.map(_is_missing, asked), strict=True) if gone}
+
+
+def find_obsolete(failures: Iterable[tuple[str, str]]) -> set[str]:
+    """The URIs of failures (URI, error type) whose file no longer exists, or whose folder can be read now.
+
+    A file that was not there when it failed is no such: a list may still name it.
+    """
+    types = {uri: error_type for uri, error_type in failures if error_type not in MISSING_ERRORS}
+    readable = {uri for uri, error_type in types.items() if error_type == UNREADABLE_FOLDER and _can_list(uri)}
+    return find_missing(types) | readable
+
+
+def _can_list(folder: str) -> bool:
+    return os.access(local_path(folder), os.R_OK | os.X_OK)
 
 
 def _is_missing(uri: str) -> bool:

@@ -26,6 +26,7 @@ from beam_job.results.missing import (
 )
 from beam_job.results.places import check_apart
 from beam_job.results.snapshot_files import FOLDERS, StagedFiles, check_replaceable, replace_snapshot
+from beam_job.storage import join
 from beam_job.storage.parquet import parquet_bytes
 from beam_job.text import counted
 from model.decoding_options import number
@@ -173,5 +174,6 @@ def main(arguments: list[str]) -> int:
     people = f" ({snapshot.edited:,} edited, {snapshot.bad:,} marked bad)" if snapshot.edited or snapshot.bad else ""
     captions, failures = counted(snapshot.captions, "caption"), counted(snapshot.failures, "failure")
     gone = f"; {format_missing(snapshot.missing)} left out" if snapshot.missing else ""
-    print(f"{captions}{people} and {failures} written to {args.to}{gone}")
+    rest = f", {failures} in {join(args.to, 'failures')}" if snapshot.failures else ""
+    print(f"{captions}{people} in {join(args.to, 'data')}{rest}{gone}")
     return report_left_out(snapshot.left_out)

@@ -44,10 +44,10 @@ _ROWS = 1_000  # held in memory at a time
 
 _NEXT = {
     "hf": "datasets.load_dataset({to!r})",
-    "webdataset": "webdataset.WebDataset(sorted(glob.glob({to!r} + '/*.tar')))",
+    "webdataset": "webdataset.WebDataset(sorted(glob.glob({tars!r})))",
     "sidecar": "",
-    "coco": "COCO({annotations!r}).loadRes({to!r} + '/results.json')",
-    "csv": "pandas.read_csv({to!r} + '/captions.csv')",
+    "coco": "COCO({annotations!r}).loadRes({results!r})",
+    "csv": "pandas.read_csv({csv!r})",
     "bigquery": "{quoted}/load.sh DATASET.TABLE",
 }
 
@@ -115,7 +115,8 @@ def _export(args: argparse.Namespace, results: CurrentResults, folder: str, left
         shutil.rmtree(folder)
         return [f"nothing to export, so {args.to} was not written{bad}{failed}"]
     annotations = args.annotations or f"{args.to}/images.json"
-    opened = _NEXT[args.format].format(to=args.to, quoted=shlex.quote(args.to), annotations=annotations)
+    inside = {"tars": f"{args.to}/*.tar", "results": f"{args.to}/results.json", "csv": f"{args.to}/captions.csv"}
+    opened = _NEXT[args.format].format(to=args.to, quoted=shlex.quote(args.to), annotations=annotations, **inside)
     head = f"{counted(written, 'caption')} in {args.to}{bad}{failed}"
     return [head, *hints, *([f"next: {opened}"] if opened else [])]
 
