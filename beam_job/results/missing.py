@@ -7,15 +7,16 @@ import dataclasses
 import os
 import re
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_job.inputs.filters import UNREADABLE_FOLDER
 from beam_job.inputs.tars import container_of
-from beam_job.results.latest_rows import LatestRows, read_rows
+from beam_job.results.latest_rows import LatestRows, Part, read_rows
 from beam_job.storage import StorageError, local_path, public_name, scheme_of, storage_for
 from beam_job.storage.base import SCHEME
 from beam_job.text import counted, printable
@@ -38,8 +39,8 @@ def add_missing(parser: argparse.ArgumentParser, default: str | None, explained:
         "--missing",
         choices=CHOICES,
         default=default,
-        help="captions whose file or object no longer exists: skip leaves them out, keep does not look, fail writes "
-        f"nothing and ends with 1 (default: {explained or default})",
+        help="captions and failures whose file or object no longer exists: skip leaves them out, keep does not look, "
+        f"fail writes nothing and ends with 1 if there are such captions (default: {explained or default})",
     )
 
 
@@ -75,17 +76,29 @@ def check_missing(latest: LatestRows, missing: str) -> set[str]:
     return gone
 
 
-def without_captions(latest: LatestRows, uris: Collection[str]) -> LatestRows:
-    """The same rows without the captions of these URIs."""
-    if not uris:
-        return latest
-    kept = [pa.table({"part": pa.array([], pa.int32()), "row": pa.array([], pa.int32())})]
+def without_missing(latest: LatestRows, gone: Collection[str], missing: str) -> LatestRows:
+    """The same rows without the captions of URIs that are gone; with "skip" also without failures that are over."""
+    over = find_obsolete((row["uri"], row["error_type"]) for row in failure_rows(latest)) if missing == SKIP else ()
+    captions = _without(latest.caption_parts, latest.captions, gone)
+    return dataclasses.replace(
+        latest, captions=captions, failures=_without(latest.failure_parts, latest.failures, over)
+    )
+
+
+def _without(parts: Sequence[Part], rows: pa.Table, uris: Collection[str]) -> pa.Table:
+    """The positions (part, row) of `rows` without those of these URIs."""
+    kept = [] if uris else [rows]
     names = pa.array(list(uris), pa.string())
-    for part in pc.unique(latest.captions["part"]).to_pylist():
-        positions = latest.captions.filter(pc.equal(latest.captions["part"], part))
-        found = read_rows(latest.caption_parts, latest.captions, part)["uri"].cast(pa.string())
-        kept.append(positions.filter(pc.invert(pc.is_in(found, names))))
-    return dataclasses.replace(latest, captions=pa.concat_tables(kept))
+    for part in pc.unique(rows["part"]).to_pylist() if uris else ():
+        found = read_rows(parts, rows, part)["uri"].cast(pa.string())
+        kept.append(rows.filter(pc.equal(rows["part"], part)).filter(pc.invert(pc.is_in(found, names))))
+    return pa.concat_tables(kept)
+
+
+def failure_rows(latest: LatestRows) -> Iterator[dict[str, Any]]:
+    """The current failures, with all columns."""
+    for part in pc.unique(latest.failures["part"]).to_pylist():
+        yield from read_rows(latest.failure_parts, latest.failures, part).to_pylist()
 
 
 def captioned_uris(latest: LatestRows) -> Iterator[str]:

@@ -22,7 +22,7 @@ from beam_job.results.missing import (
     check_missing,
     format_missing,
     report_missing,
-    without_captions,
+    without_missing,
 )
 from beam_job.results.places import check_apart
 from beam_job.results.snapshot_files import FOLDERS, StagedFiles, check_replaceable, replace_snapshot
@@ -101,7 +101,7 @@ def write_snapshot(
     check_replaceable(to)
     results = read_current_results(output)
     gone = check_missing(results.latest, missing)
-    results = dataclasses.replace(results, latest=without_captions(results.latest, gone))
+    results = dataclasses.replace(results, latest=without_missing(results.latest, gone, missing))
     with StagedFiles() as staged:
         corrections = _stage(results, staged, max_rows, max_bytes, min_score)
         replace_snapshot(to, staged)

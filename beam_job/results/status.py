@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from beam_job.inputs.listing import InputError
 from beam_job.output.summary import format_failure
@@ -18,8 +17,8 @@ from beam_job.planning.prepare import NewImages, count_new, format_skipped, list
 from beam_job.planning.run import Run, RunManifest
 from beam_job.results.arguments import OutputParser, UsageError, refuse_wrong_usage, report_left_out
 from beam_job.results.corrections import apply_corrections
-from beam_job.results.latest_rows import LatestRows, read_latest_rows, read_rows
-from beam_job.results.missing import captioned_uris, find_missing, find_obsolete
+from beam_job.results.latest_rows import read_latest_rows
+from beam_job.results.missing import captioned_uris, failure_rows, find_missing, find_obsolete
 from beam_job.results.readable_runs import config_of, read_readable_runs
 from beam_job.results.run_status import RunStatus, read_run_status
 from beam_job.storage import StorageError, public_name
@@ -149,16 +148,11 @@ def read_status(output: str, list_inputs: bool = True) -> Status:
     if list_inputs and runs.manifests:
         new, next_run = _next_run(*list(runs.manifests.items())[-1])
         missing = sorted(map(public_name, find_missing(captioned_uris(latest))))
-        obsolete = find_obsolete((row["uri"], row["error_type"]) for row in _failures(latest))
-    kinds = sorted(_kinds(_failures(latest), obsolete), key=lambda kind: -kind.count)
+        obsolete = find_obsolete((row["uri"], row["error_type"]) for row in failure_rows(latest))
+    kinds = sorted(_kinds(failure_rows(latest), obsolete), key=lambda kind: -kind.count)
     sizes = latest.captions.num_rows, latest.failures.num_rows
     people = applied.edited, applied.bad
     return Status(shown, *sizes, kinds, missing, outdated, new, next_run, len(obsolete), *people, tuple(left_out))
-
-
-def _failures(latest: LatestRows) -> Iterator[dict[str, Any]]:
-    for part in pc.unique(latest.failures["part"]).to_pylist():
-        yield from read_rows(latest.failure_parts, latest.failures, part).to_pylist()
 
 
 def _kinds(failures: Iterable[dict[str, Any]], obsolete: Collection[str]) -> list[FailureKind]:

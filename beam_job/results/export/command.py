@@ -33,7 +33,7 @@ from beam_job.results.missing import (
     check_missing,
     format_missing,
     report_missing,
-    without_captions,
+    without_missing,
 )
 from beam_job.results.places import check_apart
 from beam_job.results.readable_runs import config_of, read_readable_runs
@@ -87,7 +87,7 @@ def main(arguments: list[str]) -> int:
         if not results.latest.captions.num_rows:
             raise ExportError(f"there is no caption in {args.output}; is it the --output of a run?")
         gone = check_missing(results.latest, args.missing)
-        results = dataclasses.replace(results, latest=without_captions(results.latest, gone))
+        results = dataclasses.replace(results, latest=without_missing(results.latest, gone, args.missing))
         with contextlib.closing(LeftOut(args.to)) as left_out:
             with new_folder(args.to) as folder:
                 lines = _export(args, results, folder, left_out)

@@ -150,9 +150,12 @@ class TestDeletedPhotographs:
         assert not list(tmp_path.glob("set.left_out*"))
 
     @pytest.mark.parametrize(("missing", "rows"), [("skip", 2), ("keep", 3)])
-    def test_snapshot(self, missing: str, rows: int, tmp_path: Path) -> None:
+    def test_snapshot(self, missing: str, rows: int, photos: Path, tmp_path: Path) -> None:
+        (photos / "broken.png").unlink()
         assert main(["snapshot", f"--output={tmp_path}/out", f"--to={tmp_path}/new", f"--missing={missing}"]) == 0
         assert duckdb.sql(f"select count(*) from '{tmp_path}/new/data/*.parquet'").fetchall() == [(rows,)]
+        failures = duckdb.sql(f"select uri from '{tmp_path}/new/failures/*.parquet' order by uri").fetchall()
+        assert [Path(uri).name for (uri,) in failures] == ["broken.png", "later.png"][missing == "skip" :]
 
     @pytest.mark.parametrize("command", [["snapshot"], ["export", "--format=csv"]], ids=lambda command: command[0])
     def test_fail(self, command: list[str], tmp_path: Path, capsys) -> None:
