@@ -41,7 +41,7 @@ from beam_job.planning.prepare import (
     record_choice,
 )
 from beam_job.planning.run import Run
-from beam_job.results.corrections import corrections_files, outdated_corrections
+from beam_job.results.corrections import apply_corrections, corrections_files
 from beam_job.results.latest_rows import read_latest_rows
 from beam_job.runners.beam_options import RunnerError, beam_options, runs_here
 from beam_job.runners.dask_cluster import is_local_cluster, local_cluster, partition, runs_on_dask
@@ -145,7 +145,7 @@ def _conclude(
         held.verify()
         summary = conclude(config, planned, seconds, metrics, version)
         remove_contents(run_id)
-        _log_outdated_corrections(config.output)
+        _log_outdated_corrections(config.output, run_id)
         return summary
     except LeaseLostError as error:
         raise ExplainedJobError(f"run {run_id} has no summary: {error}") from error
@@ -155,12 +155,13 @@ def _conclude(
         ) from error
 
 
-def _log_outdated_corrections(output: str) -> None:
+def _log_outdated_corrections(output: str, run_id: str) -> None:
     """Says how many corrections the run has made useless; without corrections nothing is read."""
     try:
         if not corrections_files(output):
             return
-        outdated = len(outdated_corrections(output, read_latest_rows(output)))
+        latest = read_latest_rows(output)
+        outdated = len(latest.uris_of(run_id).intersection(apply_corrections(output, latest).outdated))
     except StorageError as error:
         LOGGER.warning(f"whether corrections still apply is unknown: {error}")
         return

@@ -34,7 +34,7 @@ def add_input_and_output(group: argparse._ArgumentGroup) -> None:
         "--output",
         required=True,
         metavar="FOLDER",
-        help="the job's output folder: local, file:// or gs:// (required)",
+        help="the job's output folder: local, file://, gs:// or s3:// (required)",
     )
     group.add_argument(
         "--uri_column",

@@ -378,5 +378,6 @@ def test_status_of_nothing(tmp_path: Path, capsys) -> None:
 
 
 def test_snapshot_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["snapshot", f"--output={tmp_path}/none", f"--to={tmp_path}/snapshot"]) == 0
-    assert "0 captions and 0 failures" in capsys.readouterr().out
+    assert main(["snapshot", f"--output={tmp_path}/none", f"--to={tmp_path}/snapshot"]) == 2
+    assert f"no run has been started in {tmp_path}/none; is it the --output of a run?" in capsys.readouterr().err
+    assert not (tmp_path / "snapshot").exists()

@@ -90,7 +90,7 @@ def test_corrections_win_in_snapshot_and_export(desk: Desk, capfd: pytest.Captur
     assert desk.correct(edited, "", bad) == 0
     assert "2 corrections added to " in capfd.readouterr().out
     rows = desk.snapshot()
-    assert "3 captions (1 edited, 1 marked bad) and 0 failures written" in capfd.readouterr().out
+    assert capfd.readouterr().out == f"3 captions (1 edited, 1 marked bad) in {desk.root}/snapshot/data, 0 failures\n"
     assert {name: (row["caption"], row["correction"], row["score"]) for name, row in rows.items()} == {
         "a.png": ("ein Hund, <b>groß</b>, 猫", "edited", None),
         "b.png": ("brightness 20", "bad", pytest.approx(-0.2)),
