@@ -22,15 +22,20 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 # ISO/IEC 23008-12 (HEIF), annexes B and E: brands of the `ftyp` box.
 _HEIC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"mif2"))
 _AVIF_BRANDS = frozenset((b"avif", b"avis"))
-# First bytes of formats that are not read, whose files people have all the same.
-_UNREAD = {
-    b"\xff\x0a": "JPEG XL",
-    b"\0\0\0\x0cJXL ": "JPEG XL",
-    b"\0\0\0\x0cjP  ": "JPEG 2000",
-    b"\xff\x4f\xff\x51": "JPEG 2000",
-    b"8BPS": "Photoshop",
-    b"%PDF-": "PDF",
+# What lists and folders hold instead of images, by first bytes.
+_OTHERS = {
+    "a JPEG XL file, which is not read; convert it": (b"\xff\x0a", b"\0\0\0\x0cJXL "),
+    "a JPEG 2000 file, which is not read; convert it": (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
+    "a Photoshop file, which is not read; convert it": (b"8BPS",),
+    "a PDF file, which is not read; convert its pages": (b"%PDF-",),
+    "a pointer of Git LFS; get the file itself with: git lfs pull": (b"version https://git-lfs.github.com/spec",),
+    "a text in JSON": (b'{"', b'[{"', b"{}", b"[]"),
+    "a compressed file; unpack it": (
+        *(b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!"),
+    ),
+    "a video, which is not read": (b"\x1aE\xdf\xa3",),
 }
+_HEAD_BYTES = 1024
 
 
 class ImageError(ValueError):
@@ -65,10 +70,20 @@ def format_of(data: bytes) -> str:
             accept = Image.OPEN[kind][1]
             if accept and accept(data[:16]) is True:
                 return kind
-    known = f"{', '.join(FORMATS)}, HEIC"
-    if name := next((name for start, name in _UNREAD.items() if data.startswith(start)), None):
-        raise ImageError(f"a {name} file, which is not read; convert it to one of {known}")
-    raise ImageError(f"not an image of a known format ({known})")
+    what = _other(data)
+    said = f", but {what}" if what else f" ({', '.join(FORMATS)}, HEIC)"
+    raise ImageError(f"not an image of a known format{said}")
+
+
+def _other(data: bytes) -> str | None:
+    """What a file is that is no image, if that can be said."""
+    if data[4:8] == b"ftyp":
+        return "a video, which is not read"
+    head = data[:_HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip()
+    if head.startswith(b"<"):
+        is_drawing = b"<svg" in head.lower()
+        return "an SVG drawing, which is not read; convert it" if is_drawing else "a web page or XML"
+    return next((what for what, starts in _OTHERS.items() if head.startswith(starts)), None)
 
 
 def open_image(data: bytes, kind: str) -> Image.Image:

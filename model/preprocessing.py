@@ -67,6 +67,7 @@ _REASONS = (
     (r"truncated|not enough image data|unpack(_from)? requires", _ENDS_EARLY),
     (r"broken data stream|decoder error|unrecognized data stream", "its pixel data is broken"),
     (r"cannot handle \d+-bit layers", "a JPEG of more than 8 bits, which is not supported; convert it to 8 bits"),
+    (r"could not create decoder object", "it is damaged, or ends too early"),
     (r"unknown pixel mode", "a kind of samples that Pillow does not know; convert them to 8 bits"),
     (r"codec configuration|unknown raw mode|not implemented", "a variant that Pillow does not know"),
     (r"tile cannot extend|outside image", "its first frame lies outside the picture"),

@@ -46,6 +46,19 @@ def fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
+def json_array(values: Sequence[Any], type_: pa.DataType | None = None) -> pa.Array:
+    """Values of JSON as a column; as text if that is wanted, or if they have no type in common."""
+    if type_ is None:
+        try:
+            return pa.array(values)
+        except (pa.ArrowException, ValueError, OverflowError):
+            type_ = pa.string()
+    if type_ == pa.string():
+        texts = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+        values = [text and text.encode("utf-8", "backslashreplace").decode() for text in texts]
+    return pa.array(values, type_)
+
+
 def to_json(value: Any) -> str:
     """A row or a value as JSON: times as ISO 8601, bytes as base64, other types that JSON lacks as text."""
     return json.dumps(value, ensure_ascii=False, default=_plain)

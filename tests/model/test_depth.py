@@ -113,17 +113,3 @@ def test_colour_tiffs(order: str, compression: str | None, planar: str) -> None:
     pixels = load_image(data, 64).pixels
     np.testing.assert_array_equal(pixels[0, :, 0], samples[0] >> 2)
     np.testing.assert_array_equal(pixels[0, :, 1], samples[0] // 2 >> 2)
-
-
-@pytest.mark.parametrize(
-    ("start", "name"),
-    [
-        pytest.param(b"\xff\x0a\xfa\x1f", "JPEG XL", id="jxl"),
-        pytest.param(b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL", id="jxl in a container"),
-        pytest.param(b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000", id="jp2"),
-        pytest.param(b"\xff\x4f\xff\x51\0\x2f", "JPEG 2000", id="j2k"),
-    ],
-)
-def test_formats_that_are_not_read_are_named(start: bytes, name: str) -> None:
-    with pytest.raises(ImageError, match=f"a {name} file, which is not read; convert it to one of JPEG, PNG"):
-        load_image(start + bytes(100), 8)

@@ -208,6 +208,14 @@ def test_relative_names_start_at_the_working_folder_or_else_at_the_list(
     )
 
 
+def test_relative_names_in_a_bucket(bucket) -> None:
+    names = ["a.jpg", "./b.jpg", "../c.jpg", "./../d.jpg", "../../e.jpg", "x/../f.jpg"]
+    bucket.blob("lists/l.txt").upload_from_string("\n".join(names))
+    assert [uri.removeprefix(f"gs://{bucket.name}/") for uri in good(f"gs://{bucket.name}/lists/l.txt")] == [
+        *("lists/a.jpg", "lists/b.jpg", "c.jpg", "d.jpg", "../e.jpg", "lists/x/../f.jpg")
+    ]
+
+
 def test_who_chose_a_list(tmp_path: Path, bucket) -> None:
     (tmp_path / "l.txt").write_text("/etc/x.jpg\n")
     assert rows(tmp_path / "l.txt")[0]["is_trusted"] is True

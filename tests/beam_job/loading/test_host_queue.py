@@ -10,9 +10,9 @@ import pytest
 from beam_job.inputs.filters import Filters
 from beam_job.loading.host_queue import HostQueue
 from beam_job.loading.loader import LoadConfig, ThreadLoader
-from beam_job.records import DecodedImage, ImageInput
+from beam_job.records import DecodedImage, Failure, ImageInput
 from beam_job.storage import Allowed, Hosts
-from tests.fault_server import FaultServer, Handler, ok, serve
+from tests.fault_server import FaultServer, Handler, ok, serve, status
 from tests.images import encode, halves
 
 JPEG = encode(halves("red", "blue"), "JPEG")
@@ -109,4 +109,16 @@ def test_a_server_that_does_not_answer_hinders_no_other(servers: tuple[FaultServ
             assert done == ["quick"] * 40
             answer.set()
     assert max(most) <= 4
+    loader.stop()
+
+
+def test_images_of_a_server_that_asks_for_an_hour_fail_at_once(servers: tuple[FaultServer, FaultServer]) -> None:
+    busy, _ = servers
+    busy.otherwise = status(429, {"Retry-After": "3600"})
+    loader = ThreadLoader(LoadConfig(8, 2, 1, 10**6, 2**28, 20.0, WEB, Filters()))
+    loader.put("busy", [ImageInput(f"{busy.address}/{number}.jpg") for number in range(30)])
+    failures = [loader.get(timeout=60)[0].outcome for _ in range(30)]
+    assert {failure.retry_when for failure in failures if isinstance(failure, Failure)} == {"later"}
+    assert [failure.error_type for failure in failures[2:] if isinstance(failure, Failure)] == ["HostBusy"] * 28
+    assert len(busy.asked) <= 2
     loader.stop()
