@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from beam_job.inputs.carried import carried_names
 from beam_job.inputs.endpoint import Endpoint
 from beam_job.inputs.filters import Filters
 from beam_job.inputs.prompts import Prompt, check_prompts
@@ -87,7 +88,7 @@ class JobConfig:
       shard_size: images per shard, the unit of work and of output files.
       batch_size: images per call of the model; None for a size that suits the worker's device.
       uri_column: the column that holds the URIs, in lists with columns.
-      carry_columns: columns of the lists that are copied to the output rows.
+      carry_columns: columns of the lists to copy to the output rows: `COLUMN`, or `NAME=COLUMN` for another name.
       delimiter: character between the values of CSV lists; None for a comma, or a tab in `.tsv`.
       filters: which of the listed images to caption.
       untrusted_lists: whether lists and folders on this machine may name only what the options below allow, like lists
@@ -186,7 +187,7 @@ class JobConfig:
         for name in self.image_columns:
             if name not in IMAGE_COLUMNS:
                 raise ValueError(f"--image_columns accepts {', '.join(IMAGE_COLUMNS)}, not {name!r}")
-            if self.image_columns.count(name) > 1 or name in self.carry_columns:
+            if self.image_columns.count(name) > 1 or name in carried_names(self.carry_columns):
                 raise ValueError(f"--image_columns: the output would have two columns named {name!r}; name it once")
         if "phash" in self.image_columns and not importlib.util.find_spec("imagehash"):
             raise ValueError("--image_columns=phash needs pip install 'caption-images[phash]'")
@@ -217,7 +218,7 @@ class JobConfig:
             raise ValueError("--captioner=openai and --endpoint=URL need each other; give both or neither")
         if self.captioner == "openai" and not self.model:
             raise ValueError("--captioner=openai needs --model=NAME, the model's name at the endpoint")
-        check_prompts(self.prompts, self.carry_columns)
+        check_prompts(self.prompts, carried_names(self.carry_columns))
         if self.prompts and self.captioner is None:
             raise ValueError("--prompt needs a --captioner that takes prompts; a model bundle captions without one")
         for name in ("engine", "precision"):

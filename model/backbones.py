@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import keras
 
 from model.efficientnet_lite import efficientnet_lite
-
-_DEFAULT_WEIGHTS = Path(__file__).parent / "default" / "weights.safetensors"
 
 Build = Callable[[int, str | None, bool], keras.Model]
 
@@ -55,13 +52,12 @@ def build_backbone(backbone: Backbone, input_size: int, weights: str | None, int
     return backbone.build(input_size, weights, int8)
 
 
-def _lite(width: float, depth: float) -> Build:
+def _lite(variant: int, width: float, depth: float) -> Build:
     def build(input_size: int, weights: str | None, int8: bool) -> keras.Model:
         if weights is not None:
             raise BackboneError(
-                "Keras has no ImageNet weights for EfficientNet-Lite; give a file with --backbone_weights: "
-                f"{_DEFAULT_WEIGHTS} has those of the default model, and "
-                "`python -m model convert` writes those of ImageNet"
+                f"Keras has no ImageNet weights for EfficientNet-Lite{variant}; write them with `python -m model "
+                f"convert --variant={variant} --output=FILE`, and give --backbone_weights=FILE"
             )
         return efficientnet_lite(input_size, width, depth, name="efficientnet_lite", int8=int8)
 
@@ -90,8 +86,8 @@ def _application(constructor: str) -> Build:
 BACKBONES = {
     backbone.name: backbone
     for backbone in (
-        Backbone("efficientnet_lite0", 224, 1 / 128, -127 / 128, _lite(width=1.0, depth=1.0)),
-        Backbone("efficientnet_lite2", 260, 1 / 128, -127 / 128, _lite(width=1.1, depth=1.2)),
+        Backbone("efficientnet_lite0", 224, 1 / 128, -127 / 128, _lite(0, width=1.0, depth=1.0)),
+        Backbone("efficientnet_lite2", 260, 1 / 128, -127 / 128, _lite(2, width=1.1, depth=1.2)),
         Backbone("inception_resnet_v2", 299, 1 / 127.5, -1.0, _application("InceptionResNetV2")),
         Backbone("resnet50_v2", 224, 1 / 127.5, -1.0, _application("ResNet50V2")),
         Backbone("efficientnet_v2_b0", 224, 1.0, 0.0, _application("EfficientNetV2B0")),

@@ -113,7 +113,7 @@ class CaptionElements(beam.DoFn):
         config, progress = self._config, ProgressFile(None)
         captioner: AnyCaptioner | None = failed.take_captioner() if failed else None
         if captioner is None:
-            captioner = open_captioner(config, model_version(config), progress.log)
+            captioner = open_captioner(config, model_version(config), progress.log_info)
         # Of a stream nobody knows how many images there will be, so no share of failures ends it.
         failures = FailureBudget(max_ratio=1, inputs=0)
         batch_size = batch_size_of(config, captioner)

@@ -113,7 +113,7 @@ def open_engine(
     Raises:
       CaptionerError, BundleError: it cannot be opened, or has changed since the run began.
     """
-    captioner = captioner or open_captioner(config, version, progress.log)
+    captioner = captioner or open_captioner(config, version, progress.log_info)
     batch_size, gpu = batch_size_of(config, captioner), has_gpu(config, captioner)
     return Engine(config, run, captioner, side_of(captioner), batch_size, progress, failures, sampler, gpu)
 

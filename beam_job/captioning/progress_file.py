@@ -46,13 +46,17 @@ class ProgressFile:
         self._done -= failed
         self._failed -= failed
 
-    def log(self, line: str) -> None:
+    def log(self, line: str, level: int = logging.WARNING) -> None:
         """Logs a line: through the launching process, or by `logging` where no process reads the folder."""
         if self._path is None:
-            logging.getLogger(__name__).warning(line)
+            logging.getLogger(__name__).log(level, line)
             return
         with contextlib.suppress(OSError), self._path.with_suffix(MESSAGES_SUFFIX).open("a", encoding="utf-8") as said:
-            said.write(f"{line}\n")
+            said.write(f"{level} {line}\n")
+
+    def log_info(self, line: str) -> None:
+        """Logs a line that is no warning, such as what was done once for later runs."""
+        self.log(line, logging.INFO)
 
     def close(self) -> None:
         """Writes the last counts."""

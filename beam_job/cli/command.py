@@ -39,11 +39,15 @@ def command() -> None:
     sys.exit(code)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, examples: bool = True) -> int:
     """Runs the command and returns its exit code.
 
     0 is success, 1 that the run failed or too many images did, 2 invalid usage, 3 that another run holds the output. A
     signal ends the process here, with 130 (Ctrl-C) or 143 (SIGTERM).
+
+    Args:
+      arguments: those of the command line by default.
+      examples: whether a run on a terminal ends with some of its captions.
     """
     given = sys.argv[1:] if arguments is None else arguments
     again = _same_command(given)
@@ -52,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         stop_on_signals(format_error(f"stopped at once; to resume: {again}", handler)) as terminal,
     ):
         try:
-            return _run(given)
+            return _run(given, examples)
         except Exception as error:
             reason = host_limit(error)
             if reason is None or "--verbose" in given:
@@ -69,7 +73,7 @@ def _same_command(given: Sequence[str]) -> str:
     return printable(_without_secrets(f"{command_name()} {shlex.join(given)}", values))
 
 
-def _run(given: list[str]) -> int:
+def _run(given: list[str], examples: bool) -> int:
     if given and given[0] in _SUBCOMMANDS:
         return _subcommand(given[0], given[1:])
     if given and not given[0].startswith("-"):
@@ -116,7 +120,7 @@ def _run(given: list[str]) -> int:
         if config.verbose or not isinstance(error, ExplainedJobError):
             LOGGER.info(_without_secrets(traceback.format_exc().rstrip(), config.inputs))
         return _fail(_without_secrets(str(error), config.inputs))
-    return 0 if summary is None else report(summary, config)
+    return 0 if summary is None else report(summary, config, examples)
 
 
 def _subcommand(name: str, arguments: list[str]) -> int:

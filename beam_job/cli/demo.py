@@ -56,7 +56,8 @@ def main(arguments: Sequence[str]) -> int:
     except FileNotFoundError as error:
         LOGGER.error(str(error))
         return 2
-    code = caption_images([*(f"--input={path}" for path in photographs), f"--output={OUTPUT}", "--recaption"])
+    given = [*(f"--input={path}" for path in photographs), f"--output={OUTPUT}", "--recaption"]
+    code = caption_images(given, examples=False)  # all of them follow as a table
     if code == 0:
         print_captions(Path(OUTPUT))
     return code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from collections.abc import Callable
@@ -21,7 +22,13 @@ from beam_job.output.sink import committed_shards
 from beam_job.planning.lease import Lease
 from beam_job.planning.prepare import PlannedRun
 from beam_job.runners.beam_options import job_server_reason
-from beam_job.runners.dask_cluster import check_finished, close_models, dask_reason, runs_on_dask
+from beam_job.runners.dask_cluster import (
+    check_finished,
+    close_models,
+    dask_reason,
+    log_lack_of_workers,
+    runs_on_dask,
+)
 from beam_job.runners.dataflow_job import failure_reason, is_awaited
 from beam_job.runners.worker_watch import WorkerWatch
 from beam_job.storage import CredentialsError, StorageError
@@ -54,14 +61,16 @@ def run_graph(
       WorkerDiedError: a worker process of this machine has died.
       Exception: whatever Beam raises.
     """
+    on_dask = runs_on_dask(options)
 
     def run_to_its_end() -> PipelineResult:
         pipeline = beam.Pipeline(options=options)
         build(pipeline)
         result = pipeline.run()
         if is_awaited(options):
-            result.wait_until_finish()
-        if runs_on_dask(options):
+            with log_lack_of_workers(result.client) if on_dask else contextlib.nullcontext():
+                result.wait_until_finish()
+        if on_dask:
             check_finished(result, options)
             close_models(result)
         return result

@@ -41,10 +41,10 @@ from beam_job.planning.prepare import (
     record_choice,
 )
 from beam_job.planning.run import Run
-from beam_job.results.corrections import corrections_files, outdated_corrections
+from beam_job.results.corrections import apply_corrections, corrections_files
 from beam_job.results.latest_rows import read_latest_rows
 from beam_job.runners.beam_options import RunnerError, beam_options, runs_here
-from beam_job.runners.dask_cluster import local_cluster, partition, runs_on_dask
+from beam_job.runners.dask_cluster import is_local_cluster, local_cluster, partition, runs_on_dask
 from beam_job.runners.dataflow_job import (
     format_submitted,
     is_awaited,
@@ -95,17 +95,11 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
     if not runs_here(options):
         config = config.with_absolute_paths()
     version = _model_version(config)
-    if runs_here(options) or config.estimate:
-        _check_captioner(config)
     if config.estimate:
+        _check_captioner(config)
         log_estimate(config, beam_arguments, version, lambda: _quiet(config, *EXPLAINED_ERRORS))
         return None
-    if runs_here(options):
-        check_engine(config.engine)
-        if config.require_gpu and not config.is_named:  # a named captioner looks for a GPU of its own kind
-            _require_gpu(config)
-    elif config.endpoint is not None and config.endpoint.max_tokens_total is not None:
-        raise RunnerError("--max_tokens_total is counted by the processes of this machine; leave it out elsewhere")
+    _check_before_listing(config, options)
     check_reachable(config, beam_arguments)
     plan = _resume_or_list(config, version)  # before the lease: wrong usage writes nothing
     if plan is None:
@@ -117,11 +111,7 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
         except LeaseLostError as error:
             raise ExplainedJobError(f"the run was not planned: {error}") from error
         _log_plan(planned, version)
-        if config.min_score is not None and planned.skipped:
-            LOGGER.info(
-                f"--min_score={config.min_score} marks new captions; to mark all: {command_name()} snapshot "
-                f"--output={shlex.quote(config.output)} --to=DIR --min_score={config.min_score}"
-            )
+        _log_min_score(config, planned)
         if planned.choice:
             conclude(dataclasses.replace(config, no_report=True), planned, 0.0, RunMetrics(), version)
             record_choice(planned)
@@ -136,6 +126,17 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
         return _conclude(config, planned, time.monotonic() - started, metrics, version, held)
 
 
+def _check_before_listing(config: JobConfig, options: PipelineOptions) -> None:
+    """Raises for a captioner, an engine, a GPU or a budget that the run could not use."""
+    if runs_here(options):
+        _check_captioner(config)
+        check_engine(config.engine)
+        if config.require_gpu and not config.is_named:  # a named captioner looks for a GPU of its own kind
+            _require_gpu(config)
+    elif config.endpoint is not None and config.endpoint.max_tokens_total is not None:
+        raise RunnerError("--max_tokens_total is counted by the processes of this machine; leave it out elsewhere")
+
+
 def _conclude(
     config: JobConfig, planned: PlannedRun, seconds: float, metrics: RunMetrics, version: str, held: Lease
 ) -> Summary:
@@ -144,7 +145,7 @@ def _conclude(
         held.verify()
         summary = conclude(config, planned, seconds, metrics, version)
         remove_contents(run_id)
-        _log_outdated_corrections(config.output)
+        _log_outdated_corrections(config.output, run_id)
         return summary
     except LeaseLostError as error:
         raise ExplainedJobError(f"run {run_id} has no summary: {error}") from error
@@ -154,12 +155,13 @@ def _conclude(
         ) from error
 
 
-def _log_outdated_corrections(output: str) -> None:
+def _log_outdated_corrections(output: str, run_id: str) -> None:
     """Says how many corrections the run has made useless; without corrections nothing is read."""
     try:
         if not corrections_files(output):
             return
-        outdated = len(outdated_corrections(output, read_latest_rows(output)))
+        latest = read_latest_rows(output)
+        outdated = len(latest.uris_of(run_id).intersection(apply_corrections(output, latest).outdated))
     except StorageError as error:
         LOGGER.warning(f"whether corrections still apply is unknown: {error}")
         return
@@ -211,6 +213,14 @@ def _log_plan(planned: PlannedRun, model_version: str) -> None:
     run = f"{'resuming ' if planned.resumed else ''}run {planned.run.run_id}"
     line = ", ".join(filter(None, [size, retried, skipped and f"{skipped}, skipped", run, model]))
     LOGGER.info(line, extra={"fields": {"inputs": planned.plan.inputs, **counts}})
+
+
+def _log_min_score(config: JobConfig, planned: PlannedRun) -> None:
+    if config.min_score is not None and planned.skipped:
+        LOGGER.info(
+            f"--min_score={config.min_score} marks new captions; to mark all: {command_name()} snapshot "
+            f"--output={shlex.quote(config.output)} --to=DIR --min_score={config.min_score}"
+        )
 
 
 def _resume_or_list(config: JobConfig, model_version: str) -> Callable[[Lease], PlannedRun] | None:
@@ -279,6 +289,7 @@ def _failed(planned: PlannedRun, reason: str) -> str:
 def _stop_work_on_signal(options: PipelineOptions, planned: PlannedRun) -> Iterator[None]:
     """When a signal ends this block: stops the work, and notes how many shards are written."""
     others = child_processes()
+    is_elsewhere = not (runs_here(options) or is_local_cluster(options))  # before that cluster gets an address
     try:
         yield
     except Stopped as stopped:
@@ -288,7 +299,7 @@ def _stop_work_on_signal(options: PipelineOptions, planned: PlannedRun) -> Itera
         stopped.state = f"{written:,} of {counted(planned.plan.shards, 'shard')} are written"
         if runs_on_dataflow(options):
             stopped.state += f", and Dataflow's job may still be running ({job_page(options)})"
-        elif not runs_here(options):
+        elif is_elsewhere:
             stopped.state += ", and workers elsewhere may still be running"
         raise
 

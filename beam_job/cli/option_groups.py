@@ -34,7 +34,7 @@ def add_input_and_output(group: argparse._ArgumentGroup) -> None:
         "--output",
         required=True,
         metavar="FOLDER",
-        help="the job's output folder: local, file:// or gs:// (required)",
+        help="the job's output folder: local, file://, gs:// or s3:// (required)",
     )
     group.add_argument(
         "--uri_column",
@@ -49,7 +49,7 @@ def add_input_and_output(group: argparse._ArgumentGroup) -> None:
         default=(),
         metavar="NAMES",
         help="columns of the list to copy to the output rows, separated by commas; also those that hive folders name "
-        "(date=2024-05-06/)",
+        "(date=2024-05-06/); NAME=COLUMN copies one under another name, such as alt_text=caption",
     )
     group.add_argument(
         "--image_columns",

@@ -52,13 +52,13 @@ def read_model_seconds(folder: str) -> Mapping[str, float]:
     return total
 
 
-def read_messages(folder: str) -> list[str]:
-    """The lines that workers have logged, without duplicates."""
+def read_messages(folder: str) -> list[tuple[int, str]]:
+    """The lines that workers have logged, with their levels, without duplicates."""
     said: dict[str, None] = {}
     for path in sorted(Path(folder).glob(f"*{MESSAGES_SUFFIX}")):
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         said |= {line.rstrip("\n"): None for line in lines if line.endswith("\n")}
-    return list(said)
+    return [(int(level), line) for level, _, line in (each.partition(" ") for each in said)]
 
 
 def progress_line(done: int, failed: int, total: int, rate: float | None, model: str = "") -> str:
@@ -116,7 +116,7 @@ class ProgressPrinter:
 
     def _run(self) -> None:
         first: tuple[float, int] | None = None  # time and count when the first images were seen done
-        logged: set[str] = set()
+        logged: set[tuple[int, str]] = set()
         stopping = is_told = False
         if self._bar:
             self._bar.set_description_str(_LOADING)
@@ -127,10 +127,10 @@ class ProgressPrinter:
             if done and first is None:
                 first = (seen, done)
             rate = (done - first[1]) / (seen - first[0]) if first and seen > first[0] else None
-            for line in read_messages(self._folder):
-                if line not in logged:
-                    logged.add(line)
-                    LOGGER.warning(line)
+            for message in read_messages(self._folder):
+                if message not in logged:
+                    logged.add(message)
+                    LOGGER.log(*message)
             if done or stopping:
                 self._show(Counts(self._before.done + done, self._before.failed + failed), rate)
             elif not self._bar and not is_told:

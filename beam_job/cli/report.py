@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import posixpath
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from beam_job.cli.logs import LOGGER
@@ -17,16 +18,18 @@ from beam_job.text import command_name, counted, printable
 if TYPE_CHECKING:
     from beam_job.config import JobConfig
     from beam_job.output.summary import Summary
+    from beam_job.planning.run import Run
 
 _SHOWN = 5  # captions
-_HINTS = {
-    "list: NotAllowed": " (error_message names the option that allows it)",
-    f"caption: {RUN_ENDED}": " (left for the next run)",
-}
+_LEFT = f"caption: {RUN_ENDED}"
+_SHARDS_READ = 100  # for examples of failures
 
 
-def report(summary: Summary, config: JobConfig) -> int:
-    """Logs the summary of a finished run; returns the exit code, 1 if too many images failed."""
+def report(summary: Summary, config: JobConfig, examples: bool = True) -> int:
+    """Logs the summary of a finished run, on a terminal with examples; returns the exit code.
+
+    That is 1 if too many images failed.
+    """
     fields = dataclasses.asdict(summary)
     del fields["options"]
     rate = "" if summary.images_per_second is None else f" ({summary.images_per_second:.1f} images/s)"
@@ -38,7 +41,7 @@ def report(summary: Summary, config: JobConfig) -> int:
     )
     for name, text in _lines(summary, config):
         LOGGER.info(f"  {name:<8}  {text}")
-    if sys.stderr.isatty():  # a log needs no examples
+    if examples and sys.stderr.isatty():  # a log needs none
         for line in first_captions(summary, config.output):
             LOGGER.info(f"  {line}")
     if summary.failure_ratio <= config.max_failure_ratio:
@@ -70,8 +73,11 @@ def _lines(summary: Summary, config: JobConfig) -> Iterator[tuple[str, str]]:
         )
     if summary.failures:
         yield "failures", run.failures_folder
+    examples = first_failures(run, summary.failures_by_reason)
     for reason, count in summary.failures_by_reason.items():
-        yield "", f"{count:,} x {printable(reason)}{_HINTS.get(reason, '')}"
+        example = f", such as {examples[reason]}" if reason in examples else ""
+        more = " (left for the next run)" if reason == _LEFT else example
+        yield "", printable(f"{count:,} x {reason}{more}")
     if summary.counts:
         yield "counted", ", ".join(f"{count:,} {printable(name)}" for name, count in summary.counts.items())
     if summary.page is not None:
@@ -81,6 +87,22 @@ def _lines(summary: Summary, config: JobConfig) -> Iterator[tuple[str, str]]:
         yield "time", f"model busy {summary.model_share:.0%}; waiting for {waits}"
     output = shlex.quote(config.output)
     yield "next", f"{command_name()} snapshot --output={output} --to=DIR, or export, or status"
+
+
+def first_failures(run: Run, reasons: Collection[str]) -> dict[str, str]:
+    """The first failure for each reason in words; none where the first shards hold none or cannot be read."""
+    from beam_job.output.sink import committed_shards, read_report  # here, since `--help` does without Arrow
+    from beam_job.output.summary import format_failure
+
+    found: dict[str, str] = {}
+    with contextlib.suppress(StorageError):  # no example is worth an error at the end of a run
+        for shard in committed_shards(run)[:_SHARDS_READ] if reasons else ():
+            for failure in read_report(run, shard).failures:
+                reason = f"{failure.stage}: {failure.error_type}"
+                found.setdefault(reason, format_failure(failure.uri, failure.error_message))
+            if found.keys() >= set(reasons):
+                break
+    return found
 
 
 def first_captions(summary: Summary, output: str) -> list[str]:

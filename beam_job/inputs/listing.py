@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import itertools
 import logging
 import os
@@ -11,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pyarrow as pa
 
+from beam_job.inputs.carried import carried_names, carried_sources
 from beam_job.inputs.filters import UNREADABLE_FOLDER
 from beam_job.inputs.found import Contents, examined, is_glob_of_lists, partitions_of
 from beam_job.inputs.lists import LISTING_FIELDS, is_list, read_list
@@ -97,9 +99,14 @@ def list_images(inputs: Sequence[str], options: ListOptions | None = None) -> It
       options: how lists are read.
 
     Raises:
-      InputError: an input is missing or unreadable, or has no columns although some are to be carried.
+      InputError: an input is missing or unreadable, or has no columns although some are to be carried, or the name of a
+        carried column cannot be used.
     """
     options = options or ListOptions()
+    try:
+        check_carried(options.carry_columns)
+    except ListError as error:
+        raise InputError(str(error)) from error
     taken: set[int] = set()
     for given in inputs:
         try:
@@ -132,7 +139,14 @@ def _rows_of(parts: Sequence[str], options: ListOptions, taken: set[int]) -> Ite
 
 
 def _batches_of(given: str, contents: Contents, options: ListOptions, taken: set[int]) -> Iterator[pa.RecordBatch]:
-    check_carried(options.carry_columns)
+    """The rows of an input without braces; carried columns are read by their own names and then renamed."""
+    names = [*(field.name for field in LISTING_FIELDS), *carried_names(options.carry_columns)]
+    options = dataclasses.replace(options, carry_columns=carried_sources(options.carry_columns))
+    for batch in _read(given, contents, options, taken):
+        yield batch.rename_columns(names[: batch.num_columns])  # some failures have no carried columns
+
+
+def _read(given: str, contents: Contents, options: ListOptions, taken: set[int]) -> Iterator[pa.RecordBatch]:
     name = is_literal(given)
     if name and is_list(given) and not _is_folder_of_lists(given):
         yield from read_list(given, options=options, partitions=partitions_of(given), taken=taken)

@@ -25,7 +25,7 @@ from beam_job.inputs.packed import Place, holds_images, path_column, row_groups
 from beam_job.inputs.relative import RelativeNames
 from beam_job.inputs.rows import LISTING_FIELDS as LISTING_FIELDS
 from beam_job.inputs.rows import RESERVED_COLUMNS as RESERVED_COLUMNS
-from beam_job.inputs.rows import ListedFailure, ListOptions, check_carried, failed_rows, listing_columns, row_uri
+from beam_job.inputs.rows import ListedFailure, ListOptions, failed_rows, listing_columns, row_uri
 from beam_job.inputs.rows import ListError as ListError
 from beam_job.storage import absolute, scheme_of, storage_for
 
@@ -82,11 +82,10 @@ def read_list(
       taken: hashes of paths that images inside Parquet are named by already; grows.
 
     Raises:
-      ListError: at once for the name of a carried column; while reading, for faults of the list.
+      ListError: while reading, for faults of the list.
       StorageError: while reading, if the list or a shard of a report is missing or unreadable.
     """
     options = options or ListOptions(uri_column, tuple(carry_columns))
-    check_carried(options.carry_columns)
     return _bounded(_List(given, options, partitions or {}, set() if taken is None else taken).batches())
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_job.storage import WEB, bucket_of, local_path, local_uri, scheme_of
+from beam_job.text import counted
 
 _LOGGER = logging.getLogger(__name__)
 _ABSOLUTE = r"^(?:/|[A-Za-z][A-Za-z0-9+.\-]*://)"
@@ -55,10 +56,9 @@ class RelativeNames:
         """Logs how many relative names were not found, and where they were looked for."""
         if self._missing:
             where = " nor in ".join(self._folders)
-            where = f"not in {where}" if len(self._folders) == 1 else f"neither in {where}"
-            _LOGGER.warning(
-                f"{self._given}: {self._missing:,} relative names are {where}, the first of them {self._first_missing}"
-            )
+            where = f" in {where}" if len(self._folders) == 1 else f", neither in {where}"
+            rest = f"{self._first_missing}{' and others' if self._missing > 1 else ''}"
+            _LOGGER.warning(f"{self._given}: {counted(self._missing, 'relative name')} not found{where}: {rest}")
 
     def _absolute(self, name: str) -> str:
         if not self._is_local:

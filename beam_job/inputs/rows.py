@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from beam_job.inputs.carried import carried_names, carried_sources
 from beam_job.storage import CONTENT, RETRY_WHEN, absolute
 
 LISTING_FIELDS = (
@@ -44,7 +45,7 @@ class ListOptions:
 
     Attributes:
       uri_column: the column that holds the URIs; `image.path` is the field `path` of the struct `image`.
-      carry_columns: columns to carry along.
+      carry_columns: columns to carry along, as `COLUMN` or `NAME=COLUMN`.
       delimiter: of CSV; None for a comma, or a tab in `.tsv`.
       trust_local: whether lists on this machine's disk may name anything but private addresses.
     """
@@ -78,15 +79,24 @@ class ListedFailure(NamedTuple):
         return cls(error_type, message, retry_when if retry_when in RETRY_WHEN else CONTENT)
 
 
-def check_carried(names: Sequence[str]) -> None:
-    """Checks that columns of these names may be carried.
+def check_carried(given: Sequence[str]) -> None:
+    """Checks that columns may be carried under their names.
+
+    Args:
+      given: values of `--carry_columns`.
 
     Raises:
-      ListError: a name is a column of the output, or is given twice.
+      ListError: a name is empty, is a column of the output, or is given twice.
     """
-    for name in names:
+    names = carried_names(given)
+    for name, source, value in zip(names, carried_sources(given), given, strict=True):
+        if not name or value.endswith("="):
+            raise ListError(f"--carry_columns: {value!r} must be COLUMN, or NAME=COLUMN for another name in the output")
         if name.lower() in RESERVED_COLUMNS:  # BigQuery and DuckDB ignore case
-            raise ListError(f"--carry_columns: {name} is a column of the output; carry it under another name")
+            raise ListError(
+                f"--carry_columns: {name} is a column of the output; carry it under another name, as in "
+                f"--carry_columns=list_{source}={source}"
+            )
         if names.count(name) > 1:
             raise ListError(f"--carry_columns: {name} is given twice; give it once")
 

@@ -9,12 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from beam_job.config import JobConfig
+from beam_job.inputs.filters import UNREADABLE_FOLDER
 from beam_job.output.metrics import RanWith, RunMetrics
 from beam_job.output.sink import ShardCounts, read_counts
 from beam_job.output.stage_clock import WAITED_FOR
 from beam_job.planning.damage import FORMAT
 from beam_job.planning.prepare import PlannedRun
 from beam_job.records import RUN_ENDED
+from beam_job.storage import public_name
+
+_LONGEST = 300  # characters of a reason
 
 
 @dataclass(frozen=True)
@@ -85,13 +89,25 @@ class Summary:
 
     @property
     def failure_ratio(self) -> float:
-        """Failures divided by inputs; images that are left for the next run are neither."""
-        tried = self.inputs - self.left
-        return (self.failures - self.left) / tried if tried else 0.0
+        """Failures divided by inputs; images that are left for the next run are neither.
+
+        Nor are folders that may not be read, as long as there is another image that is or was captioned.
+        """
+        others = self.left
+        if self.captions or self.skipped:
+            others += self.failures_by_reason.get(f"list: {UNREADABLE_FOLDER}", 0)
+        tried = self.inputs - others
+        return (self.failures - others) / tried if tried else 0.0
 
     def to_json(self) -> bytes:
         """The file's content."""
         return (json.dumps(dataclasses.asdict(self), indent=2) + "\n").encode()
+
+
+def format_failure(uri: str, message: str) -> str:
+    """A failure as an example: the input, and the beginning of the reason."""
+    name = public_name(uri)
+    return message[:_LONGEST] if message.startswith(name) else f"{name}: {message[:_LONGEST]}"
 
 
 class RowCountError(RuntimeError):

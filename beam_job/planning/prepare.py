@@ -118,7 +118,7 @@ def find_resumable_run(config: JobConfig, model_version: str) -> PlannedRun | No
                 raise
             warn(error)
             continue
-        return PlannedRun(run, plan, manifest.skipped, resumed=True)
+        return PlannedRun(run, plan, manifest.skipped, resumed=True, failed=manifest.failed)
     return None
 
 
@@ -180,7 +180,7 @@ def plan_run(
             delete_plan(run)
         raise
     skipped = new.distinct - plan.inputs
-    manifest = dataclasses.replace(manifest, inputs=plan.inputs, shards=plan.shards, skipped=skipped)
+    manifest = dataclasses.replace(manifest, inputs=plan.inputs, shards=plan.shards, skipped=skipped, failed=new.failed)
     if plan.inputs:
         run.storage.write(run.manifest, manifest.to_json())
         return PlannedRun(run, plan, skipped, resumed=False, failed=new.failed, retried=new.retried)

@@ -124,6 +124,7 @@ class RunManifest:
       inputs: images of the plan.
       shards: shards of the plan.
       skipped: images that were listed but already completed.
+      failed: those of them that failed for good; 0 in runs of earlier versions, which did not record them.
       limits: limits in force, by name; an image that failed for one is tried again only where it is less strict. Empty
         in runs of earlier versions, which did not record them.
       prompts: their texts by name, in the order of the captions; empty without prompts.
@@ -138,6 +139,7 @@ class RunManifest:
     skipped: int
     limits: Mapping[str, int | None] = field(default_factory=dict)
     prompts: Mapping[str, str] = field(default_factory=dict)
+    failed: int = 0
     format: int = FORMAT
 
     def captions_like(self, wanted: RunManifest) -> bool:
@@ -167,13 +169,13 @@ class RunManifest:
             raise ValueError(f"not a JSON object but {fields!r:.40}")
         check_format(name, fields.setdefault("format", 0))
         types = {
-            **dict.fromkeys(("inputs", "shards", "skipped", "format"), int),
+            **dict.fromkeys(("inputs", "shards", "skipped", "failed", "format"), int),
             **dict.fromkeys(("decoding", "request", "limits", "prompts"), dict),
             "model": str,
         }
         fields = {name: fields[name] for name in types if name in fields} | {"skipped": fields.get("skipped", 0)}
         for name, type_ in types.items():
-            if name not in fields and name not in ("limits", "prompts"):
+            if name not in fields and name not in ("limits", "prompts", "failed"):
                 raise ValueError(f"{name} is missing")
             if name in fields and not isinstance(fields[name], type_):
                 raise ValueError(f"{name} is {fields[name]!r:.40}")

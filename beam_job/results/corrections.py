@@ -22,6 +22,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -188,21 +189,38 @@ def read_corrections(output: str) -> pa.Table:
     return _table({key: one for key, one in applied.items() if one.bad or one.caption is not None})
 
 
-def outdated_corrections(output: str, latest: LatestRows) -> list[str]:
-    """The URIs with a correction in force that does not apply, since the present caption is of other content.
+@dataclass(frozen=True)
+class AppliedCorrections:
+    """How the corrections in force meet the current captions.
+
+    Attributes:
+      edited: captions that a person has written.
+      bad: captions of images that are not to be used.
+      outdated: URIs whose correction does not apply, since the present caption is of other content.
+    """
+
+    edited: int = 0
+    bad: int = 0
+    outdated: tuple[str, ...] = ()
+
+
+def apply_corrections(output: str, latest: LatestRows) -> AppliedCorrections:
+    """Compares the corrections in force with the current captions.
 
     Raises:
       StorageError: the corrections or a file of captions cannot be read.
     """
     uris = {one.uri for one in current_corrections(output).values() if one.bad or one.caption is not None}
     if not uris:
-        return []
+        return AppliedCorrections()
     corrections = read_corrections(output)
-    applied: set[str] = set()
+    kinds: dict[str, str] = {}
     for part in pc.unique(latest.captions["part"]).to_pylist():
         rows = corrected(read_rows(latest.caption_parts, latest.captions, part), corrections)
-        applied.update(rows["uri"].filter(rows["correction"].is_valid()).to_pylist())
-    return sorted(uris - applied)
+        rows = rows.filter(rows["correction"].is_valid())
+        kinds |= zip(rows["uri"].to_pylist(), rows["correction"].to_pylist(), strict=True)
+    counts = Counter(kinds.values())
+    return AppliedCorrections(counts[EDITED], counts[BAD], tuple(sorted(uris - kinds.keys())))
 
 
 def corrected(rows: pa.Table, corrections: pa.Table) -> pa.Table:

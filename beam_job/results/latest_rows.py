@@ -79,6 +79,11 @@ class LatestRows:
     failure_parts: Sequence[Part]
     left_out: tuple[str, ...] = ()
 
+    def uris_of(self, run_id: str) -> set[str]:
+        """The URIs of all rows that this run wrote. Raises StorageError."""
+        files = [part.stored.uri for part in (*self.caption_parts, *self.failure_parts) if part.run_id == run_id]
+        return {uri for file in files for uri in open_part(file).read(["uri"])["uri"].to_pylist()}
+
 
 def read_latest_rows(output: str) -> LatestRows:
     """Finds the latest row of each URI.

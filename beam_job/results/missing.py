@@ -9,18 +9,20 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from beam_job.inputs.filters import UNREADABLE_FOLDER
 from beam_job.inputs.packed import Place
 from beam_job.inputs.tars import container_of
 from beam_job.planning.plan import read_plan_columns
-from beam_job.results.latest_rows import LatestRows, read_rows
+from beam_job.results.latest_rows import LatestRows, Part, read_rows
 from beam_job.results.readable_runs import read_readable_runs
-from beam_job.storage import StorageError, public_name, scheme_of, storage_for
+from beam_job.storage import StorageError, local_path, public_name, scheme_of, storage_for
 from beam_job.storage.base import SCHEME
 from beam_job.text import counted, printable
 
@@ -42,8 +44,8 @@ def add_missing(parser: argparse.ArgumentParser, default: str | None, explained:
         "--missing",
         choices=CHOICES,
         default=default,
-        help="captions whose file or object no longer exists: skip leaves them out, keep does not look, fail writes "
-        f"nothing and ends with 1 (default: {explained or default})",
+        help="captions and failures whose file or object no longer exists: skip leaves them out, keep does not look, "
+        f"fail writes nothing and ends with 1 if there are such captions (default: {explained or default})",
     )
 
 
@@ -80,17 +82,31 @@ def check_missing(output: str, latest: LatestRows, missing: str) -> set[str]:
     return gone
 
 
-def without_captions(latest: LatestRows, uris: Collection[str]) -> LatestRows:
-    """The same rows without the captions of these URIs."""
-    if not uris:
-        return latest
-    kept = [pa.table({"part": pa.array([], pa.int32()), "row": pa.array([], pa.int32())})]
+def without_missing(output: str, latest: LatestRows, gone: Collection[str], missing: str) -> LatestRows:
+    """The same rows without the captions of URIs that are gone; with "skip" also without failures that are over."""
+    over: Collection[str] = ()
+    if missing == SKIP:
+        over = find_obsolete(output, ((row["uri"], row["error_type"]) for row in failure_rows(latest)))
+    captions = _without(latest.caption_parts, latest.captions, gone)
+    return dataclasses.replace(
+        latest, captions=captions, failures=_without(latest.failure_parts, latest.failures, over)
+    )
+
+
+def _without(parts: Sequence[Part], rows: pa.Table, uris: Collection[str]) -> pa.Table:
+    """The positions (part, row) of `rows` without those of these URIs."""
+    kept = [] if uris else [rows]
     names = pa.array(list(uris), pa.string())
-    for part in pc.unique(latest.captions["part"]).to_pylist():
-        positions = latest.captions.filter(pc.equal(latest.captions["part"], part))
-        found = read_rows(latest.caption_parts, latest.captions, part)["uri"].cast(pa.string())
-        kept.append(positions.filter(pc.invert(pc.is_in(found, names))))
-    return dataclasses.replace(latest, captions=pa.concat_tables(kept))
+    for part in pc.unique(rows["part"]).to_pylist() if uris else ():
+        found = read_rows(parts, rows, part)["uri"].cast(pa.string())
+        kept.append(rows.filter(pc.equal(rows["part"], part)).filter(pc.invert(pc.is_in(found, names))))
+    return pa.concat_tables(kept)
+
+
+def failure_rows(latest: LatestRows) -> Iterator[dict[str, Any]]:
+    """The current failures, with all columns."""
+    for part in pc.unique(latest.failures["part"]).to_pylist():
+        yield from read_rows(latest.failure_parts, latest.failures, part).to_pylist()
 
 
 def captioned_uris(latest: LatestRows) -> Iterator[str]:
@@ -122,6 +138,20 @@ def _held_by_lists(output: str, uris: Collection[str]) -> set[str]:
                 rows = table.filter(pc.and_(table["parquet_place"].is_valid(), pc.is_in(table["uri"], names)))
                 held |= {row["uri"] for row in rows.to_pylist() if exists(Place.from_json(row["parquet_place"]).given)}
     return held
+
+
+def find_obsolete(output: str, failures: Iterable[tuple[str, str]]) -> set[str]:
+    """The URIs of failures (URI, error type) whose file no longer exists, or whose folder can be read now.
+
+    A file that was not there when it failed is no such: a list may still name it.
+    """
+    types = {uri: error_type for uri, error_type in failures if error_type not in MISSING_ERRORS}
+    readable = {uri for uri, error_type in types.items() if error_type == UNREADABLE_FOLDER and _can_list(uri)}
+    return find_missing(output, types) | readable
+
+
+def _can_list(folder: str) -> bool:
+    return os.access(local_path(folder), os.R_OK | os.X_OK)
 
 
 def _is_missing(uri: str) -> bool:

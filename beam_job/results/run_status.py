@@ -32,6 +32,7 @@ class RunStatus:
       state: one of the constants of this module.
       inputs: images of its plan.
       skipped: images that were done before.
+      failed: those of them that had failed for good.
       model: version of the model.
       decoding: options of decoding.
       captions: rows; None while they are unknown.
@@ -43,23 +44,30 @@ class RunStatus:
     state: str
     inputs: int
     skipped: int
+    failed: int
     model: str
     decoding: Mapping[str, Any]
     captions: int | None = None
     failures: int | None = None
     images_per_second: float | None = None
 
-    def __str__(self) -> str:
+    @property
+    def made_with(self) -> str:
+        """The model and its decoding options."""
+        decoding = ", ".join(f"{name}={value}" for name, value in self.decoding.items() if value is not None)
+        return f"model {self.model} ({decoding})"
+
+    @property
+    def counts(self) -> str:
+        """Its state and its rows."""
         rows = ""
         if self.state in (RUNNING, INTERRUPTED):
             rows = f", {counted(self.inputs, 'image')} planned"
         elif self.captions is not None and self.failures is not None:
             rows = f", {counted(self.captions, 'caption')}, {counted(self.failures, 'failure')}"
         rate = "" if self.images_per_second is None else f", {self.images_per_second} images/s"
-        decoding = ", ".join(f"{name}={value}" for name, value in self.decoding.items())
-        return (
-            f"{self.run_id}  {self.state}{rows}, {self.skipped:,} already done{rate}, model {self.model} ({decoding})"
-        )
+        lost = f", {self.failed:,} failed for good before" if self.failed else ""
+        return f"{self.state}{rows}, {self.skipped - self.failed:,} already done{lost}{rate}"
 
 
 def read_run_status(output: str, manifests: Mapping[Run, RunManifest], left_out: list[str]) -> list[RunStatus]:
@@ -80,7 +88,14 @@ def read_run_status(output: str, manifests: Mapping[Run, RunManifest], left_out:
 def _status(run: Run, manifest: RunManifest, is_held: bool, left_out: list[str]) -> RunStatus:
     def status(state: str, **rows: Any) -> RunStatus:
         return RunStatus(
-            run.run_id, state, manifest.inputs, manifest.skipped, manifest.model, manifest.decoding, **rows
+            run_id=run.run_id,
+            state=state,
+            inputs=manifest.inputs,
+            skipped=manifest.skipped,
+            failed=manifest.failed,
+            model=manifest.model,
+            decoding=manifest.decoding,
+            **rows,
         )
 
     if not manifest.inputs:

@@ -22,10 +22,12 @@ from beam_job.results.missing import (
     check_missing,
     format_missing,
     report_missing,
-    without_captions,
+    without_missing,
 )
 from beam_job.results.places import check_apart
+from beam_job.results.readable_runs import read_readable_runs
 from beam_job.results.snapshot_files import FOLDERS, StagedFiles, check_replaceable, replace_snapshot
+from beam_job.storage import join
 from beam_job.storage.parquet import parquet_bytes
 from beam_job.text import counted
 from model.decoding_options import number
@@ -68,6 +70,17 @@ class Snapshot:
     missing: int = 0
     left_out: tuple[str, ...] = field(default=())
 
+    def line(self, to: str) -> str:
+        """What was written to the folder `to`, in a line."""
+        people = f" ({self.edited:,} edited, {self.bad:,} marked bad)" if self.edited or self.bad else ""
+        captions, failures = counted(self.captions, "caption"), counted(self.failures, "failure")
+        gone = f"; {format_missing(self.missing)} left out" if self.missing else ""
+        if self.captions:
+            captions += f"{people} in {join(to, FOLDERS[0])}"
+        if self.failures:
+            failures += f" in {join(to, FOLDERS[1])}"
+        return f"{captions}, {failures}{gone}"
+
 
 def write_snapshot(
     output: str,
@@ -88,6 +101,7 @@ def write_snapshot(
       min_score: where given, `low_confidence` says of all captions whether their score is lower, whatever the runs had.
 
     Raises:
+      UsageError: no run has been started in `output`.
       MissingImagesError: images are missing, and `missing` is "fail".
       ValueError: `max_rows` or `max_bytes` is below 1.
       StorageError: `to` overlaps `output` or holds files that are not a snapshot's, or something cannot be read or
@@ -99,8 +113,10 @@ def write_snapshot(
     check_apart(output, to, *FOLDERS)
     check_replaceable(to)
     results = read_current_results(output)
+    if not (results.latest.caption_parts or results.latest.left_out or read_readable_runs(output).manifests):
+        raise UsageError(f"no run has been started in {output}; is it the --output of a run?")
     gone = check_missing(output, results.latest, missing)
-    results = dataclasses.replace(results, latest=without_captions(results.latest, gone))
+    results = dataclasses.replace(results, latest=without_missing(output, results.latest, gone, missing))
     with StagedFiles() as staged:
         corrections = _stage(results, staged, max_rows, max_bytes, min_score)
         replace_snapshot(to, staged)
@@ -170,8 +186,5 @@ def main(arguments: list[str]) -> int:
         snapshot = write_snapshot(args.output, args.to, args.max_rows, args.max_bytes, args.missing, args.min_score)
     except MissingImagesError as error:
         return report_missing(error)
-    people = f" ({snapshot.edited:,} edited, {snapshot.bad:,} marked bad)" if snapshot.edited or snapshot.bad else ""
-    captions, failures = counted(snapshot.captions, "caption"), counted(snapshot.failures, "failure")
-    gone = f"; {format_missing(snapshot.missing)} left out" if snapshot.missing else ""
-    print(f"{captions}{people} and {failures} written to {args.to}{gone}")
+    print(snapshot.line(args.to))
     return report_left_out(snapshot.left_out)

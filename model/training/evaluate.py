@@ -25,15 +25,16 @@ from typing import Any
 
 import numpy as np
 
-from model.bundle import DEFAULT_BUNDLE, BundleError, load_captioner
+from model.bundle import DEFAULT_BUNDLE, load_captioner
 from model.caption import Caption
 from model.config import Decoding
 from model.decoding_options import add_decoding_options, decoding_from
-from model.engine_choice import EngineError, add_engine_options
-from model.preprocessing import ImageError, load_image, pad_batch
+from model.engine_choice import add_engine_options
+from model.preprocessing import pad_batch
+from model.training.command import EXIT_OK, command_parser, run_command
 from model.training.data import DataError, Example, read_columns, read_examples
 from model.training.language import language
-from model.training.metrics import MetricsError, by_fifths, caption_metrics
+from model.training.metrics import by_fifths, caption_metrics
 
 _BATCH = 32
 _FIFTHS = 5
@@ -42,14 +43,14 @@ _FIFTHS = 5
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     args = _parser().parse_args(argv)
-    try:
-        sets = named_sets(args.data, args.images)
-        reports = {name: evaluate(examples, said) for name, examples, said in _captioned(args, sets)}
-    except (BundleError, DataError, EngineError, ImageError, MetricsError, ValueError, OSError) as error:
-        print(f"model evaluate: {error}", file=sys.stderr)
-        return 2
+    return run_command("evaluate", lambda: _evaluate(args))
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    sets = named_sets(args.data, args.images)
+    reports = {name: evaluate(examples, said) for name, examples, said in _captioned(args, sets)}
     print(json.dumps(reports if len(reports) > 1 else next(iter(reports.values())), indent=2))
-    return 0
+    return EXIT_OK
 
 
 def named_sets(data: Sequence[str], images: str | None) -> dict[str, list[Example]]:
@@ -116,7 +117,7 @@ def caption_examples(
     size = captioner.config.input_size
     for start in range(0, len(examples), _BATCH):
         chunk = examples[start : start + _BATCH]
-        images = pad_batch([load_image(example.read(), size).pixels for example in chunk], _BATCH)
+        images = pad_batch([example.load(size).pixels for example in chunk], _BATCH)
         for example, captions in zip(chunk, captioner.caption(images), strict=False):  # the batch may be padded
             yield example.image_id, captions[0]
 
@@ -144,12 +145,7 @@ def _stem(uri: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m model evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("evaluate", __doc__)
     parser.add_argument(
         "--data",
         required=True,

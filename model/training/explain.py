@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import io
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,7 +44,12 @@ _COMMAND = "python -m model explain"  # in the PNGs, so that a later run may rep
 _PANEL = 240  # pixels, the longer side of an image
 _TITLE, _MARGIN = 24, 8  # pixels
 _COLUMNS = 5
+_LETTER, _LINE = 7, 18  # pixels of the legend's font, width and height
 _RED, _OPACITY = (255, 40, 0), 0.7
+_LEGEND = (
+    "Red: the parts of the picture that the decoder weighted most when it chose the word. Each part stands for a large "
+    "area around it, so red often lies beside the thing that the word names, and proves nothing about it."
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,7 +68,7 @@ def _explain_all(args: argparse.Namespace) -> int:
         check_output_file(output, _COMMAND)
     captioner = load_captioner(args.model, decoding)
     args.output.mkdir(parents=True, exist_ok=True)
-    code = EXIT_OK
+    code, drawn = EXIT_OK, False
     for image, output in zip(args.images, outputs, strict=True):
         try:
             caption, page = explain(captioner, Path(image).read_bytes())
@@ -73,6 +79,9 @@ def _explain_all(args: argparse.Namespace) -> int:
             continue
         write_output_file(output, _COMMAND, _png(page))
         print(f"{output}: {caption.text}")
+        drawn = True
+    if drawn:
+        print(_LEGEND)
     return code
 
 
@@ -133,13 +142,16 @@ def overlay(picture: Image.Image, weights: npt.NDArray[np.float32]) -> Image.Ima
 
 
 def _page(panels: Sequence[tuple[str, Image.Image]]) -> Image.Image:
-    """Titled panels of equal size, arranged in rows."""
+    """Titled panels of equal size, arranged in rows, above the legend."""
     width, height = panels[0][1].size
     cell_width, cell_height = max(width, _PANEL // 2) + _MARGIN, height + _TITLE + _MARGIN
     columns = min(_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
-    page = Image.new("RGB", (columns * cell_width + _MARGIN, rows * cell_height + _MARGIN), "white")
+    legend = textwrap.wrap(_LEGEND, width=columns * cell_width // _LETTER)
+    bottom = rows * cell_height + _MARGIN
+    page = Image.new("RGB", (columns * cell_width + _MARGIN, bottom + len(legend) * _LINE + _MARGIN), "white")
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(16)
+    draw.multiline_text((_MARGIN, bottom), "\n".join(legend), "black", ImageFont.load_default(13), spacing=3)
     for number, (title, panel) in enumerate(panels):
         left = _MARGIN + number % columns * cell_width
         top = _MARGIN + number // columns * cell_height

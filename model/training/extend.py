@@ -1,4 +1,4 @@
-"""A bundle that knows more words: the vocabulary grows by those of other captions and sentences.
+"""Adds the words of other captions and sentences to the vocabulary of a bundle.
 
     python -m model extend BUNDLE --data=TRAIN.parquet --sentences=SENTENCES.txt.gz --min_count=12 --output=EXTENDED
 

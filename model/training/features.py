@@ -20,7 +20,7 @@ from model.engine_choice import EngineError
 from model.litert_converter import convert_encoder
 from model.litert_encoder import LiteRtEncoder
 from model.network import Encoder, named_backbone_variables
-from model.preprocessing import load_image, pad_batch
+from model.preprocessing import pad_batch
 from model.training.augment import augment
 from model.training.data import Example, hash_images
 from model.training.train_options import SMALLEST_CROP
@@ -131,7 +131,7 @@ def _hash_backbone(encoder: Encoder) -> str:
 
 
 def _decode(chunk: Sequence[Example], size: int) -> list[Images]:
-    return [load_image(example.read(), size).pixels for example in chunk]
+    return [example.load(size).pixels for example in chunk]
 
 
 def _cached(
@@ -152,13 +152,14 @@ def _cached(
             # One training computes; others that share the folder wait for it.
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not file.exists():
-                _compute_file(partial, examples, dtype, shape, compute)
+                _compute_file(partial, path.name, examples, dtype, shape, compute)
                 partial.replace(file)
     return _open_array(file, dtype, shape)
 
 
 def _compute_file(
     file: Path,
+    label: str,
     examples: Sequence[Example],
     dtype: np.dtype[Any],
     shape: tuple[int, ...],
@@ -171,7 +172,7 @@ def _compute_file(
             chunk = examples[start : start + _BATCH]
             array[start : start + len(chunk)] = compute(chunk)
             if start // _BATCH % 20 == 0:
-                print(f"{file.stem}: {start:,} of {len(examples):,} images", flush=True)
+                print(f"preparing images ({label}): {start:,} of {len(examples):,}", flush=True)
         array.flush()
     except BaseException as error:
         os.truncate(file, 0)  # not unlinked: other trainings wait for the lock on this very file

@@ -27,7 +27,6 @@ from model.captioner import Captioner
 from model.efficientnet_lite import NORM_EPSILON
 from model.int8_layers import LARGEST_WEIGHT, STEPS, Int8Convolution, Int8Range
 from model.network import Encoder, build_network, named_variables
-from model.preprocessing import load_image
 from model.training.command import EXIT_OK, command_parser, run_command
 from model.training.data import read_examples
 
@@ -73,7 +72,7 @@ def quantize(bundle: Path, data: str, photographs: int, output: Path) -> str:
     encoder, decoder = build_network(config, len(start.vocabulary))
     examples = read_examples(data)
     chosen = examples[:: max(1, len(examples) // photographs)][:photographs]
-    images = np.stack([load_image(example.read(), config.input_size).pixels for example in chosen])
+    images = np.stack([example.load(config.input_size).pixels for example in chosen])
     fold(start.encoder.backbone, encoder.backbone)
     measure(start.encoder, encoder.backbone, images)
     correct_biases(start.encoder, encoder.backbone, images)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from model.backbones import backbone_named
-from model.bundle import load_captioner
+from model.bundle import DEFAULT_BUNDLE, load_captioner
 from model.captioner import Captioner
 from model.config import CaptionerConfig, Decoding
 from model.network import BACKBONE_PREFIX, Encoder, build_network, named_backbone_variables, named_variables
@@ -94,7 +94,7 @@ def backbone_arrays(weights: str, trainable: bool) -> dict[str, npt.NDArray[Any]
     """Reads the backbone's arrays from a bundle's weights, or from a file of `python -m model convert`.
 
     Args:
-      weights: the file; "imagenet" and "none" have no arrays.
+      weights: the file, or "bundled" for that of the bundled model; "imagenet" and "none" have no arrays.
       trainable: converts an 8-bit backbone to floating point.
 
     Raises:
@@ -104,7 +104,7 @@ def backbone_arrays(weights: str, trainable: bool) -> dict[str, npt.NDArray[Any]
     if weights in ("imagenet", "none"):
         return {}
     try:
-        arrays = load_file(weights)
+        arrays = load_file(DEFAULT_BUNDLE / "weights.safetensors" if weights == "bundled" else weights)
     except SafetensorError as error:
         raise ValueError(f"{weights} is not a whole safetensors file ({error}); copy or create it again") from error
     of_bundle = {

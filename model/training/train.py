@@ -121,4 +121,4 @@ def _origin(args: argparse.Namespace) -> str:
     if args.init:
         return f"the bundle {check_bundle(args.init)}"
     weights = args.backbone_weights
-    return f"backbone weights: {weights if weights in ('imagenet', 'none') else 'from a file'}"
+    return f"backbone weights: {weights if weights in ('bundled', 'imagenet', 'none') else 'from a file'}"

@@ -13,6 +13,7 @@ from model.training.command import command_parser
 METHODS = ("frozen", "finetune", "self_critical")
 PRECISIONS = ("float32", "bfloat16")
 SMALLEST_CROP = 0.75  # of an image's side
+_DEFAULT_WEIGHTS = {"efficientnet_lite2": "bundled"}
 _DEFAULT_TUNED_SHARE = {"frozen": 0.0, "finetune": 0.6, "self_critical": 0.0}
 
 
@@ -127,8 +128,9 @@ def train_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def parse_train_options(description: str | None, argv: list[str] | None) -> argparse.Namespace:
-    """Parses the command line; `args.tuned_share` is never None."""
+    """Parses the command line; `args.tuned_share` and `args.backbone_weights` are never None."""
     args = train_parser(description).parse_args(argv)
+    args.backbone_weights = args.backbone_weights or _DEFAULT_WEIGHTS.get(args.backbone, "imagenet")
     if args.method == "frozen" or args.tuned_share is None:
         args.tuned_share = _DEFAULT_TUNED_SHARE[args.method]
     return args
@@ -167,9 +169,10 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--backbone", default=model.backbone, choices=BACKBONE_NAMES, help="default: %(default)s")
     group.add_argument(
         "--backbone_weights",
-        default="imagenet",
-        help="imagenet (downloaded by Keras), none (random), or a safetensors file: a bundle's, or one that "
-        "`python -m model convert` wrote (default: imagenet)",
+        metavar="FILE",
+        help="a safetensors file: a bundle's, or one that `python -m model convert` wrote; or bundled (those of the "
+        "bundled model, an efficientnet_lite2), imagenet (downloaded by Keras), none (random) (default: bundled with "
+        "efficientnet_lite2, otherwise imagenet)",
     )
     group.add_argument("--input_size", type=int, help="pixels a side (default: the backbone's own, or that of --init)")
     group.add_argument("--units", type=int, default=model.units, help="width of the decoder (default: %(default)s)")

@@ -67,6 +67,27 @@ def test_wrong_usage_is_one_line(arguments: list[str], message: str, capsys: pyt
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        pytest.param(["train", "--dta=x"], "train: unknown option --dta; did you mean --data?", id="misspelt"),
+        pytest.param(["explain", "--output=x"], "explain: IMAGE is required; see python -m model", id="one missing"),
+        pytest.param(["quantize"], "quantize: BUNDLE, --data and --output are required; see", id="three missing"),
+        pytest.param(["evaluate", "--data=x", "--epochs=1"], "evaluate: unknown argument --epochs=1", id="unknown"),
+        pytest.param(["convert", "--variant=3"], "convert: --variant must be one of 0, 2, not '3'", id="choice"),
+    ],
+)
+def test_wrong_usage_of_a_command_is_one_line(
+    arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"model {line}")
+    assert error.count("\n") == 1
+
+
 def test_only_verbose_shows_what_tensorflow_logs(tiny_bundle: Path, photographs, tmp_path: Path) -> None:
     arguments = ["explain", str(photographs["chelsea.png"]), f"--output={tmp_path}/out", f"--model={tiny_bundle}"]
     quiet = run(*arguments)

@@ -34,7 +34,7 @@ from beam_job.results.missing import (
     check_missing,
     format_missing,
     report_missing,
-    without_captions,
+    without_missing,
 )
 from beam_job.results.places import check_apart
 from beam_job.results.planned_images import PlannedImages
@@ -46,10 +46,10 @@ _ROWS = 1_000  # held in memory at a time
 
 _NEXT = {
     "hf": "datasets.load_dataset({to!r})",
-    "webdataset": "webdataset.WebDataset(sorted(glob.glob({to!r} + '/*.tar')))",
+    "webdataset": "webdataset.WebDataset(sorted(glob.glob({tars!r})))",
     "sidecar": "",
-    "coco": "COCO({annotations!r}).loadRes({to!r} + '/results.json')",
-    "csv": "pandas.read_csv({to!r} + '/captions.csv')",
+    "coco": "COCO({annotations!r}).loadRes({results!r})",
+    "csv": "pandas.read_csv({csv!r})",
     "bigquery": "{quoted}/load.sh DATASET.TABLE",
 }
 
@@ -89,7 +89,7 @@ def main(arguments: list[str]) -> int:
         if not results.latest.captions.num_rows:
             raise ExportError(f"there is no caption in {args.output}; is it the --output of a run?")
         gone = check_missing(args.output, results.latest, args.missing)
-        results = dataclasses.replace(results, latest=without_captions(results.latest, gone))
+        results = dataclasses.replace(results, latest=without_missing(args.output, results.latest, gone, args.missing))
         with contextlib.closing(LeftOut(args.to)) as left_out:
             with new_folder(args.to) as folder:
                 lines = _export(args, results, folder, left_out)
@@ -117,7 +117,8 @@ def _export(args: argparse.Namespace, results: CurrentResults, folder: str, left
         shutil.rmtree(folder)
         return [f"nothing to export, so {args.to} was not written{bad}{failed}"]
     annotations = args.annotations or f"{args.to}/images.json"
-    opened = _NEXT[args.format].format(to=args.to, quoted=shlex.quote(args.to), annotations=annotations)
+    inside = {"tars": f"{args.to}/*.tar", "results": f"{args.to}/results.json", "csv": f"{args.to}/captions.csv"}
+    opened = _NEXT[args.format].format(to=args.to, quoted=shlex.quote(args.to), annotations=annotations, **inside)
     head = f"{counted(written, 'caption')} in {args.to}{bad}{failed}"
     return [head, *hints, *([f"next: {opened}"] if opened else [])]
 

@@ -60,7 +60,7 @@ def test_a_log_has_plain_lines_of_ours_alone(photos: Path) -> None:
         r"5 captions and 1 failure of 6 images in .*",
         r"  captions  \S+/out/captions/run=\S+",
         r"  failures  \S+/out/failures/run=\S+",
-        r"            1 x decode: ImageError",
+        r"            1 x decode: ImageError, such as \S+: .+",
         r"  page      \S+/index\.html",
         r"  time      model busy \d+%; waiting for fetch .*",
         r"  next      caption-images snapshot --output=\S+ --to=DIR, or export, or status",

@@ -107,11 +107,13 @@ def test_lines_of_workers_are_logged_once_each_on_a_line_of_its_own(stream: io.S
             worker = ProgressFile(str(tmp_path))
             worker.log("short of memory")
             worker.log("shorter still")
+            worker.log_info("kept for later")
             worker.add(False)
             worker.close()
     lines = [line.split("\r")[-1] for line in stream.getvalue().split("\n")]
     logged = [line for line in lines if line.startswith("warning: ")]
     assert logged == ["warning: short of memory", "warning: shorter still"]
+    assert lines.count("kept for later") == 1
     assert read_progress(str(tmp_path)) == (2, 0)
 
 

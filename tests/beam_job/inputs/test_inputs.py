@@ -8,6 +8,7 @@ import pytest
 
 from beam_job.inputs.listing import InputError, list_images
 from beam_job.inputs.rows import ListOptions
+from tests.beam_job.inputs.test_tars import write_tar
 
 
 @pytest.fixture
@@ -119,3 +120,25 @@ def test_one_empty_input_among_others_is_an_error(folder: Path) -> None:
 def test_no_such_bucket(gcs_emulator: str) -> None:
     with pytest.raises(InputError, match="gs://no-such-bucket/photos"):
         list(list_images(["gs://no-such-bucket/photos/"]))
+
+
+@pytest.mark.parametrize("name", ["l.csv", "l.jsonl", "lists", "0.tar", "date=1/l.csv"])
+def test_columns_that_the_output_has_are_carried_under_another_name(name: str, tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "date=1").mkdir()
+    for path in ("l.csv", "lists/a.csv", "date=1/l.csv"):
+        (tmp_path / path).write_text("uri,caption,size\n/a,old,7\n,none,8\n")
+    (tmp_path / "l.jsonl").write_text('{"uri": "/a", "caption": "old", "size": "7"}\n{"caption": "none"}\n')
+    write_tar(tmp_path / "0.tar", {"a.jpg": b"x", "a.json": b'{"caption": "old", "size": "7"}', "b.jpg": b"y"})
+    carried = ["alt_text=caption", "bytes=size", "again=caption", *(["day=date"] if "date" in name else [])]
+    options = ListOptions(carry_columns=tuple(carried))
+    found = [row for batch in list_images([str(tmp_path / name)], options) for row in batch.to_pylist()]
+    assert [(row["alt_text"], row["bytes"], row["again"]) for row in found] == [("old", "7", "old"), (None,) * 3]
+    assert found[0].get("day") == ("1" if "date" in name else None)
+
+
+def test_a_name_of_the_outputs_own_is_refused_with_the_way_out(folder: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"^--carry_columns: caption is a column .* --carry_columns=list_caption=caption$"
+    ):
+        list(list_images([str(folder)], ListOptions(carry_columns=("caption",))))

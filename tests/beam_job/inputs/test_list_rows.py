@@ -203,7 +203,9 @@ def test_relative_names_start_at_the_working_folder_or_else_at_the_list(
             f"{tmp_path}/lists/0.tar#a.jpg",
             "/abs.jpg",
         ]
-    assert f"neither in {tmp_path}/here nor in {tmp_path}/lists, the first of them ./nowhere.jpg" in caplog.text
+    assert (
+        f"1 relative name not found, neither in {tmp_path}/here nor in {tmp_path}/lists: ./nowhere.jpg" in caplog.text
+    )
 
 
 def test_relative_names_in_a_bucket(bucket) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from beam_job.inputs.list_formats import BATCH_ROWS
 from beam_job.inputs.lists import is_list, read_list
-from beam_job.inputs.rows import LISTING_FIELDS, ListedFailure, ListError
+from beam_job.inputs.rows import LISTING_FIELDS, ListedFailure, ListError, check_carried
 from beam_job.storage import StorageError
 
 NOON = datetime.datetime(2024, 5, 6, 12, tzinfo=datetime.timezone.utc)
@@ -313,10 +313,24 @@ def test_columns_that_cannot_be_carried(name: str, content: str, carried: str, m
 
 @pytest.mark.parametrize("name", ["caption", "size", "run", "error_type", "Width"])
 def test_the_outputs_own_columns_are_not_carried(name: str) -> None:
-    with pytest.raises(ListError, match=f"--carry_columns: {name} is a column of the output; carry it under another"):
-        read_list("l.csv", carry_columns=("label", name))
-    with pytest.raises(ListError, match="label is given twice"):
-        read_list("l.csv", carry_columns=("label", "label"))
+    with pytest.raises(ListError, match=f"{name} is a column of the output; .* --carry_columns=list_{name}={name}$"):
+        check_carried(("label", name))
+    check_carried(("label", f"list_{name}={name}"))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        pytest.param(["label", "label"], "label is given twice", id="twice"),
+        pytest.param(["label", "label=n"], "label is given twice", id="a new name twice"),
+        pytest.param(["size=n"], "size is a column of the output; .* --carry_columns=list_n=n", id="new name"),
+        pytest.param(["label="], "'label=' must be COLUMN, or NAME=COLUMN", id="no column"),
+        pytest.param(["=label"], "'=label' must be COLUMN, or NAME=COLUMN", id="no name"),
+    ],
+)
+def test_names_of_carried_columns(given: list[str], message: str) -> None:
+    with pytest.raises(ListError, match=message):
+        check_carried(given)
 
 
 def test_rows_of_parquet_without_a_uri(tmp_path: Path) -> None:

@@ -58,6 +58,15 @@ def test_local_files_come_in_their_order_and_without_limit(queue: HostQueue[str]
     assert take(queue, 50) == files
 
 
+@pytest.mark.parametrize(("pause", "first"), [(30.0, "http://quick/0"), (90.0, "http://busy/0")])
+def test_a_pause_longer_than_an_image_has_time_is_not_waited_for(pause: float, first: str) -> None:
+    hosts = Hosts()
+    hosts.refused("busy", pause)
+    queue: HostQueue[str] = HostQueue(16, 60.0, hosts)
+    put(queue, "http://busy/0", "http://quick/0")
+    assert take(queue, 1) == [first]
+
+
 def test_a_closed_queue_ends_when_it_is_empty(queue: HostQueue[str]) -> None:
     put(queue, "/x")
     queue.close()

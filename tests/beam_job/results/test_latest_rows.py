@@ -44,7 +44,7 @@ def test_status_shows_a_run_that_had_nothing_to_do(output: str, capsys: pytest.C
     add_run(output, 1, {"a": "greedy a"}, decoding=GREEDY)
     add_run(output, 3, decoding=GREEDY, skipped=1)
     assert main(["status", f"--output={output}", "--no_listing"]) == 0
-    assert "nothing to do, 1 already done, model model-1" in capsys.readouterr().out
+    assert "nothing to do, 1 already done\n" in capsys.readouterr().out
 
 
 def test_another_content_comes_before_the_options(output: str) -> None:

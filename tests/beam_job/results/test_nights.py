@@ -14,6 +14,7 @@ from PIL import Image
 
 from beam_job.cli.command import main
 from beam_job.planning.lease import lease
+from beam_job.results.missing import find_obsolete
 from tests.images import encode
 from tests.outputs import add_run
 from tests.reviewed import Captioner
@@ -52,8 +53,8 @@ def test_done_failed_and_tried_again_are_told_apart(photos: Path, tmp_path: Path
     assert caption(photos) == 0
     write(photos / "later.data", 90)
     text = status(tmp_path, capsys)
-    assert "1 x decode: ImageError (tried again when its content changes), such as: " in text
-    assert "1 x fetch: FileNotFoundError (tried again by the next run), such as: " in text
+    assert "1 x decode: ImageError (tried again when its content changes), such as " in text
+    assert "1 x fetch: FileNotFoundError (tried again by the next run), such as " in text
     assert "would caption 1 image (1 of them after a failure) and skip 3 images already done, 1 failed for good" in text
     assert caption(photos) == 0
     error = capsys.readouterr().err
@@ -98,6 +99,38 @@ def test_an_output_in_use_is_3(photos: Path, tmp_path: Path, capsys) -> None:
     assert "another run writes into this output" in capsys.readouterr().err
 
 
+def test_a_failure_is_over_when_its_file_is_gone(photos: Path, tmp_path: Path, capsys) -> None:
+    assert caption(photos) == 0
+    assert f"such as {photos}/broken.png: not an image" in capsys.readouterr().err
+    assert f"such as {photos}/broken.png: not an image" in status(tmp_path, capsys)
+    (photos / "broken.png").unlink()
+    text = status(tmp_path, capsys)
+    assert "ImageError" not in text
+    assert "1 x files that no longer exist, or folders that can be read again" in text
+    assert "1 x fetch: FileNotFoundError" in text  # the link is there
+    assert json.loads(status(tmp_path, capsys, "--json"))["obsolete"] == 1
+
+
+def test_a_folder_that_can_be_read_again_is_no_failure(tmp_path: Path) -> None:
+    (tmp_path / "readable").mkdir()
+    (tmp_path / "a.jpg").touch()
+    folders = [(f"{tmp_path}/{name}", "UnreadableFolder") for name in ("readable", "gone")]
+    files = [(f"{tmp_path}/{name}", "ImageError") for name in ("a.jpg", "b.jpg")]
+    never = [(f"{tmp_path}/c.jpg", "FileNotFoundError")]  # a list may name it again
+    over = find_obsolete(str(tmp_path / "out"), [*folders, *files, *never])
+    assert over == {f"{tmp_path}/{name}" for name in ("readable", "gone", "b.jpg")}
+
+
+def test_status_says_what_captioned_where_it_changes(photos: Path, tmp_path: Path, capsys) -> None:
+    assert caption(photos) == 0
+    write(photos / "4.png", 4)
+    assert caption(photos) == 0
+    first, second = [line for line in status(tmp_path, capsys).splitlines() if "  done, " in line]
+    assert "model " in first
+    assert "model " not in second
+    assert "1 caption, 1 failure, 3 already done, 1 failed for good before" in second
+
+
 class TestDeletedPhotographs:
     @pytest.fixture(autouse=True)
     def nights(self, photos: Path, tmp_path: Path, capsys) -> None:
@@ -118,9 +151,12 @@ class TestDeletedPhotographs:
         assert not list(tmp_path.glob("set.left_out*"))
 
     @pytest.mark.parametrize(("missing", "rows"), [("skip", 2), ("keep", 3)])
-    def test_snapshot(self, missing: str, rows: int, tmp_path: Path) -> None:
+    def test_snapshot(self, missing: str, rows: int, photos: Path, tmp_path: Path) -> None:
+        (photos / "broken.png").unlink()
         assert main(["snapshot", f"--output={tmp_path}/out", f"--to={tmp_path}/new", f"--missing={missing}"]) == 0
         assert duckdb.sql(f"select count(*) from '{tmp_path}/new/data/*.parquet'").fetchall() == [(rows,)]
+        failures = duckdb.sql(f"select uri from '{tmp_path}/new/failures/*.parquet' order by uri").fetchall()
+        assert [Path(uri).name for (uri,) in failures] == ["broken.png", "later.png"][missing == "skip" :]
 
     @pytest.mark.parametrize("command", [["snapshot"], ["export", "--format=csv"]], ids=lambda command: command[0])
     def test_fail(self, command: list[str], tmp_path: Path, capsys) -> None:
@@ -141,11 +177,16 @@ def test_corrections_that_no_longer_apply(photos: Path, tmp_path: Path, capsys) 
     ).fetchall()
     (tmp_path / "c.jsonl").write_text(json.dumps({"uri": uri, "object_version": version, "bad": True}))
     main(["correct", f"--output={tmp_path}/out", f"{tmp_path}/c.jsonl"])
-    assert "corrections of other content" not in status(tmp_path, capsys)
+    text = status(tmp_path, capsys)
+    assert "current: 3 captions (0 edited, 1 marked bad), 2 failures" in text
+    assert "no longer apply" not in text
     write(photos / "1.png", 99)
     assert caption(photos) == 0
     assert "corrections of 1 image no longer apply" in capsys.readouterr().err
-    assert f"corrections of other content than the present one: 1\n  {uri}" in status(tmp_path, capsys)
+    assert f"corrections that no longer apply, since the image has changed: 1\n  {uri}" in status(tmp_path, capsys)
+    write(photos / "4.png", 4)
+    assert caption(photos) == 0
+    assert "no longer apply" not in capsys.readouterr().err  # this run made none useless
 
 
 def test_another_shard_size_is_ignored_when_a_run_is_resumed(

@@ -85,7 +85,7 @@ def test_shares_that_are_no_numbers(tiny_bundle: Path, moved: Path, tmp_path: Pa
 @pytest.mark.parametrize("shares", ["0.5", "0.5,0.6", "0.2,0.3,0.5"])
 def test_shares_that_do_not_fit(shares: str, tiny_bundle: Path, moved: Path, tmp_path: Path, capsys) -> None:
     assert main([str(tiny_bundle), str(moved), f"--shares={shares}", f"--output={tmp_path}/between"]) == 2
-    assert "shares must be one for each of 2 bundles, with a sum of 1" in capsys.readouterr().err
+    assert "--shares must be one for each of 2 bundles, with a sum of 1" in capsys.readouterr().err
 
 
 def test_bundles_that_do_not_fit(tiny_bundle: Path, moved: Path, tmp_path: Path, capsys) -> None:

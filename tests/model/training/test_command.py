@@ -12,6 +12,7 @@ from model.engine_choice import EngineError
 from model.training.command import (
     OutputError,
     check_output_file,
+    check_output_folder,
     replace_file,
     run_command,
     write_output_file,
@@ -48,6 +49,11 @@ def test_a_replaced_file_has_the_permissions_of_a_new_one(tmp_path: Path) -> Non
     (tmp_path / "new").touch()
     replace_file(tmp_path / "file", b"content")
     assert (tmp_path / "file").stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
+def test_a_page_whose_folder_is_not_there_is_refused_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=f"there is no folder {tmp_path}/nowhere; create it or choose another"):
+        check_output_folder(tmp_path / "nowhere" / "page")
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:

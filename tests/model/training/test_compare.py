@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from model import Caption
+from model import Caption, check_bundle
 from model.training.compare import main, page, spread
 from model.training.data import Example
 from tests.images import encode
@@ -24,6 +24,7 @@ WIDE = Example("wide.jpg", encode(Image.new("RGB", (400, 100), "blue"), "JPEG"),
 def test_a_row_has_the_photograph_and_all_captions_as_text() -> None:
     before, after = [Caption("a <script>alert(1)</script>", -1.25)], [Caption("the sea", -0.5)]
     found = page([WIDE], before, after, ["model-<1>", "model-2"])
+    assert "<p>1 of 1 captions differ between model-&lt;1&gt; and model-2" in found
     assert "<th>image<th>human captions<th>model-&lt;1&gt;<th>model-2" in found
     cells = re.split("<td>", found)[1:]
     assert cells[1] == "a sea &lt;b&gt;<br>two &amp; two"
@@ -34,18 +35,28 @@ def test_a_row_has_the_photograph_and_all_captions_as_text() -> None:
     assert "http" not in found
 
 
+def test_what_differs_comes_first() -> None:
+    same, old, new = Caption("a sea", -1.0), Caption("before", -1.0), Caption("after", -1.0)
+    found = page([WIDE, WIDE, WIDE], [same, old, same], [same, new, same], ["first", "second"])
+    assert "1 of 3 captions differ between first and second" in found
+    assert [cell.split(" <i>")[0] for cell in re.split("<td>", found)[3::4]] == ["before", "a sea", "a sea"]
+
+
 def test_the_photographs_are_spread_over_the_data() -> None:
     examples = [Example(str(number), b"", ("x",)) for number in range(10)]
     assert [example.image_id for example in spread(examples, 4)] == ["0", "2", "5", "7"]
     assert spread(examples, 50) == examples
 
 
-def test_the_command(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_the_command(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"image": WIDE.image, "captions": [f"number {number}"]} for number in range(3)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data.parquet")
     models = [f"--before={tiny_bundle}", f"--after={tiny_bundle}", "--engine=tensorflow", "--decoding=greedy"]
     arguments = [f"--data={tmp_path}/data.parquet", *models, f"--output={tmp_path}/page.html", "--images=2"]
     assert main(arguments) == 0
+    named = f"{tiny_bundle} ({check_bundle(tiny_bundle)})"
+    told = capsys.readouterr().out
+    assert told == f"{tmp_path}/page.html: 0 of 2 captions differ between {named} and {named}\n"
     found = html.unescape((tmp_path / "page.html").read_text())
     assert re.findall("number .", found) == ["number 0", "number 1"]
     captions = re.findall("<td>([^<]+<i>.*?</i>)<td>(.*)", found)
