@@ -61,7 +61,7 @@ def read(image: ImageInput) -> bytes:
 
 
 def reason(image: ImageInput, stage: str = "fetch") -> str:
-    failure = fetch(image, 10.0, Allowed(schemes=("file",), roots=("/",)), Filters())
+    failure = fetch(image, 0.5, Allowed(schemes=("file",), roots=("/",)), Filters())
     assert isinstance(failure, Failure)
     assert failure.stage == stage
     return failure.error_message
