@@ -162,7 +162,10 @@ class _List:
             if found.count(column) != 1:
                 option = "--uri_column" if column == self._options.uri_column else "--carry_columns"
                 number = "two columns" if column in found else "no column"
-                raise ListError(f"{self._given} has {number} {column}; {option} must name one of {', '.join(found)}")
+                near = next((name for name in found if name.strip().lower() == column.strip().lower()), column)
+                hint = "" if near == column else f"; did you mean {near!r}?"
+                known = ", ".join(found)
+                raise ListError(f"{self._given} has {number} {column}; {option} must name one of {known}{hint}")
 
     def _listing(self, rows: Rows, column: str, own: Sequence[str], names: RelativeNames) -> Iterator[pa.RecordBatch]:
         rows = self._with_text(rows, column)

@@ -133,6 +133,14 @@ def test_a_parquet_row_with_a_null_or_without_utf8(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(("header", "near"), [("URI,n", "'URI'"), ("n,uri ", "'uri '"), ("url,n", None)])
+def test_a_column_that_is_nearly_there(header: str, near: str | None, tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text(f"{header}\n/a,/b\n")
+    with pytest.raises(ListError, match="has no column uri; --uri_column must name one of ") as refused:
+        rows(tmp_path / "l.csv")
+    assert str(refused.value).endswith(f"; did you mean {near}?" if near else "one of url, n")
+
+
 def test_other_delimiters(tmp_path: Path) -> None:
     given = tmp_path / "l.csv"
     given.write_text("n;uri\n1,5;/a\n")
