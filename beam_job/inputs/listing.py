@@ -219,6 +219,8 @@ def _rows_of_lists(
 ) -> Iterator[pa.RecordBatch]:
     """The rows of several lists; one that cannot be read is a failure, and the others are read.
 
+    Columns to carry that only some of them have are null for the rows of the others, which follow the rest.
+
     Raises:
       ListError: not one list has what the options name.
     """
@@ -236,7 +238,12 @@ def _rows_of_lists(
     if refused and not are_meant:
         raise refused[0][1]
     for stored, refusal in refused:
-        yield _unread_list(stored, refusal, options.carry_columns)
+        partitions = {**dict.fromkeys(options.carry_columns), **partitions_of(stored.uri)}
+        try:
+            yield from read_list(stored.uri, options=options, partitions=partitions, taken=taken)
+            _LOGGER.warning(f"{refusal}; it is null for this list")
+        except ListError as error:
+            yield _unread_list(stored, error, options.carry_columns)
 
 
 def _unread_list(stored: StoredObject, error: ListError, carry_columns: Sequence[str]) -> pa.RecordBatch:

@@ -239,7 +239,10 @@ class _List:
         yield from self._failed(rows.bad, fields)
 
     def _carried(self, name: str, own: Mapping[str, pa.Array], count: int) -> pa.Array:
-        return own[name] if name in own else pa.array([self._partitions[name]] * count, pa.string())
+        if name in own:
+            return own[name]
+        value = self._partitions[name]
+        return pa.nulls(count) if value is None else pa.array([value] * count, pa.string())
 
     def _failed(self, bad: Sequence[tuple[int, str]], carried: Sequence[pa.Field]) -> Iterator[pa.RecordBatch]:
         """A row for each bad one, named `LIST#row=N`; the carried columns are null."""

@@ -93,6 +93,17 @@ def test_one_of_several_lists_lacks_the_column(folder: Path) -> None:
         rows(f"{folder}/*.csv")
 
 
+def test_a_carried_column_that_some_lists_lack_is_null(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fill(folder, "0.jsonl")
+    (folder / "0.jsonl").write_text('{"uri": "/0.jpg"}\n')
+    (folder / "1.jsonl").write_text('{"uri": "/1.jpg", "n": 1}\n')
+    found = rows(f"{folder}/*.jsonl", carry_columns=("n",))
+    assert [(row["uri"], row["n"], row["list_error"]) for row in found] == [("/1.jpg", 1, None), ("/0.jpg", None, None)]
+    assert f"{folder}/0.jsonl has no column n; " in caplog.text
+    with pytest.raises(InputError, match="has no column m"):
+        rows(f"{folder}/*.jsonl", carry_columns=("m",))
+
+
 def test_a_folder_that_spark_named_like_a_file(tmp_path: Path) -> None:
     parts(tmp_path / "out.parquet")
     assert len(rows(tmp_path / "out.parquet")) == 3
