@@ -88,7 +88,7 @@ def test_epochs_are_compared_by_the_mean_of_all_sets(parquet: str, tmp_path: Pat
         pytest.param(["--data=nowhere.parquet"], "no Parquet file at nowhere.parquet", id="no data"),
         pytest.param(["--data=nowhere.json"], "no such file: nowhere.json", id="no JSON"),
         pytest.param(["--data=DATA", "--epochs=0"], "epochs must be a whole number from 1, not 0", id="no epoch"),
-        pytest.param(["--data=DATA", "--backbone_weights=imagenet"], "`python -m model convert`", id="lite weights"),
+        pytest.param(["--data=DATA", "--backbone_weights=imagenet"], "`python -m model convert -", id="lite weights"),
         pytest.param(["--data=DATA", "--backbone_weights=lost.safetensors"], "lost.safetensors", id="lost weights"),
     ],
 )
