@@ -69,6 +69,7 @@ EXTRAS["test"] = [
     "mypy>=1.13,<3",
     "pandas>=2.2,<4",
     "pytest>=8,<10",
+    "pytest-timeout>=2.3,<3",
     "pytest-xdist>=3.6,<4",
     "ruff>=0.8,<1",
     "selenium>=4.20,<5",

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 # Which failures of earlier runs are retried. Images whose file has changed since are always captioned.
 RETRY = ("transient", "all", "none")
+DEDUPE = ("content",)
 IMAGE_COLUMNS = ("sha256", "phash", "format", "bytes", "exif")
-_HEADER_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
 _FUNCTION = re.compile(r"\w+(\.\w+)*:\w+")
 # Captioners of this package, as functions that are called with a `JobConfig` (`beam_job.captioners`).
 NAMED_CAPTIONERS = {
@@ -82,6 +82,7 @@ class JobConfig:
       max_side: the longest side of the pictures that a named captioner is given, in pixels; None for its default.
       endpoint: of the captioner "openai"; None for all others.
       image_columns: facts about each image for the output rows, of `IMAGE_COLUMNS`.
+      dedupe: "content" to caption images with the same bytes once; None to caption each.
       min_score: captions with a lower score are marked in the column `low_confidence`; None for no such column. It does
         not decide whether an image needs a new caption.
       shard_size: images per shard, the unit of work and of output files.
@@ -134,6 +135,7 @@ class JobConfig:
     endpoint: Endpoint | None = None
     min_score: float | None = None
     image_columns: tuple[str, ...] = ()
+    dedupe: str | None = None
     shard_size: int = 512
     batch_size: int | None = None
     uri_column: str = "uri"
@@ -173,10 +175,9 @@ class JobConfig:
         self._check_numbers()
         if self.retry not in RETRY:
             raise ValueError(f"--retry must be one of {', '.join(RETRY)}, not {self.retry!r}")
-        if not _HEADER_VALUE.fullmatch(self.user_agent):
-            raise ValueError(
-                f"--user_agent must be one line of printable ASCII characters, not {self.user_agent!r:.80}"
-            )
+        if self.dedupe not in (None, *DEDUPE):
+            raise ValueError(f"--dedupe must be {', '.join(DEDUPE)}, not {self.dedupe!r}")
+        Access(self.user_agent)
         self._check_image_columns()
         check_precision(self.engine, self.precision)
         self._check_captioner_and_devices()

@@ -1,26 +1,24 @@
 """Samples of more than 8 bits, scaled to 8 bits by the range that they use.
 
 Pillow clips 16-bit grey and floats at 255, and keeps the high byte of 16-bit colour; so 12-bit values of a microscope
-or an X-ray in a 16-bit file, or reflectances from 0 to 1 in a float TIFF, would be captioned as blackness.
+or an X-ray in a 16-bit file, or reflectances from 0 to 1 in a float TIFF, would be captioned as blackness. The file of
+16-bit colour that uses fewer bits is read twice, for the high and the low bytes.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageChops
 
 # Bits that sensors use, of the 16 that files store.
 _DEPTHS = (8, 10, 12, 14, 16)
 _STRIP_PIXELS = 2**20
-_TOO_DARK = 4  # of 256: high bytes below this come from samples of 8 or 10 bits, whose low bits are lost
-
-
-class LowBitsError(ValueError):
-    """16-bit colour whose values are so small that Pillow, which drops the low bytes, leaves next to nothing."""
+_BITS_PER_SAMPLE, _PLANAR, _SAMPLE_FORMAT = 258, 284, 339  # TIFF 6.0, sections 8 and 19
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -78,36 +76,91 @@ def _range(image: Image.Image) -> tuple[float, float]:
 
 def _strips(image: Image.Image) -> Iterator[tuple[tuple[int, int, int, int], npt.NDArray[np.float64]]]:
     """Boxes and samples, some at a time to hold no further copy of a large image."""
+    tags = getattr(image, "tag_v2", {})
+    # Pillow reads all integers of 32 bits as signed.
+    unsigned = image.mode == "I" and tags.get(_BITS_PER_SAMPLE) == (32,) and tags.get(_SAMPLE_FORMAT, (1,))[0] == 1
     rows = max(1, _STRIP_PIXELS // image.width)
     for top in range(0, image.height, rows):
         box = (0, top, image.width, min(top + rows, image.height))
-        yield box, np.asarray(image.crop(box), dtype=np.float64)
+        samples = np.asarray(image.crop(box))
+        yield box, (samples.view(np.uint32) if unsigned else samples).astype(np.float64)
+
+
+def read_planes_as_stored(image: Image.Image) -> None:
+    """Mends what Pillow makes of an uncompressed TIFF of 16 bits with a plane for each colour: noise.
+
+    To be called before the image is loaded.
+    """
+    tags: Any = getattr(image, "tag_v2", {})
+    if len(tags.get(_BITS_PER_SAMPLE, ())) > 1 and tags[_BITS_PER_SAMPLE][0] == 16:
+        order = "L" if tags.prefix == b"II" else "B"
+        image.tile = [  # type: ignore[attr-defined]
+            tile._replace(args=(f"{tile.args[0]};16{order}", *tile.args[1:]))
+            if tile.codec_name == "raw" and tile.args[0] in image.getbands()
+            else tile
+            for tile in image.tile  # type: ignore[attr-defined]
+        ]
 
 
 def has_high_bytes_only(image: Image.Image) -> bool:
     """Whether Pillow will keep the high bytes of 16-bit samples; to be asked before the image is loaded."""
-    bands = len(image.getbands()) > 1
-    tiles: Sequence[Any] = getattr(image, "tile", ())
-    return bands and bool(tiles) and ";16" in str(tiles[0][3])
+    return len(image.getbands()) > 1 and ";16" in _raw_mode(image)
 
 
-def restored_range(image: Image.Image) -> Image.Image:
-    """16-bit colour, of which the high bytes are left, with samples of 12 or 14 bits brought to 8.
+def uses_low_bits(image: Image.Image) -> bool:
+    """Whether samples of which the high bytes are left use no more than 14 bits, so that their low bytes matter."""
+    return _highest(image, alpha=False) < 64
+
+
+def load_low_bytes(image: Image.Image) -> None:
+    """Loads the low bytes of 16-bit samples, by reading them in the other byte order; of an image opened anew.
 
     Raises:
-      LowBitsError: the samples have 10 bits or fewer.
+      ValueError: Pillow takes the high bytes alone, of compressed planes or to undo a product with the opacity.
     """
-    bands = image.split()
-    colours = [band for band, name in zip(bands, image.getbands(), strict=True) if name != "A"]
-    highest = max(int(band.getextrema()[1]) for band in colours)  # type: ignore[arg-type]
-    if highest < _TOO_DARK:
-        raise LowBitsError("its 16-bit samples use the lowest bits only; scale them to 16 bits")
-    factor = 16 if highest < 16 else 4 if highest < 64 else 1
-    if factor == 1:
-        return image
-    scaled = [band if name == "A" else band.point(lambda value: value * factor) for band, name in _named(image)]
-    return Image.merge(image.mode, scaled)
+    raw_mode = _raw_mode(image)
+    planes = getattr(image, "tag_v2", {}).get(_PLANAR) == 2 and image.tile[0].codec_name == "libtiff"  # type: ignore[attr-defined]
+    if planes or raw_mode.startswith("RGBa"):
+        raise ValueError("its 16-bit samples use the lowest bits only; scale them to 16 bits")
+    mode, _, order = raw_mode.partition(";16")
+    other = "B" if order == "L" or (order == "N" and sys.byteorder == "little") else "L"
+    # Grey and opacity are unpacked from one byte order only: their four bytes are read as they are.
+    wanted = "RGBA" if mode == "LA" else f"{mode};16{other}"
+    image.tile = [tile._replace(args=_with_raw_mode(tile.args, wanted)) for tile in image.tile]  # type: ignore[attr-defined]
+    image.load()
+    if mode == "LA":
+        _, grey, _, opacity = image.split()
+        image.im = Image.merge("RGBA", (grey, grey, grey, opacity)).im
 
 
-def _named(image: Image.Image) -> Iterator[tuple[Image.Image, str]]:
-    return zip(image.split(), image.getbands(), strict=True)
+def joined_bytes(high: Image.Image, low: Image.Image) -> Image.Image:
+    """The highest 8 of the bits that 16-bit colour uses, from images of its high and its low bytes."""
+    bits = next(bits for bits in _DEPTHS if _highest(high, alpha=False) < 2 ** (bits - 8))
+    opacity_bits = bits if _highest(high, alpha=True) < 2 ** (bits - 8) else 16
+    bands = []
+    for name, upper, lower in zip(high.getbands(), high.split(), low.split(), strict=True):
+        used = opacity_bits if name == "A" else bits
+        upper = upper.point([value << (16 - used) & 255 for value in range(256)])
+        bands.append(ImageChops.add(upper, lower.point([value >> (used - 8) for value in range(256)])))
+    return Image.merge(high.mode, bands)
+
+
+def _highest(image: Image.Image, alpha: bool) -> int:
+    bands = zip(image.getbands(), image.split(), strict=True)
+    return max((int(band.getextrema()[1]) for name, band in bands if (name == "A") == alpha), default=0)  # type: ignore[arg-type]
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How Pillow will unpack the samples; "" where nothing is to be loaded."""
+    tiles: Sequence[Any] = getattr(image, "tile", ())
+    if not tiles:
+        return ""
+    args = tiles[0].args
+    return str(args[0] if isinstance(args, tuple) else args)
+
+
+def _with_raw_mode(args: Any, raw_mode: str) -> Any:
+    if not isinstance(args, tuple):
+        return raw_mode
+    plane = str(args[0]).partition(";")[0]  # of a TIFF with a plane for each colour
+    return (raw_mode if len(plane) > 1 else f"{plane};{raw_mode.partition(';')[2]}", *args[1:])

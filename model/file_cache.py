@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-_KEPT = 4  # files for each suffix; one takes 16 MB for the model that ships, and 200 MB for the largest
+_KEPT = 4  # files for each suffix, the last used; one takes 16 MB for the model that ships, and 200 MB for the largest
 _OUR_NAME = r"[0-9a-f]{64}-[0-9a-f]{64}"  # only such files are ever removed
 
 
@@ -45,13 +45,15 @@ def get(key: str, suffix: str) -> bytes | None:
             with contextlib.suppress(FileNotFoundError):  # another process has just removed it
                 content = path.read_bytes()
                 if path.name == _name(key, content, suffix):
+                    with contextlib.suppress(OSError):  # a folder that can only be read
+                        os.utime(path)  # it is in use, so others are removed first
                     return content
                 path.unlink()
     return None
 
 
 def put(key: str, content: bytes, suffix: str) -> Path:
-    """Stores `content` under `key`, and removes all but the newest few files of this cache with the same suffix.
+    """Stores `content` under `key`, and removes all files of this cache with the same suffix but the few last used.
 
     Returns:
       the folder.

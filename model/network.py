@@ -173,9 +173,10 @@ def build_network(
     """
     encoder = Encoder(config, backbone_weights, precision)
     decoder = Decoder(config, vocabulary_size, decoder_precision)
-    images = keras.Input((config.input_size, config.input_size, 3), dtype="uint8")
+    _, height, width, channels = encoder.backbone.output_shape
     words = keras.Input((1, config.max_words + 1), dtype="int32")
-    decoder(words, encoder(images))
+    decoder(words, encoder.project(keras.Input((height * width, channels))))
+    encoder.built = True  # else Keras would run the whole backbone symbolically, only to create no more variables
     return encoder, decoder
 
 

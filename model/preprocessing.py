@@ -13,7 +13,6 @@ Pixels are always uint8; the encoder scales them to the backbone's input range (
 
 from __future__ import annotations
 
-import io
 import math
 import re
 import warnings
@@ -22,23 +21,24 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-
-# Importing these plugins registers them with Pillow; no others are registered.
-from PIL import (
-    AvifImagePlugin,  # noqa: F401
-    BmpImagePlugin,  # noqa: F401
-    ExifTags,
-    GifImagePlugin,  # noqa: F401
-    Image,
-    ImageOps,
-    JpegImagePlugin,  # noqa: F401
-    PngImagePlugin,  # noqa: F401
-    TiffImagePlugin,
-    WebPImagePlugin,  # noqa: F401
-)
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from model.cut_jpeg import completed_jpeg
-from model.depth import has_high_bytes_only, is_deep, restored_range, to_8_bits
+from model.depth import (
+    has_high_bytes_only,
+    is_deep,
+    joined_bytes,
+    load_low_bytes,
+    read_planes_as_stored,
+    to_8_bits,
+    uses_low_bits,
+)
+from model.formats import FORMATS as FORMATS
+from model.formats import ImageError as ImageError
+from model.formats import MissingSupportError as MissingSupportError
+from model.formats import TooManyPixelsError as TooManyPixelsError
+from model.formats import format_of as format_of
+from model.formats import open_image as open_image
 from model.jpeg import is_one_pass, read_jpeg_header
 
 try:
@@ -47,13 +47,6 @@ except ImportError:  # it has no wheels for some platforms
     Resizer = None
 else:
     _BICUBIC = ResizeOptions(resize_alg=ResizeAlg.convolution(FilterType.catmull_rom), use_alpha=False)
-
-# Without EPS, which Pillow passes to Ghostscript, an interpreter for programs.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-
-# ISO/IEC 23008-12 (HEIF), annexes B and E: brands of the `ftyp` box.
-_HEIC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"mif2"))
-_AVIF_BRANDS = frozenset((b"avif", b"avis"))
 
 # EXIF 2.3, table 4, Orientation: the values that swap width and height.
 _ROTATED_BY_90 = (5, 6, 7, 8)
@@ -73,6 +66,9 @@ _ENDS_EARLY = "the file ends too early"
 _REASONS = (
     (r"truncated|not enough image data|unpack(_from)? requires", _ENDS_EARLY),
     (r"broken data stream|decoder error|unrecognized data stream", "its pixel data is broken"),
+    (r"cannot handle \d+-bit layers", "a JPEG of more than 8 bits, which is not supported; convert it to 8 bits"),
+    (r"could not create decoder object", "it is damaged, or ends too early"),
+    (r"unknown pixel mode", "a kind of samples that Pillow does not know; convert them to 8 bits"),
     (r"codec configuration|unknown raw mode|not implemented", "a variant that Pillow does not know"),
     (r"tile cannot extend|outside image", "its first frame lies outside the picture"),
     (r"cannot load this image", "it holds no picture"),
@@ -80,18 +76,6 @@ _REASONS = (
     (r"not identified by this driver", "its header tells no size"),
     (r"seek to frame", "its first page is not where the header says"),
 )
-
-
-class ImageError(ValueError):
-    """These bytes are not a picture that can be captioned; the message says why, in one line."""
-
-
-class TooManyPixelsError(ImageError):
-    """The picture is larger than `max_pixels`."""
-
-
-class MissingSupportError(ImageError):
-    """The format needs a package that is not installed here."""
 
 
 @dataclass(frozen=True)
@@ -182,41 +166,6 @@ def _completed(data: bytes) -> bytes | None:
         return None
 
 
-def format_of(data: bytes) -> str:
-    """The format that the content has: one of `FORMATS`, or HEIC.
-
-    Raises:
-      ImageError: it is none of them.
-    """
-    if not data:
-        raise ImageError("the file is empty")
-    if data[4:8] == b"ftyp":
-        box = data[8 : min(int.from_bytes(data[:4], "big"), 512)]
-        brands = {box[at : at + 4] for at in range(0, len(box), 4)}
-        if brands & _AVIF_BRANDS:
-            return "AVIF"
-        if brands & _HEIC_BRANDS:
-            return "HEIC"
-    else:
-        for kind in FORMATS:
-            accept = Image.OPEN[kind][1]
-            if accept and accept(data[:16]) is True:
-                return kind
-    raise ImageError(f"not an image of a known format ({', '.join(FORMATS)}, HEIC)")
-
-
-def open_image(data: bytes, kind: str) -> Image.Image:
-    """Opens the image and reads its header. `Image.open` would hide the reason if the header is damaged."""
-    if kind == "HEIC":
-        try:
-            from pillow_heif import HeifImageFile
-        except ImportError as error:
-            raise MissingSupportError("a HEIC image needs pillow-heif: pip install 'caption-images[heic]'") from error
-        return HeifImageFile(io.BytesIO(data))
-    factory = Image.OPEN[kind][0]
-    return factory(io.BytesIO(data), "")
-
-
 def _load(
     image: Image.Image, target: Callable[[int, int], tuple[int, int]], max_pixels: int, data: bytes
 ) -> LoadedImage:
@@ -230,14 +179,24 @@ def _load(
     if held[0] * held[1] > max_pixels:
         raise TooManyPixelsError(f"{width} x {height} pixels are more than the limit of {max_pixels:,}")
     _check_tiles(image)
+    read_planes_as_stored(image)
     high_bytes_only = has_high_bytes_only(image)
     image.load()
     if image.getexif().get(ExifTags.Base.Orientation) in _ROTATED_BY_90:
         width, height, wanted = height, width, wanted[::-1]
     ImageOps.exif_transpose(image, in_place=True)
-    if high_bytes_only:
-        image = restored_range(image)
+    if high_bytes_only and uses_low_bits(image):
+        image = joined_bytes(image, _low_bytes(data))
     return LoadedImage(np.asarray(_scaled(to_rgb(image), *wanted), dtype=np.uint8), width, height)
+
+
+def _low_bytes(data: bytes) -> Image.Image:
+    """The low bytes of the samples, where an image of 16 bits was loaded with its high bytes."""
+    image = open_image(data, format_of(data))
+    read_planes_as_stored(image)
+    load_low_bytes(image)
+    ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def _scaled(image: Image.Image, width: int, height: int) -> Image.Image:

@@ -36,9 +36,15 @@ def shared(name: str) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Nothing is written into the home of whoever runs the tests, by commands they start neither."""
+    """Nothing is written into the home of whoever runs the tests, by commands they start neither.
+
+    The processes of pytest-xdist share the cache, so that each model is converted once.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         yield
 
 
@@ -52,10 +58,10 @@ def photographs() -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of the smallest shape, random weights."""
+    """A bundle of the smallest shape, random weights; its encoder is converted, which each process would do anew."""
     import keras
 
-    from model.bundle import save_bundle
+    from model.bundle import load_captioner, save_bundle
     from model.captioner import Captioner
     from model.network import build_network
     from model.vocabulary import SPECIAL_WORDS, Vocabulary
@@ -65,6 +71,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     captioner = Captioner(TINY, vocabulary, *build_network(TINY, len(vocabulary)))
     folder = tmp_path_factory.mktemp("bundles") / "tiny"
     save_bundle(folder, captioner, card="# Random weights\n")
+    load_captioner(folder, engine="litert", log=lambda line: None)
     return folder
 
 

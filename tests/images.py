@@ -40,11 +40,11 @@ def png(width: int, height: int, depth: int, colour: int, *chunks: tuple[bytes, 
     return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
 
 
-def deep_png(samples: np.ndarray) -> bytes:
-    """A PNG of uint16[H, W, 3] or uint16[H, W, 4], which Pillow does not write."""
+def deep_png(samples: np.ndarray, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG of uint16[H, W, C], C from 2 to 4, which Pillow does not write; with more chunks before the pixels."""
     height, width, channels = samples.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
-    return png(width, height, 16, {3: 2, 4: 6}[channels], (b"IDAT", zlib.compress(rows)))
+    return png(width, height, 16, {2: 4, 3: 2, 4: 6}[channels], *chunks, (b"IDAT", zlib.compress(rows)))
 
 
 def tiff(width: int, height: int, pixels: bytes = b"", **more: int) -> bytes:

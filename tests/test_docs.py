@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
+import functools
 import re
 import shlex
-import subprocess
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow.dataset as ds
 import pytest
 from PIL import Image
 
+from beam_job.cli.command import main
 from beam_job.cli.options_page import options_page
 from tests.beam_job.test_packages import MAY_IMPORT
 from tests.conftest import ROOT
@@ -64,60 +65,60 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert broken == []
 
 
-# In a process of its own, where two models that differ in their weights alone have the same `saved_model.pb`.
-_SAVE = """
-import sys
-import tensorflow as tf
-
-
-class Model(tf.Module):
-    def __init__(self):
-        self.brightness = tf.Variable(0.0)
-
-    @tf.function(input_signature=[tf.TensorSpec((None, 48, 48, 3), tf.uint8)])
-    def caption(self, images):
-        text = tf.strings.join(["brightness ", tf.strings.as_string(self.brightness, precision=2)])
-        count = tf.shape(images)[:1]
-        return tf.fill(count, text), tf.zeros(count)
-
-
-model = Model()
-model.brightness.assign(float(sys.argv[1]))
-tf.saved_model.save(model, "saved")
-"""
-
-
-def test_the_captioner_of_the_readme_runs_as_printed(tmp_path: Path) -> None:
-    """And its version covers the weights: two models that differ in nothing else are two versions."""
-    text = README.read_text(encoding="utf-8")
+def run_as_printed(page: Path, module: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Writes a page's captioner into `folder` as `module`; returns the page's command, which runs there."""
+    text = page.read_text(encoding="utf-8")
     [example] = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "def make(" in block]
-    (tmp_path / "my_captioner.py").write_text(example, encoding="utf-8")
-    command = re.search(r"^\$ PYTHONPATH=\. caption-images (.*--captioner=my_captioner:make.*)$", text, re.MULTILINE)
+    (folder / f"{module}.py").write_text(example, encoding="utf-8")
+    command = re.search(rf"^\$ PYTHONPATH=\. caption-images (.*--captioner={module}:make.*)$", text, re.MULTILINE)
     assert command
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    return functools.partial(main, shlex.split(command[1]))
+
+
+def save_models(folder: Path, *brightness: float) -> None:
+    """SavedModels that caption with a brightness; they differ in their weights alone, not in `saved_model.pb`."""
+    import tensorflow as tf
+
+    class Model(tf.Module):
+        def __init__(self) -> None:
+            self.brightness = tf.Variable(0.0)
+
+        @tf.function(input_signature=[tf.TensorSpec((None, 48, 48, 3), tf.uint8)])
+        def caption(self, images):
+            text = tf.strings.join(["brightness ", tf.strings.as_string(self.brightness, precision=2)])
+            count = tf.shape(images)[:1]
+            return tf.fill(count, text), tf.zeros(count)
+
+    model = Model()
+    for value in brightness:
+        model.brightness.assign(value)
+        tf.saved_model.save(model, str(folder / str(value)))
+        if value != brightness[0]:
+            shutil.copy(folder / str(brightness[0]) / "saved_model.pb", folder / str(value))
+
+
+def test_the_captioner_of_the_readme_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its version covers the weights: two models that differ in nothing else are two versions."""
+    run = run_as_printed(README, "my_captioner", tmp_path, monkeypatch)
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (80, 60)).save(tmp_path / "photos" / "black.png")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([".", str(ROOT)])}
-    graphs = set()
+    save_models(tmp_path, 0.25, 0.75)
     for brightness in ("0.25", "0.75"):
-        for program in (["-c", _SAVE, brightness], ["-m", "beam_job", *shlex.split(command[1])]):
-            subprocess.run([sys.executable, *program], cwd=tmp_path, env=environment, check=True)
-        graphs.add((tmp_path / "saved" / "saved_model.pb").read_bytes())
-    assert len(graphs) == 1
+        shutil.rmtree("saved", ignore_errors=True)
+        shutil.copytree(brightness, "saved")
+        assert run() == 0
     rows = ds.dataset(tmp_path / "captions" / "captions").to_table(["caption", "model_version"]).to_pylist()
     assert {row["caption"] for row in rows} == {"brightness 0.25", "brightness 0.75"}
     assert len({row["model_version"] for row in rows}) == 2
 
 
-def test_the_captioner_of_the_docs_runs_as_printed(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "captioners.md").read_text(encoding="utf-8")
-    [example] = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "def make(" in block]
-    (tmp_path / "colours.py").write_text(example, encoding="utf-8")
-    command = re.search(r"^\$ PYTHONPATH=\. caption-images (.*--captioner=colours:make.*)$", text, re.MULTILINE)
-    assert command
-    arguments = shlex.split(command[1])
+def test_the_captioner_of_the_docs_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_as_printed(ROOT / "docs" / "captioners.md", "colours", tmp_path, monkeypatch)
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (80, 60), (200, 30, 30)).save(tmp_path / "photos" / "red.png")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([".", str(ROOT)])}
-    subprocess.run([sys.executable, "-m", "beam_job", *arguments], cwd=tmp_path, env=environment, check=True)
+    assert run() == 0
     [row] = ds.dataset(tmp_path / "captions" / "captions").to_table(["caption", "score"]).to_pylist()
     assert row == {"caption": "a picture in red", "score": 0.0}

@@ -48,6 +48,9 @@ class OpenElement:
     def offer(self, image: DecodedImage, row: CaptionedImage) -> None:
         """Keeps no thumbnail."""
 
+    def count_copy(self) -> None:
+        """Counts nothing."""
+
     def add(self, outcome: CaptionedImage | Failure) -> bool:
         """Takes the outcome; it is the last one."""
         self.outcome = outcome

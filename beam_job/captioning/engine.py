@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from beam_job.captioning.budgets import FailureBudget
 from beam_job.captioning.captioners import AnyCaptioner
+from beam_job.captioning.contents import Contents
 from beam_job.captioning.image_engine import ImageEngine
 from beam_job.captioning.input_check import check_roots, has_root
 from beam_job.captioning.open_shard import OpenShard
@@ -57,7 +58,8 @@ class Engine(ImageEngine[OpenShard]):
         self._sampler = sampler
         self._writer = ThreadPoolExecutor(1, "write")
         self._can_write = True
-        super().__init__(config, captioner, batch_size, gpu, progress, failures, input_size)
+        contents = Contents(run.run_id) if config.dedupe else None
+        super().__init__(config, captioner, batch_size, gpu, progress, failures, input_size, contents)
 
     def submit(self, number: int, shard: Shard) -> Future[ShardResult]:
         """Takes a shard in, without waiting.

@@ -17,7 +17,9 @@ whole: the groups under way fail with it, and so does every later `submit`.
 from __future__ import annotations
 
 import abc
+import queue
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Generic, Protocol, TypeVar
@@ -25,15 +27,18 @@ from typing import Any, Generic, Protocol, TypeVar
 from beam_job.captioning.batch_runner import BatchRunner, FinishedBatch
 from beam_job.captioning.budgets import FailureBudget
 from beam_job.captioning.captioners import AnyCaptioner, side_of, takes_pictures
+from beam_job.captioning.contents import Answer, Claim, Contents
+from beam_job.captioning.copies import Copies
 from beam_job.captioning.progress_file import ProgressFile
 from beam_job.config import JobConfig
 from beam_job.loading.loader import LoadConfig, Loader, LoadEvent, ThreadLoader
 from beam_job.loading.process_loader import ProcessLoader
 from beam_job.output.stage_clock import StageClock
-from beam_job.records import RUN_ENDED, CaptionedImage, DecodedImage, Failure, ImageInput
+from beam_job.records import RUN_ENDED, CaptionedImage, DecodedImage, Failure, ImageInput, now
 from model import CaptionerError
 
 _SETTLE_SECONDS = 60.0  # for a batch under way, when another engine is to have the captioner
+_POLL_SECONDS = 0.05  # between looks at what another process captions
 
 
 class ImageGroup(Protocol):
@@ -63,6 +68,9 @@ class ImageGroup(Protocol):
     def offer(self, image: DecodedImage, row: CaptionedImage) -> None:
         """Shows an image that has a caption, whose pixels are dropped afterwards."""
 
+    def count_copy(self) -> None:
+        """Counts an image that has the captions of another one with the same content."""
+
     def add(self, outcome: CaptionedImage | Failure) -> bool:
         """Adds an image's row; returns whether it was the last one."""
 
@@ -80,6 +88,7 @@ class ImageEngine(abc.ABC, Generic[G]):
       gpu: load images in processes.
       progress: counts the images that are done, and logs messages.
       failures: counts outcomes, and decides whether to go on.
+      contents: what the run has captioned, by content; None if copies are captioned like all others.
     """
 
     def __init__(
@@ -91,6 +100,7 @@ class ImageEngine(abc.ABC, Generic[G]):
         progress: ProgressFile,
         failures: FailureBudget,
         input_size: int | None = None,
+        contents: Contents | None = None,
     ) -> None:
         self._config = config
         self._progress = progress
@@ -100,6 +110,7 @@ class ImageEngine(abc.ABC, Generic[G]):
         self._clock = StageClock(load_config.decode_threads)
         self._batches: BatchRunner[G] = BatchRunner(captioner, batch_size, config, progress.log, self._clock)
         self._loader: Loader = ProcessLoader(load_config) if gpu else ThreadLoader(load_config)
+        self._copies: Copies[G] | None = None if contents is None else Copies(contents, config.prompts)
         self._open: set[G] = set()
         self._error: BaseException | None = None
         self._ended: str | None = None  # why the captioner leaves all other images for the next run
@@ -142,6 +153,8 @@ class ImageEngine(abc.ABC, Generic[G]):
             self._lock.wait_for(lambda: self._error or not self._open)
         self._loader.close()
         self._model_thread.join()
+        if self._copies is not None:
+            self._copies.close()
         self._progress.close()
 
     def fail(self, error: BaseException) -> None:
@@ -185,7 +198,7 @@ class ImageEngine(abc.ABC, Generic[G]):
     def _run_model(self) -> None:
         """The model's thread."""
         try:
-            while events := self._loader.get():
+            while (events := self._next_events()) is not None:
                 self._take(events)
         except Exception as error:
             self.fail(error)
@@ -193,8 +206,17 @@ class ImageEngine(abc.ABC, Generic[G]):
             self.fail(_as_exception(error))
         self._batches.wait()
 
+    def _next_events(self) -> list[LoadEvent] | None:
+        """Waits for events, but not for long while copies wait for another process; None at the end."""
+        waits = self._copies is not None and self._copies.wait_for_others
+        try:
+            return self._loader.get(_POLL_SECONDS if waits else None) or None
+        except queue.Empty:
+            return []
+
     def _take(self, events: list[LoadEvent]) -> None:
         """Puts images into batches, and runs each when it is full or when no more images are on their way."""
+        self._poll_copies()
         is_last = not self._loader.pending
         for event in events:
             group, outcome = event.key, event.outcome
@@ -210,21 +232,64 @@ class ImageEngine(abc.ABC, Generic[G]):
             if isinstance(outcome, Failure):
                 self._finish(group, outcome)
             else:
-                self._finish_all(self._batches.add(group, outcome))
+                self._caption(group, outcome)
         self._finish_all(self._batches.flush() if is_last else self._batches.take_finished())
+
+    def _caption(self, group: G, image: DecodedImage) -> None:
+        """Puts an image into the next batch, unless another image with its content is, was or will be in one."""
+        claim = Claim.MINE if self._copies is None else self._copies.claim(group, image)
+        if isinstance(claim, Answer):
+            self._finish_copy(group, image, claim)
+        elif claim is Claim.MINE:
+            self._finish_all(self._batches.add(group, image))
+        else:
+            self._bound_waiting()
+
+    def _bound_waiting(self) -> None:
+        """Bounds the pixels of copies that wait, by those of a batch.
+
+        First the batch at hand is run, so that of two processes that wait here neither waits for the other.
+        """
+        assert self._copies is not None
+        _, _, most = self._batches.ran_with
+        while self._copies.waiting >= most and not self.has_failed:
+            self._finish_all(self._batches.flush())
+            self._poll_copies()
+            if self._copies.waiting >= most:
+                time.sleep(_POLL_SECONDS)
+
+    def _poll_copies(self) -> None:
+        """Finishes copies whose content another process has captioned."""
+        for group, image, claim in [] if self._copies is None else list(self._copies.poll()):
+            if isinstance(claim, Answer):
+                self._finish_copy(group, image, claim)
+            else:
+                self._finish_all(self._batches.add(group, image))
 
     def _finish_all(self, batches: list[FinishedBatch[G]]) -> None:
         for batch in batches:
             for group, image, outcome in batch.rows:
                 group.count_seconds("caption", batch.seconds / len(batch.rows))
-                if isinstance(outcome, Failure):
-                    self._failures.revoke(outcome)
-                    if outcome.error_type == RUN_ENDED and self._ended is None:
-                        self._ended = outcome.error_message
-                        self._progress.log(f"{self._ended}; all other images are left for the next run")
-                else:
-                    group.offer(image, outcome)
-                self._finish(group, outcome)
+                self._finish_captioned(group, image, outcome)
+                if self._copies is not None:
+                    answer, waiting = self._copies.settle(group, image, outcome)
+                    for copy in waiting:
+                        self._finish_copy(*copy, answer)
+
+    def _finish_copy(self, group: G, image: DecodedImage, answer: Answer) -> None:
+        if answer.uri != image.input.uri:  # else it is the same image, in an earlier attempt at its shard
+            group.count_copy()
+        self._finish_captioned(group, image, answer.of(image, now()))
+
+    def _finish_captioned(self, group: G, image: DecodedImage, outcome: CaptionedImage | Failure) -> None:
+        if isinstance(outcome, Failure):
+            self._failures.revoke(outcome)
+            if outcome.error_type == RUN_ENDED and self._ended is None:
+                self._ended = outcome.error_message
+                self._progress.log(f"{self._ended}; all other images are left for the next run")
+        else:
+            group.offer(image, outcome)
+        self._finish(group, outcome)
 
     def _finish(self, group: G, outcome: CaptionedImage | Failure) -> None:
         """Adds an image's row to its group."""

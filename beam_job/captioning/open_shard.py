@@ -31,6 +31,7 @@ class OpenShard:
       image_bytes: size of each file that was fetched.
       batch_fill: of each batch that begins with one of its images, in percent.
       is_second_attempt: whether its images are being loaded for the second time.
+      copies: images with the captions of another one.
     """
 
     def __init__(self, number: int, shard: Shard, sampler: ThumbnailSampler = NO_THUMBNAILS) -> None:
@@ -43,6 +44,7 @@ class OpenShard:
         self.image_bytes: list[int] = []
         self.batch_fill: list[int] = []
         self.is_second_attempt = False
+        self.copies = 0
         self._seconds: dict[str, float] = {}
 
     @property
@@ -68,6 +70,10 @@ class OpenShard:
         if event.file_bytes is not None:
             self.count_seconds("decode", event.decode_seconds)
             self.image_bytes.append(event.file_bytes)
+
+    def count_copy(self) -> None:
+        """Counts an image that has the captions of another one with the same content."""
+        self.copies += 1
 
     def add(self, outcome: CaptionedImage | Failure) -> bool:
         """Adds an image's row; returns whether it was the last one."""
@@ -99,7 +105,7 @@ class OpenShard:
         captions = caption_table(
             self.captioned, model_version, several, carried, config.min_score, config.prompts, config.image_columns
         )
-        report = commit_shard(run, self.number, captions, self.failures, self.shard, self._work)
+        report = commit_shard(run, self.number, captions, self.failures, self.shard, self._work, self.copies)
         if report.failures == tuple(self.failures):  # else another attempt was first, and other images have captions
             self.thumbnails.write(run, self.number, self.captioned)
         self.count_seconds("write", time.monotonic() - started)

@@ -15,6 +15,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
 from beam_job.captioning.captioners import check_captioner, model_version
+from beam_job.captioning.contents import remove_contents
 from beam_job.captioning.engines import ENGINES
 from beam_job.cli.graph import EXPLAINED_ERRORS, root_cause, run_graph
 from beam_job.cli.logs import LOGGER, is_logged_here
@@ -94,17 +95,11 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
     if not runs_here(options):
         config = config.with_absolute_paths()
     version = _model_version(config)
-    if runs_here(options) or config.estimate:
-        _check_captioner(config)
     if config.estimate:
+        _check_captioner(config)
         log_estimate(config, beam_arguments, version, lambda: _quiet(config, *EXPLAINED_ERRORS))
         return None
-    if runs_here(options):
-        check_engine(config.engine)
-        if config.require_gpu and not config.is_named:  # a named captioner looks for a GPU of its own kind
-            _require_gpu(config)
-    elif config.endpoint is not None and config.endpoint.max_tokens_total is not None:
-        raise RunnerError("--max_tokens_total is counted by the processes of this machine; leave it out elsewhere")
+    _check_before_listing(config, options)
     check_reachable(config, beam_arguments)
     plan = _resume_or_list(config, version)  # before the lease: wrong usage writes nothing
     if plan is None:
@@ -116,11 +111,7 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
         except LeaseLostError as error:
             raise ExplainedJobError(f"the run was not planned: {error}") from error
         _log_plan(planned, version)
-        if config.min_score is not None and planned.skipped:
-            LOGGER.info(
-                f"--min_score={config.min_score} marks new captions; to mark all: {command_name()} snapshot "
-                f"--output={shlex.quote(config.output)} --to=DIR --min_score={config.min_score}"
-            )
+        _log_min_score(config, planned)
         if planned.choice:
             conclude(dataclasses.replace(config, no_report=True), planned, 0.0, RunMetrics(), version)
             record_choice(planned)
@@ -135,6 +126,17 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
         return _conclude(config, planned, time.monotonic() - started, metrics, version, held)
 
 
+def _check_before_listing(config: JobConfig, options: PipelineOptions) -> None:
+    """Raises for a captioner, an engine, a GPU or a budget that the run could not use."""
+    if runs_here(options):
+        _check_captioner(config)
+        check_engine(config.engine)
+        if config.require_gpu and not config.is_named:  # a named captioner looks for a GPU of its own kind
+            _require_gpu(config)
+    elif config.endpoint is not None and config.endpoint.max_tokens_total is not None:
+        raise RunnerError("--max_tokens_total is counted by the processes of this machine; leave it out elsewhere")
+
+
 def _conclude(
     config: JobConfig, planned: PlannedRun, seconds: float, metrics: RunMetrics, version: str, held: Lease
 ) -> Summary:
@@ -142,7 +144,8 @@ def _conclude(
     try:
         held.verify()
         summary = conclude(config, planned, seconds, metrics, version)
-        _log_outdated_corrections(config.output, planned.run.run_id)
+        remove_contents(run_id)
+        _log_outdated_corrections(config.output, run_id)
         return summary
     except LeaseLostError as error:
         raise ExplainedJobError(f"run {run_id} has no summary: {error}") from error
@@ -210,6 +213,14 @@ def _log_plan(planned: PlannedRun, model_version: str) -> None:
     run = f"{'resuming ' if planned.resumed else ''}run {planned.run.run_id}"
     line = ", ".join(filter(None, [size, retried, skipped and f"{skipped}, skipped", run, model]))
     LOGGER.info(line, extra={"fields": {"inputs": planned.plan.inputs, **counts}})
+
+
+def _log_min_score(config: JobConfig, planned: PlannedRun) -> None:
+    if config.min_score is not None and planned.skipped:
+        LOGGER.info(
+            f"--min_score={config.min_score} marks new captions; to mark all: {command_name()} snapshot "
+            f"--output={shlex.quote(config.output)} --to=DIR --min_score={config.min_score}"
+        )
 
 
 def _resume_or_list(config: JobConfig, model_version: str) -> Callable[[Lease], PlannedRun] | None:

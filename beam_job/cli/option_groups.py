@@ -6,8 +6,8 @@ import argparse
 
 from beam_job import __version__
 from beam_job.cli.logs import LOG_FORMATS
-from beam_job.config import IMAGE_COLUMNS, NAMED_CAPTIONERS, RETRY, JobConfig
-from beam_job.inputs.options import CommaSeparated, add_allowed_options
+from beam_job.config import DEDUPE, IMAGE_COLUMNS, NAMED_CAPTIONERS, RETRY, JobConfig
+from beam_job.inputs.options import CommaSeparated, add_access_options, add_allowed_options
 from beam_job.runners.machines import GPUS
 from model.decoding_options import add_decoding_options, add_number, number, whole_number
 from model.engine_choice import add_engine_options
@@ -57,6 +57,11 @@ def add_input_and_output(group: argparse._ArgumentGroup) -> None:
         default=(),
         metavar="NAMES",
         help=f"columns about each image to add to the captions, separated by commas: {', '.join(IMAGE_COLUMNS)}",
+    )
+    group.add_argument(
+        "--dedupe",
+        choices=DEDUPE,
+        help="caption images with the same bytes once; each has its row, with the same caption",
     )
     group.add_argument(
         "--delimiter",
@@ -154,21 +159,11 @@ def add_access(group: argparse._ArgumentGroup) -> None:
         "fewer, and is left alone for its Retry-After",
     )
     group.add_argument(
-        "--user_agent",
-        default=JobConfig.user_agent,
-        metavar="TEXT",
-        help="what web servers see as the program that asks (default: %(default)s)",
-    )
-    group.add_argument(
         "--respect_noai",
         action="store_true",
         help="images whose web server sends X-Robots-Tag: noai or noimageai are failures",
     )
-    group.add_argument(
-        "--billing_project",
-        metavar="PROJECT",
-        help="the Google Cloud project that pays for reading buckets with requester pays",
-    )
+    add_access_options(group)
 
 
 def add_failures(group: argparse._ArgumentGroup) -> None:

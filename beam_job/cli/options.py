@@ -55,6 +55,7 @@ _SAME_NAME = (
     "max_side",
     "min_score",
     "image_columns",
+    "dedupe",
     "uri_column",
     "carry_columns",
     "delimiter",

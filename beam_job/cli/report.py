@@ -66,6 +66,11 @@ def _lines(summary: Summary, config: JobConfig) -> Iterator[tuple[str, str]]:
             "",
             f"{summary.low_confidence:,} ({share:.0%}) below --min_score={config.min_score}: low_confidence{without}",
         )
+    if summary.copies is not None:
+        yield (
+            "",
+            f"{counted(summary.copies, 'image')} with the bytes, and so the caption, of another (--dedupe=content)",
+        )
     if summary.failures:
         yield "failures", run.failures_folder
     examples = first_failures(run, summary.failures_by_reason)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-import posixpath
+import re
 import urllib.parse
 from collections.abc import Iterator, Mapping
 
 from beam_job.inputs.lists import is_list, is_table
 from beam_job.inputs.names import has_leftover, is_image_name
-from beam_job.inputs.tars import is_tar
+from beam_job.inputs.tars import is_packed_tar, is_tar
 from beam_job.storage import StoredObject, is_glob, literal_part, local_path, local_uri, public_name, scheme_of
+from beam_job.text import counted
 
 _LOGGER = logging.getLogger(__name__)
+_MARK = re.compile(r"/[_.](?![^/]*=)")  # but `_date=2024-05-06` is a partition
 _NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -28,6 +30,8 @@ class Contents:
       found: files, except for leftovers.
       leftovers: files that are leftovers of operating systems.
       unread_lists: lists that lie beside images.
+      packed_tars: compressed tars, which are not read.
+      marked_lists: lists that are not read since they, or their folders, begin with `_` or a dot.
     """
 
     def __init__(self, given: str) -> None:
@@ -35,6 +39,8 @@ class Contents:
         self.found = 0
         self.leftovers = 0
         self.unread_lists = 0
+        self.packed_tars = 0
+        self.marked_lists = 0
         self._examples: dict[str, str] = {}
         is_local = scheme_of(given) == "file"
         self.own_name = local_uri(os.path.abspath(local_path(given))) if is_local else given
@@ -49,15 +55,39 @@ class Contents:
         self._examples.setdefault("leftover", uri)
         return True
 
+    def is_mark(self, uri: str, by_name: bool = True) -> bool:
+        """Whether a file is not meant to be read, as Spark and Delta Lake name theirs: `_SUCCESS`, `_delta_log/0.json`.
+
+        Args:
+          uri: of the file.
+          by_name: whether its own name counts, or only those of its folders. A pattern with such a name asks for it.
+        """
+        pattern = self.own_name.removeprefix(self._root)
+        if "/_" in pattern or "/." in pattern:
+            return False
+        folders, _, name = uri.removeprefix(self._root).rpartition("/")
+        is_marked = (by_name and name.startswith(("_", "."))) or _MARK.search(f"/{folders}/") is not None
+        if is_marked and is_table(uri):
+            self.marked_lists += 1
+            self._examples.setdefault("marked", uri)
+        return is_marked
+
     def add_unread_list(self, uri: str) -> None:
         """Counts a list that is not read, since there are images."""
         self.unread_lists += 1
         self._examples.setdefault("list", uri)
 
+    def add_packed_tar(self, uri: str) -> None:
+        """Counts a compressed tar."""
+        self.packed_tars += 1
+        self._examples.setdefault("packed", uri)
+
     @property
     def description(self) -> str:
         """What else was found there."""
-        return f" (only {self.leftovers:,} leftovers of operating systems)" if self.leftovers else ""
+        leftovers = f"{self.leftovers:,} leftovers of operating systems" if self.leftovers else ""
+        packed = counted(self.packed_tars, "compressed tar") if self.packed_tars else ""
+        return f" (only {' and '.join(filter(None, [leftovers, packed]))})" if leftovers or packed else ""
 
     def log(self) -> None:
         """Logs what was skipped."""
@@ -66,6 +96,16 @@ class Contents:
             _LOGGER.info(
                 f"{name}: {self.leftovers:,} leftovers of operating systems skipped, such as "
                 f"{self._examples['leftover']}"
+            )
+        if self.packed_tars:
+            _LOGGER.warning(
+                f"{name}: {counted(self.packed_tars, 'compressed tar')} left out, such as {self._examples['packed']}; "
+                "unpack them, since single images cannot be read from a compressed file"
+            )
+        if self.marked_lists:
+            _LOGGER.info(
+                f"{name}: {counted(self.marked_lists, 'list')} not read, whose name or folder begins with _ or a dot, "
+                f"such as {self._examples['marked']}"
             )
         if self.unread_lists:
             _LOGGER.info(
@@ -82,9 +122,11 @@ def is_glob_of_lists(given: str) -> bool:
 def examined(listed: Iterator[StoredObject], contents: Contents) -> Iterator[tuple[StoredObject, bool]]:
     """The images and tars among what was listed; or, if there is neither, the lists. True marks a list.
 
-    A glob may name any file. Lists that lie beside images are counted, and not read.
+    A glob may name any file, but what Spark writes beside lists makes no images of them. Lists that lie beside images
+    are counted, and not read.
     """
     given = contents.given
+    marks: list[StoredObject] = []
     tables: list[StoredObject] = []
     texts: list[StoredObject] = []
     has_images = False
@@ -94,22 +136,32 @@ def examined(listed: Iterator[StoredObject], contents: Contents) -> Iterator[tup
         if stored.error is not None:
             yield stored, False
         elif is_glob_of_lists(given):
-            contents.found += 1
-            yield stored, True
+            if not contents.is_mark(stored.uri, by_name=False):
+                contents.found += 1
+                yield stored, True
         elif is_image_name(stored.uri) or is_tar(stored.uri) or stored.uri == contents.own_name:
             has_images = True
             contents.found += 1
             yield stored, False
+        elif is_packed_tar(stored.uri):
+            contents.add_packed_tar(stored.uri)
         elif is_table(stored.uri):
-            if not posixpath.basename(stored.uri).startswith(("_", ".")):
+            if not contents.is_mark(stored.uri):
                 tables.append(stored)
         elif stored.uri.lower().endswith((".txt", ".txt.gz", ".txt.zst")):
             if not has_images:  # else captions beside images, more of them than memory need hold
                 texts.append(stored)
+        elif is_glob(given) and contents.is_mark(stored.uri):
+            marks.append(stored)
         elif is_glob(given):
             has_images = True
             contents.found += 1
             yield stored, False
+    if not has_images and not tables:
+        has_images = bool(marks)
+    if has_images:
+        contents.found += len(marks)
+        yield from ((stored, False) for stored in marks)
     if not has_images:
         lists = tables or texts
         contents.found += len(lists)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from beam_job.inputs.columns import json_array
 from beam_job.inputs.list_formats import (
     BATCH_ROWS,
     BLOCK_BYTES,
@@ -20,6 +21,7 @@ from beam_job.inputs.list_formats import (
 from beam_job.inputs.rows import UnreadableListError
 
 _Object = dict[str, Any]
+_TEXT = pa.schema([("text", pa.string())])
 
 
 def _objects(given: str) -> Iterator[tuple[list[tuple[int, _Object]], list[tuple[int, str]]]]:
@@ -103,7 +105,7 @@ def json_rows(given: str, _: str, columns: list[str]) -> Iterator[Rows]:
             else:
                 refused.append((number, f"has in column {uri_column} no text but {value!r:.80}"))
         uris = pa.array([_encoded(_value(row, uri_column)) for _, row in kept], pa.binary())
-        arrays = [_json_array([_value(row, name) for _, row in kept], types[name]) for name in others]
+        arrays = [json_array([_value(row, name) for _, row in kept], types[name]) for name in others]
         yield _with_text_uris(uris, arrays, columns, [number for number, _ in kept], refused)
 
 
@@ -139,13 +141,3 @@ def _json_types(given: str, columns: list[str]) -> dict[str, pa.DataType]:
             except (pa.ArrowException, ValueError, OverflowError):
                 schemas[column] = _TEXT
     return {column: schema.field(0).type if len(schema) else pa.null() for column, schema in schemas.items()}
-
-
-_TEXT = pa.schema([("text", pa.string())])
-
-
-def _json_array(values: list[Any], type_: pa.DataType) -> pa.Array:
-    if type_ == pa.string():
-        values = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
-        values = [value and value.encode("utf-8", "backslashreplace").decode() for value in values]
-    return pa.array(values, type_)

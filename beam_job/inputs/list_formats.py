@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gzip
 import io
 import re
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from beam_job.inputs.marked_bytes import MarkedBytes, may_have_marks, without_marks
 from beam_job.inputs.rows import ListError, UnreadableListError
 from beam_job.storage import storage_for
 
@@ -104,10 +106,10 @@ def text_rows(given: str, column: str) -> Iterator[Rows]:
 
 
 def _csv_reader(
-    file: BinaryIO, delimiter: str, columns: Sequence[str] = (), on_bad: Callable[[Any], str] | None = None
+    file: Any, delimiter: str, columns: Sequence[str] = (), on_bad: Callable[[Any], str] | None = None
 ) -> Any:
     return pyarrow.csv.open_csv(
-        file,
+        io.BufferedReader(MarkedBytes(file, delimiter, BLOCK_BYTES), BLOCK_BYTES),
         # One thread: a reader that is dropped early leaves no thread behind, and errors name their row.
         pyarrow.csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
         pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=on_bad),
@@ -124,10 +126,13 @@ def _csv_reader(
 def csv_names(given: str, delimiter: str, wanted: Sequence[str]) -> list[str]:
     """The names in the header; none if the file is empty."""
     with opened(given, "CSV") as file:
-        if file.read(1) == b"":
+        start = file.read(BLOCK_BYTES)
+        if not start.removeprefix(b"\xef\xbb\xbf").strip():
             return []
+        if start.startswith(_UTF16):
+            raise UnreadableListError(f"{given} is not a CSV file in UTF-8 (but UTF-16); save it as UTF-8")
     with opened(given, "CSV") as file, _csv_reader(file, delimiter, on_bad=lambda _: "skip") as reader:
-        names = list(reader.schema.names)
+        names = [_as_read(name) for name in reader.schema.names]
     if wanted and wanted[0] not in names and len(names) == 1:
         for other, shown in _DELIMITERS.items():
             if wanted[0] in (name.strip('" ') for name in names[0].split(other)):
@@ -141,7 +146,8 @@ def csv_rows(given: str, delimiter: str, columns: list[str]) -> Iterator[Rows]:
 
     def on_bad(row: Any) -> str:
         number = (row.number or 0) - 1  # Arrow counts the header
-        bad[number] = f"has {row.actual_columns} values instead of {row.expected_columns}: {row.text!r:.80}"
+        text = _text(without_marks(row.text.encode()))
+        bad[number] = f"has {row.actual_columns} values instead of {row.expected_columns}: {text!r:.80}"
         return "skip"
 
     number = 0
@@ -162,9 +168,23 @@ def csv_rows(given: str, delimiter: str, columns: list[str]) -> Iterator[Rows]:
 
 def _as_text(rows: Rows) -> Rows:
     """The same rows with text instead of bytes; those that are no UTF-8 are bad."""
-    rows = without_invalid_text(rows)
+    arrays = [_unmarked(column) for column in rows.batch.columns]
+    rows = without_invalid_text(dataclasses.replace(rows, batch=pa.record_batch(arrays, names=rows.batch.schema.names)))
     arrays = [column.cast(pa.string()) for column in rows.batch.columns]
     return Rows(pa.record_batch(arrays, names=rows.batch.schema.names), rows.numbers, rows.bad)
+
+
+def _unmarked(column: pa.Array) -> pa.Array:
+    """The bytes of the file instead of those that `MarkedBytes` has put in their place."""
+    data = column.buffers()[2]
+    if data is None or not may_have_marks(data):
+        return column
+    return pa.array([value and without_marks(value) for value in column.to_pylist()], pa.binary())
+
+
+def _as_read(text: str) -> str:
+    """A text of the file in which the bytes that are not UTF-8 are escaped."""
+    return without_marks(text.encode()).decode("utf-8", "backslashreplace")
 
 
 def without_invalid_text(rows: Rows) -> Rows:

@@ -28,6 +28,7 @@ from beam_job.inputs.rows import (
 )
 from beam_job.inputs.tars import is_packed_tar, is_tar, list_members
 from beam_job.storage import (
+    CONTENT,
     OPTIONS,
     WEB,
     Allowed,
@@ -216,13 +217,32 @@ def _with_nulls(batch: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
 def _rows_of_lists(
     found: Iterator[tuple[StoredObject, bool]], options: ListOptions, taken: set[int]
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of several lists; one that cannot be read is a failure, and the others are read."""
+    """The rows of several lists; one that cannot be read is a failure, and the others are read.
+
+    Raises:
+      ListError: not one list has what the options name.
+    """
+    refused: list[tuple[StoredObject, ListError]] = []
+    are_meant = False  # the options
     for stored, _ in found:
         try:
-            yield from read_list(stored.uri, options=options, partitions=partitions_of(stored.uri), taken=taken)
+            for batch in read_list(stored.uri, options=options, partitions=partitions_of(stored.uri), taken=taken):
+                are_meant = True
+                yield batch
         except UnreadableListError as error:
-            failed = failed_rows([stored.uri], [ListedFailure("UnreadableList", str(error))], stored.version)
-            yield _with_nulls(failed, options.carry_columns)
+            yield _unread_list(stored, error, options.carry_columns)
+        except ListError as error:
+            refused.append((stored, error))
+    if refused and not are_meant:
+        raise refused[0][1]
+    for stored, refusal in refused:
+        yield _unread_list(stored, refusal, options.carry_columns)
+
+
+def _unread_list(stored: StoredObject, error: ListError, carry_columns: Sequence[str]) -> pa.RecordBatch:
+    when = CONTENT if isinstance(error, UnreadableListError) else OPTIONS
+    failure = ListedFailure("UnreadableList", str(error), when)
+    return _with_nulls(failed_rows([stored.uri], [failure], stored.version), carry_columns)
 
 
 def _members_of(
@@ -249,7 +269,7 @@ def _nothing_at(given: str, contents: Contents) -> str:
       InputError: it is not there.
     """
     name = public_name(given)
-    if contents.found or contents.leftovers:
+    if contents.found or contents.leftovers or contents.packed_tars:
         what = "no images" if not is_glob_of_lists(given) else "no rows"
         return f"{name} holds {what}{contents.description}"
     if not is_literal(given):

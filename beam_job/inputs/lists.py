@@ -27,7 +27,7 @@ from beam_job.inputs.rows import LISTING_FIELDS as LISTING_FIELDS
 from beam_job.inputs.rows import RESERVED_COLUMNS as RESERVED_COLUMNS
 from beam_job.inputs.rows import ListedFailure, ListOptions, failed_rows, listing_columns, row_uri
 from beam_job.inputs.rows import ListError as ListError
-from beam_job.storage import scheme_of, storage_for
+from beam_job.storage import absolute, scheme_of, storage_for
 
 # The names of a list's columns, searched until the wanted ones are found; and the rows, with some columns.
 _Format = tuple[Callable[[str, str, Sequence[str]], list[str]], Callable[[str, str, list[str]], Iterator[Rows]]]
@@ -185,7 +185,8 @@ class _List:
             count = batch.num_rows
             paths = batch.column(path).cast(pa.string()).to_pylist() if path else [None] * count
             uris = [self._image_name(paths[at], first + at) for at in range(count)]
-            places = [Place(self._given, group, row + at, self._options.uri_column).to_json() for at in range(count)]
+            given = absolute(self._given)
+            places = [Place(given, group, row + at, self._options.uri_column).to_json() for at in range(count)]
             columns = listing_columns(count, uri=pa.array(uris, pa.string()), parquet_place=pa.array(places))
             columns[1] = pa.array([self._version] * count, pa.string())
             yield from self._with_carried(columns, Rows(batch, range(first, first + count)), own)

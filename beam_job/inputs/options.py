@@ -6,6 +6,7 @@ import argparse
 import logging
 from typing import NoReturn
 
+from beam_job.storage import USER_AGENT
 from beam_job.text import printable
 from model.one_line_parser import OneLineParser
 
@@ -49,6 +50,21 @@ def add_allowed_options(group: argparse._ArgumentGroup) -> None:
         "--allow_private_addresses",
         action="store_true",
         help="web servers on this machine and in private networks, such as an intranet",
+    )
+
+
+def add_access_options(group: argparse._ActionsContainer) -> None:
+    """Adds the options that say in whose name storages are asked."""
+    group.add_argument(
+        "--user_agent",
+        default=USER_AGENT,
+        metavar="TEXT",
+        help="what web servers see as the program that asks (default: %(default)s)",
+    )
+    group.add_argument(
+        "--billing_project",
+        metavar="PROJECT",
+        help="the Google Cloud project that pays for reading buckets with requester pays",
     )
 
 

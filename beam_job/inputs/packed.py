@@ -37,6 +37,13 @@ _ROW = re.compile(r"(.*\.parquet)#row=(\d+)", re.DOTALL | re.IGNORECASE)
 _BINARY = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
 
 
+class NoBytesError(StorageError):
+    """The bytes of an image are null; its path may say where they are."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "BadRow", retry_when=CONTENT)
+
+
 @dataclass(frozen=True)
 class Place:
     """Where an image lies: `given` is the list, `row` the row within row group `group`."""
@@ -56,14 +63,14 @@ class Place:
 
 
 def holds_images(given: str, column: str) -> bool:
-    """Whether the first values of a column are images; False for a column that is no bytes."""
+    """Whether one of the first values of a column is an image; False for a column that is no bytes."""
     with storage_for(given).open(given) as file, _parquet(given, file) as parquet, unreadable(given, "Parquet"):
         for batch in parquet.iter_batches(_LOOKED_AT, columns=[column]):
             values = plain(_flat(batch, column))
             if not any(is_binary(values.type) for is_binary in _BINARY):
                 return False
-            known = values.drop_null()
-            return len(known) > 0 and is_image_head(known[0].as_py()[:HEAD_BYTES])
+            if len(known := values.drop_null()):
+                return any(is_image_head(value.as_py()[:HEAD_BYTES]) for value in known)
     return False
 
 
@@ -104,7 +111,8 @@ def read_image(
       on_size: likewise.
 
     Raises:
-      StorageError: it cannot be read, there are no bytes, or the list has changed.
+      NoBytesError: there are none.
+      StorageError: it cannot be read, or the list has changed.
     """
     name = f"{place.given}: row {place.row} of row group {place.group}"
     found = storage_for(place.given).stat(place.given).version
@@ -115,7 +123,7 @@ def read_image(
     spooled = _GROUPS.get((place.given, found, place.group, place.column))
     begin, size = spooled.places[place.row]
     if size < 0:
-        raise StorageError(f"{name} has no bytes in column {place.column}", "BadRow", retry_when=CONTENT)
+        raise NoBytesError(f"{name} has no bytes in column {place.column}")
     ByteMeter(name, max_bytes, on_size).check(size)
     return os.pread(spooled.file.fileno(), size, begin), found
 

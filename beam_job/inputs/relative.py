@@ -11,12 +11,17 @@ from collections.abc import Iterable
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_job.storage import WEB, local_path, local_uri, scheme_of
+from beam_job.storage import WEB, bucket_of, local_path, local_uri, scheme_of
 from beam_job.text import counted
 
 _LOGGER = logging.getLogger(__name__)
 _ABSOLUTE = r"^(?:/|[A-Za-z][A-Za-z0-9+.\-]*://)"
 _TAR_MEMBER = re.compile(r"\.tar#", re.IGNORECASE)
+
+
+def is_absolute(name: str) -> bool:
+    """Whether a name in a list is that of one file, wherever the list lies."""
+    return re.match(_ABSOLUTE, name) is not None
 
 
 class RelativeNames:
@@ -73,4 +78,10 @@ class RelativeNames:
     def _beside(self, name: str) -> str:
         if scheme_of(self._given) in WEB:
             return urllib.parse.urljoin(self._given, name)
-        return f"{self._folder}/{name.removeprefix('./')}"
+        folder = self._folder
+        while name.startswith(("./", "../")):
+            step, _, rest = name.partition("/")
+            if step == ".." and folder == bucket_of(folder):
+                break  # there is nothing above a bucket
+            folder, name = folder.rpartition("/")[0] if step == ".." else folder, rest
+        return f"{folder}/{name}"

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from beam_job.inputs.names import HEAD_BYTES, has_leftover, is_image_head, is_image_name
-from beam_job.inputs.rows import ListError
+from beam_job.inputs.rows import ListedFailure
 from beam_job.storage import Storage
 
 _LOGGER = logging.getLogger(__name__)
 _DAMAGED = (tarfile.TarError, ValueError, EOFError, OverflowError)
 _BLOCK_BYTES = 1 << 20
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 _JSON_BYTES = 1 << 20  # img2dataset writes about 1 kB per image
 
 
@@ -44,17 +45,19 @@ class Contents:
 
     Attributes:
       members: the images by name, in their order; of two with one name the later one, as when a tar is unpacked.
-      broken: links by name that lead to no member, and why.
+      broken: members by name that cannot be captioned, and why.
       damage: what follows the last image, or None.
       repeated: names that came more than once.
       leftovers: members that are leftovers of operating systems.
+      has_end: whether the zeros that end a tar were found.
     """
 
     members: dict[str, Member] = field(default_factory=dict)
-    broken: dict[str, str] = field(default_factory=dict)
+    broken: dict[str, ListedFailure] = field(default_factory=dict)
     damage: str | None = None
     repeated: int = 0
     leftovers: int = 0
+    has_end: bool = True
 
     def log(self, tar: str) -> None:
         """Logs what is not captioned, and why."""
@@ -62,7 +65,11 @@ class Contents:
             _LOGGER.warning(f"{tar}: {self.repeated:,} names come more than once; the last of each is captioned")
         if self.leftovers:
             _LOGGER.info(f"{tar}: {self.leftovers:,} leftovers of operating systems skipped")
-        if not self.members and self.damage is None:
+        if not self.has_end and self.damage is None:
+            _LOGGER.warning(
+                f"{tar} ends without the mark of its end, so it may have been cut; what is there is captioned"
+            )
+        if not self.members and not self.broken and self.damage is None:
             _LOGGER.warning(f"the tar {tar} holds no images")
 
     def add(self, name: str, offset: int, size: int) -> None:
@@ -80,7 +87,7 @@ def read_contents(storage: Storage, tar: str, with_fields: bool = False) -> Cont
     links: list[tuple[str, str]] = []
     with storage.open(tar) as file:
         try:
-            for entry in _entries(file):
+            for entry in _entries(file, contents):
                 name = _text(entry.name)
                 if has_leftover(name.split("/")):
                     contents.leftovers += 1
@@ -93,17 +100,27 @@ def read_contents(storage: Storage, tar: str, with_fields: bool = False) -> Cont
                         contents.add(name, entry.offset_data, entry.size)
                     elif with_fields and name.lower().endswith(".json") and entry.size <= _JSON_BYTES:
                         texts[_key(name)] = _part(file, entry, _JSON_BYTES)
+                elif is_image_name(name) and not entry.isdir():
+                    reason = f"{name} is a sparse file or a device, which cannot be read from a tar"
+                    contents.broken[name] = ListedFailure("NotAFile", reason)
         except _DAMAGED as error:
             contents.damage = f"{tar} is damaged after {len(contents.members)} images: {error}"
+            file.seek(0)
+            if file.read(HEAD_BYTES).startswith(_COMPRESSED):
+                contents.damage = f"{tar} is compressed, so single images cannot be read from it; unpack it"
     _add_links(contents, places, links)
     if with_fields:
-        for name, member in contents.members.items():
-            fields = _fields(tar, name, texts.get(_key(name)))
-            contents.members[name] = dataclasses.replace(member, fields=fields)
+        for name, member in list(contents.members.items()):
+            try:
+                fields = _fields(texts.get(_key(name)))
+                contents.members[name] = dataclasses.replace(member, fields=fields)
+            except ValueError as error:
+                del contents.members[name]
+                contents.broken[name] = ListedFailure("BadRow", f"the .json file beside {name} is not JSON: {error}")
     return contents
 
 
-def _entries(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
+def _entries(file: BinaryIO, contents: Contents) -> Iterator[tarfile.TarInfo]:
     """The headers of a tar, and of those that were appended to it (`cat a.tar b.tar`)."""
     start: int | None = 0
     while start is not None:
@@ -115,8 +132,10 @@ def _entries(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
             end = archive.offset
         # The module takes a damaged header for the end of the tar; a true end has zeros or nothing.
         file.seek(end)
-        if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        block = file.read(tarfile.BLOCKSIZE)
+        if block.strip(b"\0"):
             raise tarfile.ReadError("invalid header")
+        contents.has_end = bool(block)
         start = _next_archive(file, end)
 
 
@@ -166,7 +185,8 @@ def _add_links(
         if is_image:
             contents.add(name, offset, size)
         elif is_image_name(name):
-            contents.broken[name] = f"{name} is a link to {target}, which is no image in this tar"
+            reason = f"{name} is a link to {target}, which is no image in this tar"
+            contents.broken[name] = ListedFailure("BrokenLink", reason)
 
 
 def _key(name: str) -> str:
@@ -175,11 +195,10 @@ def _key(name: str) -> str:
     return f"{folder}/{base.partition('.')[0]}"
 
 
-def _fields(tar: str, name: str, text: bytes | None) -> Mapping[str, Any]:
-    if text is None:
-        return {}
+def _fields(text: bytes | None) -> Mapping[str, Any]:
+    """Raises ValueError where it is not JSON."""
     try:
-        fields = json.loads(text)
-    except ValueError as error:
-        raise ListError(f"{tar}: the .json file beside {name} is not JSON: {error}") from error
+        fields = json.loads(text or b"{}")
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     return fields if isinstance(fields, dict) else {}

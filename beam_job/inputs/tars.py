@@ -7,15 +7,15 @@ to end when it is listed; the plan keeps each image's offset, so that one read o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beam_job.inputs.rows import LISTING_FIELDS, ListedFailure, ListError, failed_rows, listing_columns
+from beam_job.inputs.columns import json_array
+from beam_job.inputs.rows import LISTING_FIELDS, ListedFailure, failed_rows, listing_columns
 from beam_job.inputs.shared_cache import SharedCache
 from beam_job.inputs.tar_contents import read_contents
 from beam_job.records import ImageInput
@@ -50,7 +50,6 @@ def list_members(stored: StoredObject, carry_columns: Sequence[str] = ()) -> pa.
 
     Raises:
       StorageError: the tar cannot be opened.
-      ListError: a carried column has values of no common type.
     """
     contents = read_contents(storage_for(stored.uri), stored.uri, with_fields=bool(carry_columns))
     contents.log(stored.uri)
@@ -62,9 +61,9 @@ def list_members(stored: StoredObject, carry_columns: Sequence[str] = ()) -> pa.
         size=pa.array([member.size for member in members], pa.int64()),
         tar_offset=pa.array([member.offset for member in members], pa.int64()),
     )
-    carried = [_carried(stored.uri, name, [member.fields for member in members]) for name in carry_columns]
+    carried = [json_array([member.fields.get(name) for member in members]) for name in carry_columns]
     names = [*_FIELD_NAMES, *carry_columns]
-    failed = [(f"{stored.uri}#{name}", ListedFailure("BrokenLink", why)) for name, why in contents.broken.items()]
+    failed = [(f"{stored.uri}#{name}", failure) for name, failure in contents.broken.items()]
     if contents.damage is not None:
         failed.append((stored.uri, ListedFailure("DamagedTar", contents.damage)))
     rows = pa.table([*own, *carried], names=names)
@@ -126,13 +125,6 @@ def _split(uri: str) -> tuple[str, str]:
     """A member's tar and name; the URI and "" for anything else."""
     place = uri.lower().find(f"{TAR_SUFFIX}#")
     return (uri, "") if place < 0 else (uri[: place + 4], uri[place + 5 :])
-
-
-def _carried(tar: str, column: str, rows: Sequence[Mapping[str, Any]]) -> pa.Array:
-    try:
-        return pa.array([row.get(column) for row in rows])
-    except pa.ArrowException as error:
-        raise ListError(f"{tar}: {column} has values of several types in its JSON files: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ second.
 from __future__ import annotations
 
 import functools
+import os
 import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -34,6 +35,7 @@ def main() -> None:
         _use_one_thread_per_image()
         report_ready(connection)
         _serve(connection, pixels, decode, memory, seconds)
+    os._exit(0)  # the parent waits, and there is nothing that Python would have to tidy up
 
 
 def load(data: bytes, size: int, in_proportion: bool, max_pixels: int) -> LoadedImage:

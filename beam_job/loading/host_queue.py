@@ -16,15 +16,18 @@ class HostQueue(Generic[T]):
 
     `get` returns the oldest item of a server that may be asked now, taking turns between servers. A server has as many
     items under way as requests at a time (`Hosts.limit`), and at most half of the threads, so that images of other
-    places go on. Any thread may call any method.
+    places go on. A server that asks for a pause is left alone, unless the pause is longer than an image has time: then
+    its items are returned at once, and fail (`HostBusyError`). Any thread may call any method.
 
     Args:
       threads: that `get` items.
+      fetch_timeout: seconds that an image has to be fetched.
       hosts: what is known about servers.
     """
 
-    def __init__(self, threads: int, hosts: Hosts = HOSTS) -> None:
+    def __init__(self, threads: int, fetch_timeout: float, hosts: Hosts = HOSTS) -> None:
         self._most = max(1, threads // 2)
+        self._fetch_timeout = fetch_timeout
         self._hosts = hosts
         self._waiting: dict[str | None, collections.deque[T]] = {}
         self._under_way: collections.Counter[str | None] = collections.Counter()
@@ -71,7 +74,8 @@ class HostQueue(Generic[T]):
             return 0.0
         if self._under_way[host] >= min(self._most, self._hosts.limit(host)):
             return None
-        return self._hosts.pause(host)
+        pause = self._hosts.pause(host)
+        return pause if pause <= self._fetch_timeout else 0.0
 
     def _take(self, host: str | None) -> T:
         """The next item of a server, which is the last to get its turn again."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from beam_job.inputs.filters import Filters
-from beam_job.inputs.packed import Place, list_of_row, place_of_row, read_image
+from beam_job.inputs.packed import NoBytesError, Place, list_of_row, place_of_row, read_image
+from beam_job.inputs.relative import is_absolute
 from beam_job.inputs.rows import ListedFailure
 from beam_job.inputs.tars import check_is_no_tar, container_of, read_member
 from beam_job.loading.decode_pool import DecodePool, DecoderLimitError, DecoderStartError
@@ -93,7 +95,12 @@ def _read(
     on_size: Callable[[int], None] | None,
 ) -> tuple[bytes, str]:
     if image.parquet_place is not None:
-        return read_image(Place.from_json(image.parquet_place), image.object_version, max_bytes, on_size)
+        try:
+            return read_image(Place.from_json(image.parquet_place), image.object_version, max_bytes, on_size)
+        except NoBytesError:
+            if not is_absolute(image.uri) or list_of_row(image.uri) is not None:
+                raise
+            image = dataclasses.replace(image, object_version=None)  # it was the list's
     if (given := list_of_row(image.uri)) is not None:
         storage_for(given, allowed)  # which checks that it may be read
         return read_image(place_of_row(image.uri), image.object_version, max_bytes, on_size)

@@ -46,7 +46,7 @@ class LoadConfig:
       filters: their sizes are checked when an image of a list is fetched.
       in_proportion: whether images keep their aspect ratio.
       access: how storages are asked.
-      image_columns: see `JobConfig`.
+      image_columns: see `JobConfig`, and the checksum that `Copies` needs.
     """
 
     input_size: int
@@ -76,13 +76,18 @@ class LoadConfig:
             filters=config.filters,
             in_proportion=in_proportion,
             access=config.access,
-            image_columns=config.image_columns,
+            image_columns=_image_columns(config),
         )
 
     @property
     def pixel_bytes(self) -> int:
         """Bytes of an image's pixels; of one in proportion, the most that they can be."""
         return 3 * self.input_size**2
+
+
+def _image_columns(config: JobConfig) -> tuple[str, ...]:
+    needed = ("sha256",) if config.dedupe else ()
+    return tuple(dict.fromkeys((*config.image_columns, *needed)))
 
 
 def default_threads(cores: int, on_gpu: bool) -> tuple[int, int]:
@@ -226,7 +231,7 @@ class ThreadLoader(Loader):
         self._pool = DecodePool(
             config.decode_threads, config.input_size, config.max_pixels, in_proportion=config.in_proportion
         )
-        self._to_fetch: HostQueue[tuple[Any, ImageInput]] = HostQueue(config.fetch_threads)
+        self._to_fetch: HostQueue[tuple[Any, ImageInput]] = HostQueue(config.fetch_threads, config.fetch_timeout)
         self._to_decode: queue.SimpleQueue[tuple[Any, FetchedImage, float] | None] = queue.SimpleQueue()
         self._fetchers = self._start("fetch", config.fetch_threads, self._fetch_queued)
         self._decoders = self._start("decode", config.decode_threads, self._decode_queued)

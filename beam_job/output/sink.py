@@ -91,6 +91,7 @@ class ShardCounts:
       scores: captions by score, in steps of 0.1, each named by its lower end in tenths.
       words: captions by number of words.
       work: what the attempt took that wrote the shard, by name: milliseconds of a stage, bytes, batches.
+      copies: images with the captions of another one, with `--dedupe`.
     """
 
     captions: int = 0
@@ -99,6 +100,7 @@ class ShardCounts:
     scores: Counter[int] = field(default_factory=Counter)
     words: Counter[int] = field(default_factory=Counter)
     work: Counter[str] = field(default_factory=Counter)
+    copies: int = 0
 
     def __add__(self, other: ShardCounts) -> ShardCounts:
         return ShardCounts(
@@ -108,6 +110,7 @@ class ShardCounts:
             self.scores + other.scores,
             self.words + other.words,
             self.work + other.work,
+            self.copies + other.copies,
         )
 
 
@@ -121,13 +124,14 @@ class ShardReport:
     scores: Mapping[int, int] = field(default_factory=dict, compare=False)
     words: Mapping[int, int] = field(default_factory=dict, compare=False)
     work: Mapping[str, int] = field(default_factory=dict, compare=False)
+    copies: int = 0
 
     @property
     def counts(self) -> ShardCounts:
         """Without the failures themselves, which may be many."""
         reasons = Counter(f"{failure.stage}: {failure.error_type}" for failure in self.failures)
         counts = Counter(self.scores), Counter(self.words), Counter(self.work)
-        return ShardCounts(self.captions, reasons, self.low_confidence, *counts)
+        return ShardCounts(self.captions, reasons, self.low_confidence, *counts, self.copies)
 
 
 def commit_shard(
@@ -137,6 +141,7 @@ def commit_shard(
     failures: Sequence[Failure],
     shard: Shard,
     work: Mapping[str, int] | None = None,
+    copies: int = 0,
 ) -> ShardReport:
     """Makes this attempt the shard's result, unless another was first.
 
@@ -147,6 +152,7 @@ def commit_shard(
       failures: of the shard's other images.
       shard: as planned.
       work: see `ShardReport`.
+      copies: likewise.
 
     Returns:
       the report of the attempt that was first.
@@ -157,7 +163,7 @@ def commit_shard(
     marked = pc.sum(captions[LOW_CONFIDENCE]).as_py()
     scores = _score_counts(captions["score"])
     words = Counter(len(caption.split()) for caption in captions["caption"].to_pylist())
-    report = ShardReport(captions.num_rows, tuple(failures), marked or 0, scores, words, work or {})
+    report = ShardReport(captions.num_rows, tuple(failures), marked or 0, scores, words, work or {}, copies)
     content = parquet_bytes(captions.replace_schema_metadata({_REPORT: _to_json(report), **PARQUET_FORMAT}))
     if not run.storage.create(run.captions(number), content):
         report = read_report(run, number)
@@ -274,6 +280,7 @@ def _to_json(report: ShardReport) -> bytes:
         "scores": report.scores,
         "words": report.words,
         "work": report.work,
+        "copies": report.copies,
     }
     return json.dumps(content).encode()
 
@@ -285,7 +292,8 @@ def _from_json(captions: int, content: bytes) -> ShardReport:
     failures = tuple(Failure(**row | {"failed_at": datetime.datetime.fromisoformat(row["failed_at"])}) for row in rows)
     # Reports of the first versions lack these.
     scores, words = ({int(step): count for step, count in report.get(name, {}).items()} for name in ("scores", "words"))
-    return ShardReport(captions, failures, report.get("low_confidence", 0), scores, words, report.get("work", {}))
+    low_confidence, work, copies = report.get("low_confidence", 0), report.get("work", {}), report.get("copies", 0)
+    return ShardReport(captions, failures, low_confidence, scores, words, work, copies)
 
 
 def _score_counts(scores: pa.ChunkedArray) -> Counter[int]:

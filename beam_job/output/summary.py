@@ -48,6 +48,8 @@ class Summary:
       ran_with: what its shards were captioned with; of a resumed run, those of its last attempt.
       options: the job's.
       counts: what the captioner has counted in this attempt, by name, such as requests and tokens.
+      copies: images with the captions, or the captioner's failure, of another one with the same content; None without
+        --dedupe=content.
       left: of the failures, those that the captioner has left for the next run (`model.EndRun`).
       page: the review page; None where it was not requested or could not be written.
       format: `beam_job.planning.damage.FORMAT` of the version that wrote it.
@@ -73,6 +75,7 @@ class Summary:
     ran_with: Sequence[RanWith]
     options: Mapping[str, Any]
     counts: Mapping[str, int] = field(default_factory=dict)
+    copies: int | None = None
     left: int = 0
     page: str | None = None
     format: int = FORMAT
@@ -150,6 +153,7 @@ def summarize(
         ran_with=metrics.ran_with,
         options=config.options,
         counts=dict(metrics.counts),
+        copies=counted.copies if config.dedupe else None,
         left=counted.failures[f"caption: {RUN_ENDED}"],
         **_times(metrics.seconds_by_stage),
     )

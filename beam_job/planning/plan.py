@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from beam_job.inputs.columns import common_schema, concat_tables, fitted
 from beam_job.inputs.rows import LISTING_FIELDS
 from beam_job.planning.damage import DAMAGED, is_missing, naming_damage
 from beam_job.planning.run import Run
@@ -73,18 +74,17 @@ def rebatch(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
     for table in tables:
         waiting, count = [*waiting, table], count + table.num_rows
         while count >= rows:
-            whole = pa.concat_tables(waiting, promote_options="permissive")
+            whole = concat_tables(waiting)
             yield whole.slice(0, rows)
             waiting, count = [whole.slice(rows)], count - rows
     if count:
-        yield pa.concat_tables(waiting, promote_options="permissive")
+        yield concat_tables(waiting)
 
 
 def write_plan(run: Run, images: Iterable[pa.Table], shard_size: int) -> Plan:
     """Stores `images` (LISTING_FIELDS and carried columns) as they come, `shard_size` a shard.
 
     Raises:
-      pa.ArrowInvalid, pa.ArrowTypeError: carried columns of one name have types that do not go together.
       StorageError: the plan cannot be written.
     """
     inputs = 0
@@ -134,6 +134,19 @@ def shard_of(table: pa.Table) -> Shard:
     return Shard(images, table.drop_columns(own))
 
 
+def read_plan_columns(run: Run, shards: int, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """These columns of each shard of a plan, as far as it has them.
+
+    Raises:
+      StorageError: a part cannot be read or is damaged.
+    """
+    for number in range(Plan(0, shards).parts):
+        parquet = _read_part(run, number)
+        known = [name for name in columns if name in parquet.schema_arrow.names]
+        with naming_damage(run.plan_part(number), _REMEDY):
+            yield from (parquet.read_row_group(group, known) for group in range(parquet.num_row_groups))
+
+
 class PlanReader:
     """Shards of a stored plan, read one by one."""
 
@@ -167,10 +180,8 @@ def _unify_schemas(run: Run, schemas: Sequence[pa.Schema], shard_size: int) -> N
     """Writes again the parts whose columns have other types than those of all lists together."""
     if not schemas:
         return
-    common = pa.unify_schemas(schemas, promote_options="permissive")
+    common = common_schema(schemas)
     for number, schema in enumerate(schemas):
         if schema != common:
-            table = pa.concat_tables(
-                [common.empty_table(), _read_part(run, number).read()], promote_options="permissive"
-            )
+            table = fitted(_read_part(run, number).read(), common)
             run.storage.write(run.plan_part(number), parquet_bytes(table, row_group_size=shard_size))

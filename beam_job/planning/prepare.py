@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_job.config import JobConfig
+from beam_job.inputs.columns import concat_tables
 from beam_job.inputs.listing import InputError, list_images
 from beam_job.inputs.tars import container_of
 from beam_job.planning.completed import completed_parts, exclude_completed, read_completed
@@ -164,7 +165,7 @@ def plan_run(
       the run; where there is nothing to do it has an empty plan, and nothing is stored.
 
     Raises:
-      InputError: the listing breaks off, or lists have columns that do not go together.
+      InputError: the listing breaks off.
       StorageError: the output cannot be read or written.
     """
     manifest = new_manifest(config, model_version)
@@ -174,11 +175,9 @@ def plan_run(
     try:
         plan = write_plan(run, new.tables(), config.shard_size)
         check_lease()
-    except BaseException as error:
+    except BaseException:
         with contextlib.suppress(StorageError):  # the first error counts
             delete_plan(run)
-        if isinstance(error, (pa.ArrowInvalid, pa.ArrowTypeError)):
-            raise InputError(f"--input: the lists' columns do not go together: {error}") from error
         raise
     skipped = new.distinct - plan.inputs
     manifest = dataclasses.replace(manifest, inputs=plan.inputs, shards=plan.shards, skipped=skipped, failed=new.failed)
@@ -213,7 +212,7 @@ def count_new(config: JobConfig, manifest: RunManifest, listing: Listing, keep: 
         known += table.num_rows - table["size"].null_count
         size += pc.sum(table["size"]).as_py() or 0
     mean_bytes = size / known if known else None
-    kept = pa.concat_tables(first, promote_options="permissive") if first else None
+    kept = concat_tables(first) if first else None
     return NewImages(images, new.distinct - images, mean_bytes, new.failed, new.retried, kept)
 
 

@@ -6,9 +6,10 @@ import argparse
 import functools
 import sys
 from collections.abc import Callable, Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from beam_job.inputs.options import CommandParser
+from beam_job.inputs.options import CommandParser, add_access_options
+from beam_job.storage import Access, use_access
 from beam_job.text import printable
 
 Main = Callable[[list[str]], int]
@@ -38,6 +39,16 @@ class OutputParser(CommandParser):
     def __init__(self, command: str, description: str, epilog: str | None = None) -> None:
         super().__init__(f"caption-images {command}", description=description, epilog=epilog)
         self.add_argument("--output", required=True, type=_folder, metavar="FOLDER", help="the job's output folder")
+        add_access_options(self)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """The options; from now on, this process asks storages as they say."""
+        found = super().parse_args(args, namespace)
+        try:
+            use_access(Access(found.user_agent, billing_project=found.billing_project or ""))
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        return found
 
     def error(self, message: str) -> NoReturn:
         """Raises UsageError."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_job.results.columns import as_json_text
+from beam_job.inputs.columns import common_schema, fitted
 from beam_job.results.corrections import corrected, read_corrections
 from beam_job.results.latest_rows import LatestRows, Part, read_latest_rows, read_rows
 
@@ -47,37 +47,9 @@ def _regrouped(parts: Sequence[Part], positions: pa.Table, rows: int) -> Iterato
     schema = common_schema([parts[part].schema for part in used])
     waiting = schema.empty_table()
     for part in used:
-        waiting = pa.concat_tables([waiting, _fitted(read_rows(parts, positions, part), schema)])
+        waiting = pa.concat_tables([waiting, fitted(read_rows(parts, positions, part), schema)])
         while waiting.num_rows >= rows:
             yield waiting.slice(0, rows).combine_chunks()
             waiting = waiting.slice(rows)
     if waiting.num_rows:
         yield waiting.combine_chunks()
-
-
-def common_schema(schemas: Sequence[pa.Schema]) -> pa.Schema:
-    """The columns of all `schemas`; a carried column whose types in two runs do not go together becomes text."""
-    fields: dict[str, pa.Field] = {}
-    for field in (field.with_nullable(True) for schema in schemas for field in schema):
-        known = fields.setdefault(field.name, field)
-        try:
-            both = [pa.schema([known]), pa.schema([field])]
-            fields[field.name] = pa.unify_schemas(both, promote_options="permissive").field(0)
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
-            fields[field.name] = pa.field(field.name, pa.string())
-    return pa.schema(list(fields.values()))
-
-
-def _fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table in `schema`: columns that its run did not carry are null."""
-    columns = []
-    for field in schema:
-        if field.name not in table.column_names:
-            columns.append(pa.nulls(table.num_rows, field.type))
-            continue
-        column = table[field.name]
-        try:
-            columns.append(column.cast(field.type))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            columns.append(as_json_text(column))
-    return pa.table(columns, schema=schema)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import functools
 import os
 import re
 import sys
@@ -15,8 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_job.inputs.filters import UNREADABLE_FOLDER
+from beam_job.inputs.packed import Place
 from beam_job.inputs.tars import container_of
+from beam_job.planning.plan import read_plan_columns
 from beam_job.results.latest_rows import LatestRows, Part, read_rows
+from beam_job.results.readable_runs import read_readable_runs
 from beam_job.storage import StorageError, local_path, public_name, scheme_of, storage_for
 from beam_job.storage.base import SCHEME
 from beam_job.text import counted, printable
@@ -55,10 +60,11 @@ def report_missing(error: MissingImagesError) -> int:
     return 1
 
 
-def check_missing(latest: LatestRows, missing: str) -> set[str]:
+def check_missing(output: str, latest: LatestRows, missing: str) -> set[str]:
     """The URIs of captions to leave out, since their image no longer exists.
 
     Args:
+      output: the job's output folder.
       latest: the current rows.
       missing: one of `CHOICES`.
 
@@ -68,7 +74,7 @@ def check_missing(latest: LatestRows, missing: str) -> set[str]:
     """
     if missing == KEEP:
         return set()
-    gone = find_missing(captioned_uris(latest))
+    gone = find_missing(output, captioned_uris(latest))
     if gone and (missing == FAIL or len(gone) == latest.captions.num_rows):
         head = format_missing(len(gone))
         hint = "" if missing == FAIL else "; these are all: is their disk mounted? --missing=keep writes them"
@@ -76,9 +82,11 @@ def check_missing(latest: LatestRows, missing: str) -> set[str]:
     return gone
 
 
-def without_missing(latest: LatestRows, gone: Collection[str], missing: str) -> LatestRows:
+def without_missing(output: str, latest: LatestRows, gone: Collection[str], missing: str) -> LatestRows:
     """The same rows without the captions of URIs that are gone; with "skip" also without failures that are over."""
-    over = find_obsolete((row["uri"], row["error_type"]) for row in failure_rows(latest)) if missing == SKIP else ()
+    over: Collection[str] = ()
+    if missing == SKIP:
+        over = find_obsolete(output, ((row["uri"], row["error_type"]) for row in failure_rows(latest)))
     captions = _without(latest.caption_parts, latest.captions, gone)
     return dataclasses.replace(
         latest, captions=captions, failures=_without(latest.failure_parts, latest.failures, over)
@@ -107,24 +115,39 @@ def captioned_uris(latest: LatestRows) -> Iterator[str]:
         yield from read_rows(latest.caption_parts, latest.captions, part)["uri"].to_pylist()
 
 
-def find_missing(uris: Iterable[str]) -> set[str]:
-    """Those whose file or object does not exist.
+def find_missing(output: str, uris: Iterable[str]) -> set[str]:
+    """Those whose file or object does not exist, nor the list of `output`'s runs that holds their image.
 
     Web addresses are not asked, and names that are not absolute cannot be: nobody knows where they were given.
     """
     asked = [uri for uri in uris if scheme_of(uri) in _ASKED and (SCHEME.match(uri) or os.path.isabs(uri))]
     with ThreadPoolExecutor(_THREADS) as threads:
-        return {uri for uri, gone in zip(asked, threads.map(_is_missing, asked), strict=True) if gone}
+        gone = {uri for uri, missing in zip(asked, threads.map(_is_missing, asked), strict=True) if missing}
+    return gone - _held_by_lists(output, gone) if gone else gone
 
 
-def find_obsolete(failures: Iterable[tuple[str, str]]) -> set[str]:
+def _held_by_lists(output: str, uris: Collection[str]) -> set[str]:
+    """Those whose image lies in a Parquet list that exists, by the plans of the runs."""
+    names, held = pa.array(list(uris), pa.string()), set[str]()
+    exists = functools.cache(lambda given: not _is_missing(given))
+    for run, manifest in read_readable_runs(output).manifests.items():
+        with contextlib.suppress(StorageError):  # a plan that is damaged, or was deleted
+            for table in read_plan_columns(run, manifest.shards, ["uri", "parquet_place"]):
+                if "parquet_place" not in table.column_names:
+                    break
+                rows = table.filter(pc.and_(table["parquet_place"].is_valid(), pc.is_in(table["uri"], names)))
+                held |= {row["uri"] for row in rows.to_pylist() if exists(Place.from_json(row["parquet_place"]).given)}
+    return held
+
+
+def find_obsolete(output: str, failures: Iterable[tuple[str, str]]) -> set[str]:
     """The URIs of failures (URI, error type) whose file no longer exists, or whose folder can be read now.
 
     A file that was not there when it failed is no such: a list may still name it.
     """
     types = {uri: error_type for uri, error_type in failures if error_type not in MISSING_ERRORS}
     readable = {uri for uri, error_type in types.items() if error_type == UNREADABLE_FOLDER and _can_list(uri)}
-    return find_missing(types) | readable
+    return find_missing(output, types) | readable
 
 
 def _can_list(folder: str) -> bool:

@@ -115,8 +115,8 @@ def write_snapshot(
     results = read_current_results(output)
     if not (results.latest.caption_parts or results.latest.left_out or read_readable_runs(output).manifests):
         raise UsageError(f"no run has been started in {output}; is it the --output of a run?")
-    gone = check_missing(results.latest, missing)
-    results = dataclasses.replace(results, latest=without_missing(results.latest, gone, missing))
+    gone = check_missing(output, results.latest, missing)
+    results = dataclasses.replace(results, latest=without_missing(output, results.latest, gone, missing))
     with StagedFiles() as staged:
         corrections = _stage(results, staged, max_rows, max_bytes, min_score)
         replace_snapshot(to, staged)

@@ -147,8 +147,8 @@ def read_status(output: str, list_inputs: bool = True) -> Status:
     obsolete: set[str] = set()
     if list_inputs and runs.manifests:
         new, next_run = _next_run(*list(runs.manifests.items())[-1])
-        missing = sorted(map(public_name, find_missing(captioned_uris(latest))))
-        obsolete = find_obsolete((row["uri"], row["error_type"]) for row in failure_rows(latest))
+        missing = sorted(map(public_name, find_missing(output, captioned_uris(latest))))
+        obsolete = find_obsolete(output, ((row["uri"], row["error_type"]) for row in failure_rows(latest)))
     kinds = sorted(_kinds(failure_rows(latest), obsolete), key=lambda kind: -kind.count)
     sizes = latest.captions.num_rows, latest.failures.num_rows
     people = applied.edited, applied.bad

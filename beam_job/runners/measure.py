@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 import time
 from collections.abc import Mapping
@@ -56,6 +57,7 @@ def measure(config: JobConfig, model_version: str, shard: Shard) -> Measured:
     with tempfile.TemporaryDirectory() as folder:
         failures = FailureBudget(1.0, len(shard.images))
         run = Run.new(folder)
+        config = dataclasses.replace(config, dedupe=None)  # the speed of the captioner is wanted
         engine = open_engine(config, run, model_version, ProgressFile(None), failures, NO_THUMBNAILS)
         try:
             started = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 
 from beam_job import __version__
@@ -10,11 +11,12 @@ from beam_job import __version__
 PROJECT_URL = "https://pypi.org/project/caption-images/"
 USER_AGENT = f"caption-images/{__version__} (+{PROJECT_URL})"
 REQUESTS_PER_HOST = 4
+_HEADER_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
 
 
 @dataclass(frozen=True)
 class Access:
-    """How to ask.
+    """How to ask (ValueError for a user agent that no header can have).
 
     Attributes:
       user_agent: sent to web servers.
@@ -27,6 +29,12 @@ class Access:
     respect_noai: bool = False
     requests_per_host: int = REQUESTS_PER_HOST
     billing_project: str = ""
+
+    def __post_init__(self) -> None:
+        if not _HEADER_VALUE.fullmatch(self.user_agent):
+            raise ValueError(
+                f"--user_agent must be one line of printable ASCII characters, not {self.user_agent!r:.80}"
+            )
 
     def shared_by(self, processes: int) -> Access:
         """The same for each of several processes, with its share of the requests, which is one at least."""

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import stat as stat_module
-import unicodedata
 import urllib.parse
 import uuid
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from beam_job.storage.base import (
     scheme_of,
 )
 from beam_job.storage.checksum import check
+from beam_job.storage.near_miss import near_miss
 from beam_job.storage.retry import Deadline, Retrying, retrying
 from beam_job.storage.versions import listed_version, read_version
 from beam_job.storage.walk import Found, walk
@@ -329,25 +329,6 @@ def _local_errors(uri: str) -> Iterator[None]:
     except OSError as error:
         code = error.errno or 0
         retry_when = OPTIONS if code in _REFUSED else CONTENT if code in _BAD_NAME else LATER
-        hint = _near_miss(uri) if code == errno.ENOENT else _HINTS.get(code, "")
+        hint = near_miss(local_path(uri)) if code == errno.ENOENT else _HINTS.get(code, "")
         message = f"{uri}: {error.strerror or error}{hint}"
         raise StorageError(message, type(error).__name__, code in _TRANSIENT, retry_when=retry_when) from error
-
-
-def _near_miss(uri: str) -> str:
-    """A hint at a name that differs in capitals or in its Unicode form alone, which macOS and Windows ignore."""
-    try:
-        missing = os.path.abspath(local_path(uri))
-        while not os.path.lexists(folder := os.path.dirname(missing)):
-            missing = folder
-        name = os.path.basename(missing)
-        near = next(other for other in sorted(os.listdir(folder)) if _folded(other) == _folded(name))
-    except (OSError, ValueError, StopIteration, StorageError):
-        return ""
-    same = unicodedata.normalize("NFC", near) == unicodedata.normalize("NFC", name)
-    how = "its Unicode form (NFC or NFD)" if same else "capitals"
-    return f"; there is {local_uri(os.path.join(folder, near))}, which differs in {how} alone"
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()

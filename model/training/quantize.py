@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from model.bundle import check_replaceable, load_captioner, save_bundle
+from model.bundle import check_bundle, check_replaceable, load_captioner, load_config, save_bundle
 from model.captioner import Captioner
 from model.efficientnet_lite import NORM_EPSILON
 from model.int8_layers import LARGEST_WEIGHT, STEPS, Int8Convolution, Int8Range
@@ -65,10 +65,12 @@ def quantize(bundle: Path, data: str, photographs: int, output: Path) -> str:
     if photographs < 1:
         raise ValueError(f"photographs must be a whole number from 1, not {photographs}")
     check_replaceable(output)
-    start = load_captioner(bundle)
-    config = replace(start.config, int8=True)
-    if config == start.config:
+    check_bundle(bundle)
+    given = load_config(bundle)
+    config = replace(given, int8=True)  # refused at once, before a network is built
+    if config == given:
         raise ValueError(f"{bundle} has an 8-bit backbone already")
+    start = load_captioner(bundle)
     encoder, decoder = build_network(config, len(start.vocabulary))
     examples = read_examples(data)
     chosen = examples[:: max(1, len(examples) // photographs)][:photographs]

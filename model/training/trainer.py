@@ -157,7 +157,6 @@ class Trainer:
         """One pass over the images; returns the mean loss of its steps."""
         options = self.options
         rng = np.random.default_rng((options.seed, number))
-        keras.utils.set_random_seed(options.seed * 10_007 + number)
         losses, started, steps = [], time.monotonic(), self.learner.steps(options.batch_size)
         for step, batch in enumerate(self.learner.batches(options.batch_size, rng)):
             losses.append(float(self._step(*map(tf.convert_to_tensor, batch))))

@@ -105,15 +105,16 @@ def test_without_a_place_to_keep_it(cache: Path) -> None:
     assert "every process repeats this, because the result cannot be cached: " in told[0]
 
 
-def test_the_cache_does_not_grow_for_ever(cache: Path) -> None:
+def test_the_cache_keeps_the_files_last_used(cache: Path) -> None:
     from model import file_cache
 
     for number in range(7):
         file_cache.put(f"{number:064x}", b"content", ".tflite")
         [path] = cache.glob(f"{number:064x}-*")
         os.utime(path, (number, number))
+        file_cache.get(f"{0:064x}", ".tflite")
     kept = [number for number in range(7) if file_cache.get(f"{number:064x}", ".tflite") == b"content"]
-    assert kept == [3, 4, 5, 6]
+    assert kept == [0, 4, 5, 6]
     assert len(list(cache.iterdir())) == 4
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_job.results.columns import as_json_text
+from beam_job.inputs.columns import as_json_text
 
 NAME = "captions.parquet"
 _LOAD = """\

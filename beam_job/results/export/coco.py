@@ -16,9 +16,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from beam_job.inputs.columns import to_json
 from beam_job.inputs.tars import container_of
 from beam_job.records import Failure
-from beam_job.results.columns import to_json
 from beam_job.results.export.left_out import LeftOut
 from beam_job.storage import StorageError, public_name, storage_for
 

@@ -8,13 +8,14 @@ import dataclasses
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_job.config import JobConfig
+from beam_job.planning.run import Run, RunManifest
 from beam_job.results.arguments import refuse_wrong_usage, report_left_out
 from beam_job.results.corrections import BAD, EDITED
 from beam_job.results.current_results import CurrentResults, read_current_results
@@ -36,6 +37,7 @@ from beam_job.results.missing import (
     without_missing,
 )
 from beam_job.results.places import check_apart
+from beam_job.results.planned_images import PlannedImages
 from beam_job.results.readable_runs import config_of, read_readable_runs
 from beam_job.storage import WEB, Allowed, StorageError
 from beam_job.text import counted, printable_lines
@@ -86,8 +88,8 @@ def main(arguments: list[str]) -> int:
         damaged = report_left_out(results.latest.left_out)
         if not results.latest.captions.num_rows:
             raise ExportError(f"there is no caption in {args.output}; is it the --output of a run?")
-        gone = check_missing(results.latest, args.missing)
-        results = dataclasses.replace(results, latest=without_missing(results.latest, gone, args.missing))
+        gone = check_missing(args.output, results.latest, args.missing)
+        results = dataclasses.replace(results, latest=without_missing(args.output, results.latest, gone, args.missing))
         with contextlib.closing(LeftOut(args.to)) as left_out:
             with new_folder(args.to) as folder:
                 lines = _export(args, results, folder, left_out)
@@ -125,8 +127,10 @@ def _write(
     args: argparse.Namespace, tables: Iterator[pa.Table], folder: str, left_out: LeftOut
 ) -> tuple[int, list[str]]:
     """Writes the format that was asked for; returns the number of captions, and hints for the user."""
-    policies, otherwise = _policies(args)
-    images = ImageFetcher(policies, otherwise, left_out, link=args.images == "link", timeout=args.fetch_timeout)
+    runs = read_readable_runs(args.output).manifests
+    policies, otherwise = _policies(args, runs)
+    planned, link = PlannedImages(runs), args.images == "link"
+    images = ImageFetcher(policies, otherwise, left_out, planned, link, timeout=args.fetch_timeout)
     if args.format == "csv":
         written, formulas = write_csv(tables, folder, args.for_spreadsheets)
         hint = f"{counted(formulas, 'value')} would be a formula in a spreadsheet; for one, add --for_spreadsheets"
@@ -144,7 +148,7 @@ def _write(
     return write_imagefolder(tables, folder, images), []
 
 
-def _policies(args: argparse.Namespace) -> tuple[dict[str, Allowed], Allowed]:
+def _policies(args: argparse.Namespace, runs: Mapping[Run, RunManifest]) -> tuple[dict[str, Allowed], Allowed]:
     """The places that the rows of each run may be read from: those of its manifest and of this command's options.
 
     The second value is for rows of runs whose manifest is missing or damaged.
@@ -154,7 +158,7 @@ def _policies(args: argparse.Namespace) -> tuple[dict[str, Allowed], Allowed]:
     """
 
     def with_options(config: JobConfig) -> Allowed:
-        # A list could name local files; but rows that somebody has added to the output are no list of the user's.
+        # Rows that somebody has added to the output are in no list of the user's; of those that are, the plan knows it.
         web = WEB if config.trusts_a_list else ()
         extended = dataclasses.replace(
             config,
@@ -168,7 +172,7 @@ def _policies(args: argparse.Namespace) -> tuple[dict[str, Allowed], Allowed]:
     try:
         otherwise = with_options(JobConfig(inputs=(), output=args.output))
         policies = {}
-        for run, manifest in read_readable_runs(args.output).manifests.items():
+        for run, manifest in runs.items():
             with contextlib.suppress(StorageError):  # `otherwise` then
                 policies[run.run_id] = with_options(config_of(run, manifest))
     except ValueError as error:

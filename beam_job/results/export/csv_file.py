@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from beam_job.results.columns import as_json_text
+from beam_job.inputs.columns import as_json_text
 
 NAME = "captions.csv"
 _FORMULA = r"^[=+\-@\t\r]"

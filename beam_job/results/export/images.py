@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,11 +13,13 @@ from typing import Any
 import pyarrow as pa
 
 from beam_job.inputs.filters import Filters
+from beam_job.inputs.packed import Place, list_of_row
 from beam_job.inputs.tars import container_of
 from beam_job.loading.images import fetch, fetch_failure
 from beam_job.records import Failure, ImageInput
 from beam_job.results.export.left_out import LeftOut
 from beam_job.results.export.names import SIGNATURE_BYTES, suffix_of
+from beam_job.results.planned_images import PlannedImages
 from beam_job.storage import Allowed, StorageError, real_path, scheme_of, storage_for
 from beam_job.storage.versions import is_same_version
 
@@ -46,6 +49,7 @@ class ImageFetcher:
       allowed: what each run could read, by the run's name.
       otherwise: what may be read for rows of any other run.
       left_out: gets the images that are missing, have changed, or may not be read.
+      planned: what the runs planned of their images.
       link: return the paths of local files instead of their content.
       threads: number of fetching threads.
       timeout: seconds for one image, retries included.
@@ -56,12 +60,14 @@ class ImageFetcher:
         allowed: Mapping[str, Allowed],
         otherwise: Allowed,
         left_out: LeftOut,
+        planned: PlannedImages,
         link: bool = False,
         threads: int = 16,
         timeout: float = 60.0,
     ) -> None:
         self._allowed = allowed
         self._otherwise = otherwise
+        self._planned = planned
         self._link = link
         self._threads = threads
         self._timeout = timeout
@@ -77,7 +83,7 @@ class ImageFetcher:
             ahead: collections.deque[Future[FetchedImage | Failure]] = collections.deque()
             try:
                 for row in rows.select(_COLUMNS).to_pylist():
-                    ahead.append(threads.submit(self._fetch, row))
+                    ahead.append(threads.submit(self._fetch, self._image(row), row["run"]))
                     if len(ahead) == _AHEAD * self._threads:
                         yield self._or_left_out(ahead.popleft().result())
                 while ahead:
@@ -91,11 +97,21 @@ class ImageFetcher:
             return None
         return taken
 
-    def _fetch(self, row: Mapping[str, Any]) -> FetchedImage | Failure:
-        image = ImageInput(row["uri"], row["object_version"] or None)
-        allowed = self._allowed.get(row["run"], self._otherwise)
-        if self._link and scheme_of(image.uri) == "file" and container_of(image.uri) == image.uri:
+    def _image(self, row: Mapping[str, Any]) -> ImageInput:
+        image = self._planned.of(row["run"], row["uri"]) or ImageInput(row["uri"])
+        return dataclasses.replace(image, object_version=row["object_version"] or None)
+
+    def _fetch(self, image: ImageInput, run: str) -> FetchedImage | Failure:
+        allowed = self._allowed.get(run, self._otherwise).of(image.is_trusted)
+        is_local = scheme_of(image.uri) == "file"
+        in_list = image.parquet_place is not None or list_of_row(image.uri) is not None
+        if self._link and is_local and not in_list and container_of(image.uri) == image.uri:
             return _link(image, allowed)
+        try:
+            if image.parquet_place is not None:  # which a run does not check, since it has listed it itself
+                storage_for(Place.from_json(image.parquet_place).given, allowed)
+        except StorageError as error:
+            return fetch_failure(image, error)
         fetched = fetch(image, self._timeout, allowed, Filters())
         if isinstance(fetched, Failure):
             return fetched

@@ -20,10 +20,11 @@ Writes each image that has a caption, once, with its newest caption or a person'
   csv         captions.csv
   bigquery    captions.parquet, schema.json and load.sh
 
-Images are copied in the version that was captioned, from places that their run was allowed to read. An image that has
-changed or cannot be named is left out and listed with its reason in DIR.left_out.jsonl, and the exit code is 1. Images
-that no longer exist, are marked bad or have no caption are left out too, and counted. DIR appears when it is complete;
-it must be a new or empty folder outside of --output.
+Images are copied in the version that was captioned, from places that their run was allowed to read. What a list on
+your disk named is read only if the run's folder is local and yours. An image that has changed or cannot be named is
+left out and listed with its reason in DIR.left_out.jsonl, and the exit code is 1. Images that no longer exist, are
+marked bad or have no caption are left out too, and counted. DIR appears when it is complete; it must be a new or empty
+folder outside of --output.
 """
 _EPILOG = """\
 examples:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
-from beam_job.results.columns import to_json
+from beam_job.inputs.columns import to_json
 from beam_job.results.export.images import ImageFetcher
 
 

@@ -214,7 +214,6 @@ def test_an_answer_that_is_no_caption_costs_its_image_alone(answer: object, mess
 def test_a_run_on_a_small_device_ends_well_and_says_so_once(
     verbose: list[str],
     tmp_path: Path,
-    tiny_bundle: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
@@ -223,7 +222,7 @@ def test_a_run_on_a_small_device_ends_well_and_says_so_once(
         Image.new("L", (8, 8), brightness).save(tmp_path / "photos" / f"{brightness}.png")
     captioner = FakeCaptioner(fits=5, out_of_memory=NO_MEMORY)
     monkeypatch.setattr("beam_job.captioning.caption_shards.load_captioner", lambda *_: captioner)
-    arguments = [f"--input={tmp_path}/photos", f"--output={tmp_path}/out", f"--model={tiny_bundle}", "--batch_size=8"]
+    arguments = [f"--input={tmp_path}/photos", f"--output={tmp_path}/out", "--batch_size=8"]
     assert main([*arguments, "--shard_size=10", *verbose]) == 0
     error = capfd.readouterr().err
     assert error.count("the device ran out of memory with 8 images in a batch; going on with 4") == 1

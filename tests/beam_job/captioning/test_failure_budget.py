@@ -22,9 +22,11 @@ from beam_job.planning.plan import Shard
 from beam_job.planning.run import Run
 from beam_job.records import Failure, ImageInput
 from tests.fakes import FakeCaptioner
-from tests.fault_server import FaultServer, ok, serve, status
+from tests.fault_server import FaultServer, Step, ok, serve, status
+from tests.images import encode, halves
 from tests.leases import is_released
 
+GOOD = ok(encode(halves("red", "blue"), "PNG"))
 FINE = None
 GONE = Failure("x.jpg", "fetch", "NotFound", "x.jpg: 404 Not Found", transient=False)
 MISSING = Failure("x.jpg", "fetch", "FileNotFoundError", "x.jpg: No such file", True)
@@ -100,15 +102,16 @@ def rows(output: Path, table: str) -> list[str]:
     return sorted(ds.dataset(output / table).to_table(["uri"])["uri"].to_pylist())
 
 
-def test_a_list_of_a_bucket_that_has_gone(bucket, tmp_path: Path, tiny_bundle: Path, capfd) -> None:
+def test_a_list_of_a_bucket_that_has_gone(bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
     """Nothing is written, so that nothing counts as failed for good when the bucket is back."""
-    uris = [f"gs://gone-{bucket.name}/{number}.jpg" for number in range(300)]
+    monkeypatch.setattr(budget, "EVIDENCE", 10)
+    uris = [f"gs://gone-{bucket.name}/{number}.jpg" for number in range(15)]
     (tmp_path / "uris.txt").write_text("\n".join(uris))
-    arguments = [f"--input={tmp_path}/uris.txt", f"--output={tmp_path}/out", f"--model={tiny_bundle}"]
+    arguments = [f"--input={tmp_path}/uris.txt", f"--output={tmp_path}/out"]
     arguments += [f"--allow_buckets=gs://gone-{bucket.name}"]
     assert main(arguments) == 1
     *_, last = capfd.readouterr().err.splitlines()
-    assert "all of the first 200 images failed, the last one at fetch: gs://gone-" in last
+    assert "all of the first 10 images failed, the last one at fetch: gs://gone-" in last
     assert "repeat the command to resume" in last
     assert rows(tmp_path / "out", "failures") == rows(tmp_path / "out", "captions") == []
     assert is_released(tmp_path / "out")
@@ -116,32 +119,49 @@ def test_a_list_of_a_bucket_that_has_gone(bucket, tmp_path: Path, tiny_bundle: P
     assert rows(tmp_path / "out", "failures") == sorted(uris)
 
 
+def urls_of_photographs(server: FaultServer, folder: Path, broken: Step) -> tuple[list[str], list[str]]:
+    """URIs of 40 photographs, the last 20 of which get `broken`, and the arguments that caption them."""
+    uris = [f"{server.address}/{number:02d}.png" for number in range(40)]
+    for number in range(40):
+        server.script(f"{number:02d}.png", GOOD if number < 20 else broken)
+    (folder / "uris.txt").write_text("\n".join(uris))
+    arguments = [f"--input={folder}/uris.txt", f"--output={folder}/out", "--shard_size=20", "--batch_size=2"]
+    return uris, [*arguments, "--fetch_threads=1", "--allow_schemes=http", "--allow_private_addresses"]
+
+
 def test_a_server_that_goes_down_and_comes_back(
-    server: FaultServer, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capfd
+    server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
 ) -> None:
     monkeypatch.setattr(budget, "EVIDENCE", 10)
-    Image.new("RGB", (20, 10), (9, 60, 30)).save(tmp_path / "a.png")
-    good = ok((tmp_path / "a.png").read_bytes())
-    names = [f"{number:02d}.png" for number in range(40)]
-    for number, name in enumerate(names):
-        server.script(name, good if number < 20 else status(503, {"Retry-After": "1000"}))
-    uris = [f"{server.address}/{name}" for name in names]
-    (tmp_path / "uris.txt").write_text("\n".join(uris))
-    arguments = [f"--input={tmp_path}/uris.txt", f"--output={tmp_path}/out", f"--model={tiny_bundle}"]
-    arguments += ["--shard_size=20", "--fetch_threads=1", "--batch_size=2"]
-    arguments += ["--allow_schemes=http", "--allow_private_addresses"]
-    assert main(arguments) == 1
+    uris, arguments = urls_of_photographs(server, tmp_path, status(500))
+    assert main([*arguments, "--fetch_timeout=0.1"]) == 1
     printed = capfd.readouterr().err
     assert "Traceback" not in printed
     assert "10 images in a row failed, the last one at fetch: http://127.0.0.1" in printed.splitlines()[-1]
     assert rows(tmp_path / "out", "captions") in ([], uris[:20])  # the stop may come before the first shard is decoded
     assert rows(tmp_path / "out", "failures") == []
-    for name in names:
-        server.script(name, good)
+    for number in range(20, 40):
+        server.script(f"{number}.png", GOOD)
     assert main(arguments) == 0
     assert "resuming run" in capfd.readouterr().err
     assert rows(tmp_path / "out", "captions") == uris
     assert rows(tmp_path / "out", "failures") == []
+
+
+def test_a_server_that_asks_for_a_long_pause_is_asked_again_the_next_night(
+    server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = status(503, {"Retry-After": "86400"})
+    uris, arguments = urls_of_photographs(server, tmp_path, busy)
+    assert main(arguments) == 0
+    assert rows(tmp_path / "out", "captions") == uris[:20]
+    assert rows(tmp_path / "out", "failures") == uris[20:]
+    assert len(server.asked) == 21  # it is left alone after its first refusal
+    monkeypatch.setattr("beam_job.storage.hosts.HOSTS._hosts", {})
+    for number in range(20, 40):
+        server.script(f"{number}.png", GOOD)
+    assert main(arguments) == 0
+    assert rows(tmp_path / "out", "captions") == uris
 
 
 def grey(folder: Path, count: int) -> Shard:

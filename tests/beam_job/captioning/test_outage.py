@@ -55,14 +55,13 @@ def uris(output: Path, table: str) -> list[str]:
 def test_a_disk_that_goes_in_the_middle_of_a_run(
     photos: Path,
     tmp_path: Path,
-    tiny_bundle: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     leave_folder: bool,
 ) -> None:
     captioner = Unmounting(photos, leave_folder)
     monkeypatch.setattr("beam_job.captioning.caption_shards.load_captioner", lambda *_: captioner)
-    arguments = [f"--input={photos}", f"--output={tmp_path}/out", f"--model={tiny_bundle}", "--shard_size=5"]
+    arguments = [f"--input={photos}", f"--output={tmp_path}/out", "--shard_size=5"]
     arguments += ["--batch_size=5", "--fetch_threads=1", "--decode_threads=1"]
     assert main(arguments) == 1
     last = capfd.readouterr().err.splitlines()[-1]

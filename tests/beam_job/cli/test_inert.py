@@ -34,12 +34,12 @@ def server() -> Iterator[FaultServer]:
 
 
 @pytest.fixture
-def job(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Runs the job into tmp_path/out with a fake captioner; returns its exit code."""
     monkeypatch.setattr("beam_job.captioning.caption_shards.load_captioner", lambda *_: FakeCaptioner())
 
     def run(given: object, *options: str) -> int:
-        arguments = [f"--input={given}", f"--output={tmp_path}/out", f"--model={tiny_bundle}"]
+        arguments = [f"--input={given}", f"--output={tmp_path}/out"]
         return main([*arguments, "--max_failure_ratio=1", *options])
 
     return run

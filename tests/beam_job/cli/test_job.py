@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -66,15 +68,15 @@ def expected(photographs) -> dict[str, str]:
 def by_workers(
     photographs, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[int, tuple[Path, subprocess.CompletedProcess[str]]]:
-    """The output and the ended command by --workers, of the same folder."""
+    """The output and the ended command by --workers, of the same folder; one worker runs in this process."""
     root = tmp_path_factory.mktemp("by-workers")
     folder = fill(root / "photos", photographs)
-    ran = {}
-    for workers in (1, 2):
-        output = root / f"out-{workers}"
-        done = caption_images(f"--input={folder}", f"--output={output}", "--shard_size=2", f"--workers={workers}")
-        ran[workers] = (output, done)
-    return ran
+    options = [f"--input={folder}", "--shard_size=2"]
+    with contextlib.redirect_stderr(io.StringIO()) as printed:
+        code = main([*options, f"--output={root}/out-1"])
+    one = subprocess.CompletedProcess([], code, stderr=printed.getvalue())
+    two = caption_images(*options, f"--output={root}/out-2", "--workers=2")
+    return {1: (root / "out-1", one), 2: (root / "out-2", two)}
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -174,25 +176,18 @@ def test_pandas_duckdb_and_datasets_read_it(finished: Path, tmp_path: Path) -> N
     assert loaded.features["captions"].feature.dtype == "string"
 
 
-def test_a_second_run_stands_beside_the_first(folder: Path, tmp_path: Path, tiny_bundle: Path) -> None:
-    arguments = [f"--input={folder}", f"--output={tmp_path}/out", f"--model={tiny_bundle}"]
-    assert main(arguments) == main([*arguments, "--recaption"]) == 0
-    rows = table(tmp_path / "out", "captions")
-    assert len(rows) == 12
-    assert len({row["run"] for row in rows}) == 2
-
-
 def test_relative_paths_are_the_callers(folder: Path, tmp_path: Path, tiny_bundle: Path) -> None:
     done = caption_images("--input=photos/**/*.png", "--output=out", f"--model={tiny_bundle}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(table(tmp_path / "out", "captions")) == 3
 
 
-def test_direct_runner_is_the_in_process_engine(folder: Path, tmp_path: Path, tiny_bundle: Path) -> None:
+def test_direct_runner_is_the_in_process_engine(
+    folder: Path, tmp_path: Path, tiny_bundle: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     arguments = [f"--input={folder}", f"--output={tmp_path}/out", f"--model={tiny_bundle}", "--runner=DirectRunner"]
-    done = caption_images(*arguments, "--verbose")
-    assert done.returncode == 0
-    assert "prism" not in done.stderr.lower()
+    assert main([*arguments, "--verbose"]) == 0
+    assert "prism" not in capfd.readouterr().err.lower()
 
 
 def test_bucket_to_bucket(bucket, folder: Path, tiny_bundle: Path) -> None:
@@ -216,8 +211,6 @@ def test_bucket_to_bucket(bucket, folder: Path, tiny_bundle: Path) -> None:
 
 
 def _rows(parquet: bytes, name: str) -> list[dict]:
-    import io
-
     import pyarrow.parquet as pq
 
     return pq.read_table(io.BytesIO(parquet)).to_pylist()
@@ -344,18 +337,12 @@ def test_run_local_from_another_folder(photographs, tmp_path: Path) -> None:
     assert pd.read_parquet(parquet)["caption"].str.len().gt(5).all()
 
 
-def test_scores_of_the_jobs_parquet_are_those_of_the_model(photographs, finished: Path, tmp_path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def test_evaluation_reads_the_captions_of_the_job(photographs, finished: Path, expected: dict[str, str]) -> None:
+    from model.training.data import Example
+    from model.training.evaluate import read_captions
 
-    rows = [
-        {"image_id": name, "image": photographs[name].read_bytes(), "captions": ["a photograph of a thing"]}
-        for name in GOOD
-    ]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data.parquet")
-    command = [sys.executable, "-m", "model", "evaluate", f"--data={tmp_path}/data.parquet"]
-    of_model = subprocess.run([*command, "--num_captions=2"], capture_output=True, text=True, check=True)
-    of_parquet = subprocess.run(
-        [*command, f"--captions={finished}/captions"], capture_output=True, text=True, check=True
-    )
-    assert json.loads(of_model.stdout) == json.loads(of_parquet.stdout)
+    examples = [Example(name, photographs[name].read_bytes, ("a photograph of a thing",)) for name in GOOD]
+    said = read_captions(f"{finished}/captions", examples)
+    assert {name: caption.text for name, caption in said.items()} == expected
+    scores = {Path(row["uri"]).name: row["score"] for row in table(finished, "captions")}
+    assert {name: caption.score for name, caption in said.items()} == scores

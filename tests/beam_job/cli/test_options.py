@@ -63,6 +63,7 @@ def test_every_option_sets_its_field() -> None:
         "--temperature": ("decoding.temperature", 0.5),
         "--seed": ("decoding.seed", 29),
         "--no_repeat_ngram": ("decoding.no_repeat_ngram", 43),
+        "--dedupe": ("dedupe", "content"),
         "--requests_per_host": ("requests_per_host", 47),
         "--user_agent": ("user_agent", "Museum/1.0"),
         "--respect_noai": ("respect_noai", True),

@@ -61,6 +61,38 @@ def test_hive_partitions(given: str, folder: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("given", ["{}", "{}/**", "{}/**/*.parquet"])
+def test_what_spark_and_delta_lake_write_beside_lists(given: str, folder: Path, caplog) -> None:
+    parts(folder)
+    for name in ("_delta_log", "_temporary/0", "_year=2024"):
+        (folder / name).mkdir(parents=True)
+        pq.write_table(pa.table({"uri": [f"/{name}.jpg"]}), folder / name / "0.parquet")
+    fill(folder, ".x.crc", "_delta_log/0.json")
+    found = {row["uri"] for row in rows(given.format(folder))}
+    assert found == {"/a.jpg", "/b.jpg", "/c.jpg", "/_year=2024.jpg"}
+
+
+def test_a_pattern_may_ask_for_them(folder: Path) -> None:
+    parts(folder / "_kept")
+    assert len(rows(f"{folder}/_k*/**/*.parquet")) == len(rows(f"{folder}/_kept")) == 3
+    fill(folder, "photos/_a", "photos/.b")
+    assert names(folder, f"{folder}/photos/*") == ["photos/.b", "photos/_a"]
+
+
+def test_one_of_several_lists_lacks_the_column(folder: Path) -> None:
+    for name, text in (("0", "url\n/0.jpg\n"), ("1", "uri\n/1.jpg\n"), ("2", "uri;n\n/2.jpg;1\n")):
+        fill(folder, f"{name}.csv")
+        (folder / f"{name}.csv").write_text(text)
+    read, first, last = rows(f"{folder}/*.csv")
+    assert read["uri"] == "/1.jpg"
+    assert (first["uri"], last["uri"]) == (f"{folder}/0.csv", f"{folder}/2.csv")
+    assert "has no column uri" in first["list_error"]
+    assert "add --delimiter=';'" in last["list_error"]
+    (folder / "1.csv").unlink()
+    with pytest.raises(InputError, match=r"0\.csv has no column uri; --uri_column must name one of url"):
+        rows(f"{folder}/*.csv")
+
+
 def test_a_folder_that_spark_named_like_a_file(tmp_path: Path) -> None:
     parts(tmp_path / "out.parquet")
     assert len(rows(tmp_path / "out.parquet")) == 3
@@ -298,6 +330,25 @@ def test_a_name_that_is_nearly_there(name: str, asked: str, how: str, folder: Pa
     with pytest.raises(StorageError, match=f"which differs in {how}") as caught:
         storage_for(str(folder)).read(str(folder / asked))
     assert name.split("/")[0] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "hint"),
+    [
+        pytest.param("a%20b.jpg", "there is {}/a b.jpg, the same name without %-escapes", id="URL"),
+        pytest.param("sub\\c.jpg", "there is {}/sub/c.jpg, the same name with slashes", id="Windows"),
+        pytest.param("dangling.jpg", "{}/dangling.jpg is a symbolic link to gone.jpg, which is not there", id="link"),
+        pytest.param("linked/c.jpg", "{}/linked is a symbolic link to gone, which is not there", id="linked folder"),
+        pytest.param("..%2Fsecret.jpg", "No such file or directory$", id="outside"),
+    ],
+)
+def test_other_hints(asked: str, hint: str, folder: Path) -> None:
+    fill(folder, "a b.jpg", "sub/c.jpg")
+    (folder.parent / "secret.jpg").touch()
+    (folder / "dangling.jpg").symlink_to("gone.jpg")
+    (folder / "linked").symlink_to("gone")
+    with pytest.raises(StorageError, match=hint.format(folder)):
+        storage_for(str(folder)).read(str(folder / asked))
 
 
 def test_a_relative_input_belongs_to_the_folder_where_it_was_given(

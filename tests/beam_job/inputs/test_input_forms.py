@@ -32,13 +32,13 @@ def photograph(shade: int) -> bytes:
 
 
 @pytest.fixture
-def run(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, str]]:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, str]]:
     """Runs the job; the caption of each URI."""
     monkeypatch.setattr("beam_job.captioning.caption_shards.load_captioner", lambda *_: FakeCaptioner())
     output = tmp_path / "out"
 
     def run(given: object, *options: str) -> dict[str, str]:
-        assert main([f"--input={given}", f"--output={output}", f"--model={tiny_bundle}", *options]) == 0
+        assert main([f"--input={given}", f"--output={output}", *options]) == 0
         return {row["uri"]: row["caption"] for row in rows(output, "captions")}
 
     run.output = output  # type: ignore[attr-defined]

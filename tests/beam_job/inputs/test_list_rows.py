@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from beam_job.inputs import list_formats
 from beam_job.inputs.lists import read_list
 from beam_job.inputs.rows import ListedFailure, ListError, ListOptions
 
@@ -48,6 +49,10 @@ def bad(given: object, **options: object) -> dict[str, str]:
         pytest.param("l.csv", "uri,n\n/a,1\n,2\n/b,1\n", 2, "has no uri", id="null in CSV"),
         pytest.param("l.csv", 'uri,n\n/a,1\n" ",2\n/b,1\n', 2, "has no uri", id="blank in CSV"),
         pytest.param("l.csv", b"uri,n\n/a,1\n/caf\xe9,2\n/b,1\n", 2, "not UTF-8", id="CSV with Latin-1"),
+        pytest.param(
+            "l.csv", b"uri,n\n/a,1\n/caf\xe9,2,3\n/b,1\n", 2, "b'/caf\\xe9,2,3'", id="Latin-1 and a comma more"
+        ),
+        pytest.param("l.csv", b"uri,caf\xe9\n/a,1\n/b\n/b,2\n", 2, "1 values instead of 2", id="Latin-1 in the header"),
         pytest.param("l.txt", b"/a\n\n/caf\xe9.jpg\n/b\n", 3, "not UTF-8", id="text with Latin-1"),
         pytest.param("l.tsv", "n\turi\n1\t/a\n2\n1\t/b\n", 2, "1 values instead of 2", id="TSV with a tab less"),
     ],
@@ -65,6 +70,49 @@ def test_one_bad_row_costs_one_row(
     assert uri == f"#row={number}"
     assert message.startswith(f"{given}: row {number} ")
     assert reason in message
+
+
+def test_bytes_that_are_not_utf8_survive_the_edges_of_blocks(tmp_path: Path) -> None:
+    """Characters of two to four bytes, cut by a block's end, and bytes that are none."""
+    names = ["/ä€😀" + "x" * at for at in range(5)] * 40
+    given = tmp_path / "l.csv"
+    lines = [name.encode() + (b"\xff\xc3" if at % 9 == 0 else b"") for at, name in enumerate(names)]
+    given.write_bytes(b"uri\n" + b"\n".join(lines) + b"\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(list_formats, "BLOCK_BYTES", 251)
+        assert good(given) == [name for at, name in enumerate(names) if at % 9]
+        assert list(bad(given).values())[1].endswith(f"what is not UTF-8: {lines[9]!r}")
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        pytest.param('"never closed', '"never closed', id="never closed"),
+        pytest.param('5" x 7"', '5" x 7"', id="inches"),
+        pytest.param('"half" closed', "half closed", id="closed too early"),
+        pytest.param('"two\nlines, ""quoted"""', 'two\nlines, "quoted"', id="two lines"),
+        pytest.param('"\r\n\r\n"', "\r\n\r\n", id="blank lines"),
+        pytest.param('"' + "a line\n" * 20 + '"', "a line\n" * 20, id="more than a block"),
+        pytest.param('"caf\udce9 never closed', None, id="nor UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("after", ["/b,2\n", '/b,"2"\n'], ids=["plain", "quotes"])
+@pytest.mark.parametrize("block", [300, 2**20])
+def test_a_quote_costs_no_other_row(
+    written: str, value: str | None, after: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(list_formats, "BLOCK_BYTES", block)
+    given = tmp_path / "l.csv"
+    given.write_bytes(f"uri,n\n/a,{written}\n{40 * after}".encode("utf-8", "surrogateescape"))
+    found = [(row["uri"], row["n"]) for row in rows(given, carry_columns=("n",)) if not row["list_error"]]
+    assert found == [*([] if value is None else [("/a", value)]), *40 * [("/b", "2")]]
+    assert list(bad(given, carry_columns=("n",))) == (["#row=1"] if value is None else [])
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf \r\n", b"uri,n\n"])
+def test_a_csv_without_records(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_bytes(content)
+    assert rows(tmp_path / "l.csv") == []
 
 
 def test_bad_rows_of_csv_do_not_move_the_numbers_of_others(tmp_path: Path) -> None:
@@ -158,6 +206,14 @@ def test_relative_names_start_at_the_working_folder_or_else_at_the_list(
     assert (
         f"1 relative name not found, neither in {tmp_path}/here nor in {tmp_path}/lists: ./nowhere.jpg" in caplog.text
     )
+
+
+def test_relative_names_in_a_bucket(bucket) -> None:
+    names = ["a.jpg", "./b.jpg", "../c.jpg", "./../d.jpg", "../../e.jpg", "x/../f.jpg"]
+    bucket.blob("lists/l.txt").upload_from_string("\n".join(names))
+    assert [uri.removeprefix(f"gs://{bucket.name}/") for uri in good(f"gs://{bucket.name}/lists/l.txt")] == [
+        *("lists/a.jpg", "lists/b.jpg", "c.jpg", "d.jpg", "../e.jpg", "lists/x/../f.jpg")
+    ]
 
 
 def test_who_chose_a_list(tmp_path: Path, bucket) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -49,6 +50,19 @@ def test_images_of_hugging_face(tmp_path: Path) -> None:
     assert [read(image) for image in reversed(found)] == images[::-1]
     assert {image.object_version is None for image in found} == {False}
     assert not any(str(data) in json.dumps(image.parquet_place) for data in images for image in found)
+
+
+def test_paths_without_bytes_are_read(tmp_path: Path) -> None:
+    (tmp_path / "outside.png").write_bytes(grey(90))
+    images = [{"bytes": None, "path": f"{tmp_path}/outside.png"}] * 70  # more than the rows that are looked at
+    images += [{"bytes": b"no image", "path": "a"}, {"bytes": grey(10), "path": "b"}, {"bytes": None, "path": "c"}]
+    pq.write_table(pa.table({"image": images}), tmp_path / "0.parquet")
+    found = listed(tmp_path / "0.parquet", uri_column="image.bytes")
+    assert [image.uri for image in found[-3:]] == ["a", "b", "c"]
+    assert read(found[0]) == grey(90)
+    assert read(found[71]) == grey(10)
+    assert "has no bytes in column image.bytes" in str(read(found[72]))
+    assert "not among the allowed schemes" in str(read(dataclasses.replace(found[0], is_trusted=False)))
 
 
 def test_paths_of_one_name_in_two_files_are_two_images(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -17,7 +18,6 @@ from PIL import Image
 
 from beam_job.inputs.filters import Filters
 from beam_job.inputs.listing import InputError, list_images
-from beam_job.inputs.rows import ListError
 from beam_job.inputs.tars import list_members
 from beam_job.loading.images import FetchedImage, fetch
 from beam_job.records import Failure, ImageInput
@@ -61,7 +61,7 @@ def read(image: ImageInput) -> bytes:
 
 
 def reason(image: ImageInput, stage: str = "fetch") -> str:
-    failure = fetch(image, 10.0, Allowed(schemes=("file",), roots=("/",)), Filters())
+    failure = fetch(image, 0.5, Allowed(schemes=("file",), roots=("/",)), Filters())
     assert isinstance(failure, Failure)
     assert failure.stage == stage
     return failure.error_message
@@ -140,17 +140,37 @@ def test_a_tar_that_ends_within_an_image(tmp_path: Path) -> None:
     assert "is damaged after 1 images" in reason(last, "list")
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        pytest.param(b"{", "the .json file beside 1.jpg is not JSON", id="not JSON"),
-        pytest.param(b'{"width": "20"}', "width has values of several types", id="types"),
-    ],
-)
-def test_json_that_cannot_be_carried(text: bytes, message: str, tmp_path: Path) -> None:
-    files = {"0.jpg": b"0", "0.json": b'{"width": 20}', "1.jpg": b"1", "1.json": text}
-    with pytest.raises(ListError, match=message):
-        members(write_tar(tmp_path / "x.tar", files), "width")
+def test_json_that_is_none_costs_its_image(tmp_path: Path) -> None:
+    files = {"0.jpg": b"0", "0.json": b'{"width": 20}', "1.jpg": b"1", "1.json": b"{", "2.jpg": b"2"}
+    tar = write_tar(tmp_path / "x.tar", {**files, "2.json": b"[" * 100_000})
+    batch = members(tar, "width")
+    assert batch.column("width").to_pylist() == [20, None, None]
+    assert "the .json file beside 1.jpg is not JSON" in reason(images(batch)[1], "list")
+    assert "the .json file beside 2.jpg is not JSON: it is nested too deeply" in reason(images(batch)[2], "list")
+
+
+def test_values_of_several_types_become_text(tmp_path: Path) -> None:
+    files = {"0.jpg": b"0", "0.json": b'{"width": 20}', "1.jpg": b"1", "1.json": b'{"width": "20 px"}', "2.jpg": b"2"}
+    assert members(write_tar(tmp_path / "x.tar", files), "width").column("width").to_pylist() == ["20", "20 px", None]
+
+
+def test_a_tar_that_may_have_been_cut_between_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tar = write_tar(tmp_path / "x.tar", {"1.jpg": b"a" * 400, "2.jpg": b"b" * 400})
+    members(tar)
+    assert "cut" not in caplog.text
+    tar.write_bytes(tar.read_bytes()[:1024])
+    assert [image.uri for image in images(members(tar))] == [f"{tar}#1.jpg"]
+    assert f"{tar} ends without the mark of its end, so it may have been cut" in caplog.text
+
+
+def test_devices_are_rows(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name in ("fifo.jpg", "fifo"):
+            entry = tarfile.TarInfo(name)
+            entry.type = tarfile.FIFOTYPE
+            tar.addfile(entry)
+    [image] = images(members(tmp_path / "x.tar"))
+    assert reason(image, "list") == "fifo.jpg is a sparse file or a device, which cannot be read from a tar"
 
 
 def test_tars_among_the_inputs(tmp_path: Path) -> None:
@@ -171,6 +191,23 @@ def test_tars_among_the_inputs(tmp_path: Path) -> None:
 def test_a_compressed_tar_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"x\.tar\.gz is compressed.*unpack it"):
         list(list_images([str(tmp_path / "x.tar.gz")]))
+
+
+def test_a_compressed_tar_named_tar(tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(gzip.compress(bytes(1024)))
+    [image] = images(members(tmp_path / "x.tar"))
+    assert reason(image, "list") == (
+        f"{tmp_path}/x.tar is compressed, so single images cannot be read from it; unpack it"
+    )
+
+
+@pytest.mark.parametrize("pattern", ["", "/*.tar.gz", "/**"])
+def test_compressed_tars_in_a_folder_are_named(pattern: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.tar.gz", "b.tar.gz"):
+        (tmp_path / name).write_bytes(b"")
+    assert list(list_images([f"{tmp_path}{pattern}"])) == []
+    assert f"2 compressed tars left out, such as {tmp_path}/a.tar.gz; unpack them" in caplog.text
+    assert "holds no images (only 2 compressed tars)" in caplog.text
 
 
 # What people put into tars

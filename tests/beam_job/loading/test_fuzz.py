@@ -1,6 +1,6 @@
 """Arbitrary URIs, lists and bundles: the right answer or the error that is meant for it, never another.
 
-For longer: FUZZ_EXAMPLES=100000 python -m pytest tests/beam_job/test_fuzz.py, which also draws anew each time.
+For longer: FUZZ_EXAMPLES=100000 python -m pytest tests/beam_job/loading/test_fuzz.py, which also draws anew each time.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ URIS = st.one_of(st.lists(PARTS, max_size=12).map("".join), st.text(max_size=40)
 
 
 @given(URIS)
-@bounded(1500)
+@bounded(500)
 @example("file://[::1/x")
 @example("http://[::1")
 @example("nul\0byte")
@@ -95,7 +95,7 @@ def test_uris(uri: str) -> None:
 
 
 @given(URIS, st.text(alphabet="abcdef0123456789", min_size=8, max_size=20))
-@bounded(400)
+@bounded(150)
 def test_secrets(rest: str, secret: str) -> None:
     assume(secret not in rest)
     for scheme in ("http", "https", "ftp", "s3"):
@@ -106,7 +106,7 @@ def test_secrets(rest: str, secret: str) -> None:
 
 
 @given(st.binary(min_size=1, max_size=60).filter(lambda name: b"\0" not in name))
-@bounded(300)
+@bounded(150)
 def test_names_of_files(name: bytes) -> None:
     path = "/" + os.fsdecode(name)
     assert local_path(local_uri(path)) == path
@@ -175,7 +175,7 @@ def read_all(path: Path, carried: tuple[str, ...]) -> None:
 # Arrow reads the text of a record with too many values as UTF-8; where it is not, it prints that and refuses the list.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @given(NAMES, TEXTS, st.booleans(), st.sampled_from(((), ("n",))))
-@bounded(600)
+@bounded(250)
 @example("l.jsonl", b'{"uri": ' + b"[" * 100_000, False, ())
 @example("m_manifest.json", b"[" * 100_000, False, ())
 def test_lists(tmp_path: Path, name: str, content: bytes, packed: bool, carried: tuple[str, ...]) -> None:
@@ -184,7 +184,7 @@ def test_lists(tmp_path: Path, name: str, content: bytes, packed: bool, carried:
 
 
 @given(mutated(PARQUET), st.sampled_from(((), ("n",))))
-@bounded(400)
+@bounded(200)
 @example(PARQUET.replace(b"a.jpg", b"\xff.jpg"), ())
 def test_damaged_parquet_lists(tmp_path: Path, content: bytes, carried: tuple[str, ...]) -> None:
     (tmp_path / "l.parquet").write_bytes(content)
@@ -197,7 +197,7 @@ def damaged(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @given(st.data(), st.sampled_from(("config.json", "vocabulary.txt", "SHA256SUMS", "weights.safetensors")))
-@bounded(25)
+@bounded(12)
 def test_bundles(tiny_bundle: Path, damaged: Path, data: st.DataObject, name: str) -> None:
     """One file is damaged, and the checksums fit. (The network is built where the damage hurts nothing.)"""
     for path in tiny_bundle.iterdir():

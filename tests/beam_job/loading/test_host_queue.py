@@ -10,9 +10,9 @@ import pytest
 from beam_job.inputs.filters import Filters
 from beam_job.loading.host_queue import HostQueue
 from beam_job.loading.loader import LoadConfig, ThreadLoader
-from beam_job.records import DecodedImage, ImageInput
+from beam_job.records import DecodedImage, Failure, ImageInput
 from beam_job.storage import Allowed, Hosts
-from tests.fault_server import FaultServer, Handler, ok, serve
+from tests.fault_server import FaultServer, Handler, ok, serve, status
 from tests.images import encode, halves
 
 JPEG = encode(halves("red", "blue"), "JPEG")
@@ -21,7 +21,7 @@ WEB = Allowed(schemes=("http",), private_addresses=True)
 
 @pytest.fixture
 def queue() -> HostQueue[str]:
-    return HostQueue(16, Hosts())
+    return HostQueue(16, 60.0, Hosts())
 
 
 def put(queue: HostQueue[str], *uris: str) -> None:
@@ -47,7 +47,7 @@ def test_servers_take_turns_and_have_four_requests_each(queue: HostQueue[str]) -
 
 
 def test_a_server_gets_half_of_few_threads() -> None:
-    queue: HostQueue[str] = HostQueue(4, Hosts())
+    queue: HostQueue[str] = HostQueue(4, 60.0, Hosts())
     put(queue, *(f"http://slow/{number}" for number in range(9)), "http://quick/0")
     assert sorted(take(queue, 3)) == ["http://quick/0", "http://slow/0", "http://slow/1"]
 
@@ -56,6 +56,15 @@ def test_local_files_come_in_their_order_and_without_limit(queue: HostQueue[str]
     files = [f"/photos/{number}" for number in range(50)]
     put(queue, *files)
     assert take(queue, 50) == files
+
+
+@pytest.mark.parametrize(("pause", "first"), [(30.0, "http://quick/0"), (90.0, "http://busy/0")])
+def test_a_pause_longer_than_an_image_has_time_is_not_waited_for(pause: float, first: str) -> None:
+    hosts = Hosts()
+    hosts.refused("busy", pause)
+    queue: HostQueue[str] = HostQueue(16, 60.0, hosts)
+    put(queue, "http://busy/0", "http://quick/0")
+    assert take(queue, 1) == [first]
 
 
 def test_a_closed_queue_ends_when_it_is_empty(queue: HostQueue[str]) -> None:
@@ -100,4 +109,16 @@ def test_a_server_that_does_not_answer_hinders_no_other(servers: tuple[FaultServ
             assert done == ["quick"] * 40
             answer.set()
     assert max(most) <= 4
+    loader.stop()
+
+
+def test_images_of_a_server_that_asks_for_an_hour_fail_at_once(servers: tuple[FaultServer, FaultServer]) -> None:
+    busy, _ = servers
+    busy.otherwise = status(429, {"Retry-After": "3600"})
+    loader = ThreadLoader(LoadConfig(8, 2, 1, 10**6, 2**28, 20.0, WEB, Filters()))
+    loader.put("busy", [ImageInput(f"{busy.address}/{number}.jpg") for number in range(30)])
+    failures = [loader.get(timeout=60)[0].outcome for _ in range(30)]
+    assert {failure.retry_when for failure in failures if isinstance(failure, Failure)} == {"later"}
+    assert [failure.error_type for failure in failures[2:] if isinstance(failure, Failure)] == ["HostBusy"] * 28
+    assert len(busy.asked) <= 2
     loader.stop()

@@ -110,9 +110,22 @@ def test_lists_whose_carried_columns_differ_get_one_type(tmp_path: Path, monkeyp
     reader = PlanReader(run.run)
     assert [reader.shard(n).carried["n"].to_pylist() for n in (0, 1)] == [[1.0, 2.0], [0.5]]
     assert {reader.shard(n).carried.schema.field("n").type for n in (0, 1)} == {pa.float64()}
-    pq.write_table(pa.table({"uri": ["gs://b/2"], "n": ["text"]}), tmp_path / "2.parquet")
-    with pytest.raises(InputError, match="--input: the lists' columns do not go together"):
-        planned(job(tmp_path, inputs=lists, carry_columns=("n",)))
+
+
+@pytest.mark.parametrize("shards_per_part", [1, 100], ids=["a part each", "one part"])
+def test_carried_columns_whose_types_do_not_go_together_become_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards_per_part: int
+) -> None:
+    monkeypatch.setattr("beam_job.planning.plan._SHARDS_PER_PART", shards_per_part)
+    for number, value in enumerate(("[1, 2]", "7", '"text"', "true", "null", "2.5", '{"a": [1]}')):
+        (tmp_path / f"{number}.jsonl").write_text(f'{{"uri": "gs://b/{number}", "n": {value}}}\n')
+    (tmp_path / "7.csv").write_text("uri,n\ngs://b/7,007\n")
+    lists = tuple(str(tmp_path / name) for name in [*(f"{number}.jsonl" for number in range(7)), "7.csv"])
+    run, _ = planned(job(tmp_path, inputs=lists, carry_columns=("n",)))
+    carried = [PlanReader(run.run).shard(number).carried["n"] for number in range(4)]
+    assert {column.type for column in carried} == {pa.string()}
+    found = [value for column in carried for value in column.to_pylist()]
+    assert found == ["[1, 2]", "7", "text", "true", None, "2.5", '{"a": [1]}', "007"]
 
 
 FAILURES = [

@@ -413,12 +413,12 @@ command()
 
 
 @pytest.fixture
-def stopped_run(tmp_path: Path, tiny_bundle: Path) -> Iterator[subprocess.Popen[str]]:
+def stopped_run(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A run that has written two shards, and was then stopped by SIGSTOP."""
     (tmp_path / "photos").mkdir()
     for shade in range(12):
         Image.new("RGB", (20, 10), (shade, 60, 30)).save(tmp_path / "photos" / f"{shade}.png")
-    options = [f"--input={tmp_path}/photos", f"--output={tmp_path}/out", f"--model={tiny_bundle}", "--shard_size=2"]
+    options = [f"--input={tmp_path}/photos", f"--output={tmp_path}/out", "--shard_size=2"]
     command = [sys.executable, "-c", RUN_ELSEWHERE, str(tmp_path), *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:

@@ -169,11 +169,11 @@ def test_captions_like_compares_what_captions_depend_on(config: JobConfig) -> No
 
 
 @pytest.fixture
-def job(config: JobConfig, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def job(config: JobConfig, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr("beam_job.captioning.caption_shards.load_captioner", lambda *_: FakeCaptioner())
 
     def run(*options: str) -> list[RunManifest]:
-        given = [f"--input={config.inputs[0]}", f"--output={config.output}", f"--model={tiny_bundle}"]
+        given = [f"--input={config.inputs[0]}", f"--output={config.output}"]
         assert main([*given, "--shard_size=2", *options]) == 0
         return [*read_runs(config.output, on_damaged=lambda _: None).values()]
 

@@ -20,8 +20,8 @@ from tests.images import encode
 class Desk:
     """An output, and somebody who reads it and writes corrections."""
 
-    def __init__(self, root: Path, model: Path) -> None:
-        self.root, self.photos, self.output, self.model = root, root / "photos", root / "out", model
+    def __init__(self, root: Path) -> None:
+        self.root, self.photos, self.output = root, root / "photos", root / "out"
 
     def begin(self) -> Desk:
         self.photos.mkdir()
@@ -34,7 +34,7 @@ class Desk:
         (self.photos / name).write_bytes(encode(Image.new("RGB", (20, 10), (grey,) * 3), "PNG"))
 
     def run(self, *options: str) -> None:
-        arguments = [f"--input={self.photos}", f"--output={self.output}", f"--model={self.model}"]
+        arguments = [f"--input={self.photos}", f"--output={self.output}"]
         assert main([*arguments, *options]) == 0
 
     def line(self, name: str, **said: object) -> str:
@@ -71,15 +71,15 @@ def fake_model() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def untouched(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Desk:
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     """A desk for all tests that are refused."""
-    return Desk(tmp_path_factory.mktemp("desk"), tiny_bundle).begin()
+    return Desk(tmp_path_factory.mktemp("desk")).begin()
 
 
 @pytest.fixture
 def desk(untouched: Desk, tmp_path: Path) -> Desk:
     """A desk with an output of its own; the photographs are those of `untouched`."""
-    copy = Desk(tmp_path, untouched.model)
+    copy = Desk(tmp_path)
     copy.photos = untouched.photos
     shutil.copytree(untouched.output, copy.output)
     return copy
@@ -177,8 +177,8 @@ def test_a_clock_that_is_behind_does_not_matter(desk: Desk) -> None:
     assert desk.said()["a.png"] == ("third", "edited")
 
 
-def test_they_survive_runs_until_the_image_changes(tmp_path: Path, tiny_bundle: Path, capfd) -> None:
-    desk = Desk(tmp_path, tiny_bundle).begin()
+def test_they_survive_runs_until_the_image_changes(tmp_path: Path, capfd) -> None:
+    desk = Desk(tmp_path).begin()
     stale = desk.line("a.png", caption="mine")
     assert desk.correct(stale) == 0
     desk.run("--recaption")

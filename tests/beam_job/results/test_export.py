@@ -39,8 +39,8 @@ class HostileCaptioner(FakeCaptioner):
 class Job:
     """A run over all `NAMES`, which carries columns whose names formats have a use for."""
 
-    def __init__(self, root: Path, model: Path) -> None:
-        self.root, self.output, self.model = root, root / "out", model
+    def __init__(self, root: Path) -> None:
+        self.root, self.output = root, root / "out"
         self.photos = root / "photos"
 
     def make(self) -> None:
@@ -68,7 +68,7 @@ class Job:
         self.run("--carry_columns=text,file_name,a.b")
 
     def run(self, *options: str) -> None:
-        arguments = [f"--input={self.photos}/list.jsonl", f"--output={self.output}", f"--model={self.model}"]
+        arguments = [f"--input={self.photos}/list.jsonl", f"--output={self.output}"]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("beam_job.captioning.caption_shards.load_captioner", lambda *_: HostileCaptioner())
             assert main([*arguments, "--shard_size=4", *options]) == 0
@@ -85,8 +85,8 @@ class Job:
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Job:
-    made = Job(tmp_path_factory.mktemp("export"), tiny_bundle)
+def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    made = Job(tmp_path_factory.mktemp("export"))
     made.make()
     assert len(made.captions()) == len(NAMES)
     return made
@@ -95,7 +95,7 @@ def job(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Job:
 @pytest.fixture
 def own_job(job: Job, tmp_path: Path) -> Job:
     """A copy of the output, for a test that changes it; the photographs are those of `job`."""
-    copy = Job(tmp_path, job.model)
+    copy = Job(tmp_path)
     shutil.copytree(job.output, copy.output)
     copy.photos = job.photos
     return copy
@@ -447,13 +447,13 @@ def test_what_comes_to_its_place_meanwhile_is_not_replaced(
     assert os.listdir(tmp_path) == ["to"]
 
 
-def test_images_of_a_bucket(bucket, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+def test_images_of_a_bucket(bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
     """Each is asked for in the generation of its row; where that is gone, so is the image."""
     monkeypatch.setattr("beam_job.captioning.caption_shards.load_captioner", lambda *_: FakeCaptioner())
     for name in ("a", "b"):
         bucket.blob(f"photos/{name}.png").upload_from_string(encode(Image.new("RGB", (9, 9)), "PNG"))
     root = f"gs://{bucket.name}"
-    assert main([f"--input={root}/photos/", f"--output={root}/out", f"--model={tiny_bundle}"]) == 0
+    assert main([f"--input={root}/photos/", f"--output={root}/out"]) == 0
     bucket.blob("photos/b.png").delete()  # the emulator would give the newest generation, whichever is asked for
     export = ["export", f"--output={root}/out", "--format=sidecar", f"--root={root}/photos", f"--to={tmp_path}/x"]
     assert main([*export[:-1], f"--to={tmp_path}/all", "--missing=keep"]) == 1

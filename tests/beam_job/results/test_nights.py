@@ -117,7 +117,8 @@ def test_a_folder_that_can_be_read_again_is_no_failure(tmp_path: Path) -> None:
     folders = [(f"{tmp_path}/{name}", "UnreadableFolder") for name in ("readable", "gone")]
     files = [(f"{tmp_path}/{name}", "ImageError") for name in ("a.jpg", "b.jpg")]
     never = [(f"{tmp_path}/c.jpg", "FileNotFoundError")]  # a list may name it again
-    assert find_obsolete([*folders, *files, *never]) == {f"{tmp_path}/{name}" for name in ("readable", "gone", "b.jpg")}
+    over = find_obsolete(str(tmp_path / "out"), [*folders, *files, *never])
+    assert over == {f"{tmp_path}/{name}" for name in ("readable", "gone", "b.jpg")}
 
 
 def test_status_says_what_captioned_where_it_changes(photos: Path, tmp_path: Path, capsys) -> None:

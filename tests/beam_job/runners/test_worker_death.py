@@ -1,4 +1,4 @@
-"""A worker process that ends early ends the run, however it ended: real processes of a real run."""
+"""A worker process that ends early ends the run: real processes of a real run. See test_worker_watch.py, too."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from beam_job.cli.command import main
 from tests.conftest import ROOT
 from tests.images import encode
 from tests.leases import is_released
 
 CAPTIONER = """
-import ctypes, os, signal, sys
+import os, signal
 from pathlib import Path
 from model import Caption
 
 ENDS = {
     "SIGKILL": lambda: os.kill(os.getpid(), signal.SIGKILL),
-    "exit of a library": lambda: ctypes.CDLL(None)._exit(0),
     "os._exit": lambda: os._exit(3),
-    "sys.exit": lambda: sys.exit(0),
 }
 
 class Captioner:
@@ -43,44 +42,44 @@ def make(model, decoding):
 
 
 @pytest.fixture
-def command(tmp_path: Path) -> list[str]:
+def arguments(tmp_path: Path) -> list[str]:
     photographs = tmp_path / "photographs"
     photographs.mkdir()
     for number in range(12):
         (photographs / f"{number:02}.png").write_bytes(encode(Image.new("RGB", (9, 9), (number, 0, 0)), "PNG"))
     (tmp_path / "dying_captioner.py").write_text(CAPTIONER)
     given = [f"--input={photographs}", f"--output={tmp_path}/out", "--captioner=dying_captioner:make"]
-    return [sys.executable, "-m", "beam_job", *given, "--workers=2", "--shard_size=2", "--batch_size=2"]
-
-
-def run(command: list[str], how: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
-    return subprocess.run(
-        [*command, f"--model={how}"], env=environment, capture_output=True, text=True, check=False, timeout=240
-    )
+    return [*given, "--shard_size=2", "--batch_size=2"]
 
 
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        pytest.param(
-            "SIGKILL", "a worker process died (signal 9, SIGKILL) with work left", id="killed, as by the system"
-        ),
-        pytest.param("exit of a library", "a worker process died (exit code 0) with work left", id="a library exits"),
+        pytest.param("SIGKILL", "a worker process died (signal 9, SIGKILL) with work left", id="killed by the system"),
         pytest.param("os._exit", "the captioner called exit(3) instead of captioning a batch", id="os._exit"),
-        pytest.param("sys.exit", "the captioner called exit(0) instead of captioning a batch", id="sys.exit"),
     ],
 )
-def test_a_dead_worker_ends_the_run(how: str, message: str, command: list[str], tmp_path: Path) -> None:
-    ended = run(command, how, tmp_path)
+def test_a_dead_worker_ends_the_run(
+    how: str,
+    message: str,
+    arguments: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-m", "beam_job", *arguments, f"--model={how}", "--workers=2"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
     assert ended.returncode == 1, ended.stderr
     assert "Traceback" not in ended.stderr
     last = ended.stderr.splitlines()[-1]
     assert message in last
     assert last.endswith("repeat the command to resume")
     assert is_released(tmp_path / "out")
-    if how == "SIGKILL":
-        resumed = run(command, how, tmp_path)
-        assert resumed.returncode == 0, resumed.stderr
-        assert "resuming run" in resumed.stderr
-        assert "12 captions and 0 failures" in resumed.stderr
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "dying_captioner", raising=False)
+    assert main([*arguments, f"--model={how}"]) == 0
+    resumed = capfd.readouterr().err
+    assert "resuming run" in resumed
+    assert "12 captions and 0 failures" in resumed

@@ -51,6 +51,40 @@ def test_only_lost_connections_of_beam_are_silent(
     assert seen == printed * 2
 
 
+@pytest.mark.parametrize(
+    ("code", "grace_s", "how"),
+    [
+        pytest.param(0, 30.0, "exit code 0", id="exit of a library"),  # as workers end after a run, too
+        pytest.param(137, 5.0, "signal 9, SIGKILL", id="killed"),
+    ],
+)
+def test_a_dead_worker_is_reported_when_it_has_been_gone_for_a_while(code: int, grace_s: float, how: str) -> None:
+    def work() -> None:
+        end.wait()
+        if code:
+            raise RuntimeError(f"Worker subprocess exited with return code {code}")  # as Beam's thread does
+
+    now, end, left = [0.0], threading.Event(), [True]
+    watch = WorkerWatch(lambda: left[0], lambda: now[0])
+    thread = threading.Thread(target=work, name="run_worker")
+    with watch.exit_codes_noted():
+        thread.start()
+        watch.check()
+        now[0] += 3600.0
+        watch.check()
+        end.set()
+        thread.join()
+        watch.check()
+        now[0] += grace_s - 0.1
+        watch.check()
+        now[0] += 0.1
+        left[0] = False
+        watch.check()  # the run has ended, and its workers with it
+        left[0] = True
+        with pytest.raises(WorkerDiedError, match=rf"died \({how}\) with work left"):
+            watch.check()
+
+
 def test_a_stopped_worker_is_reported_after_a_minute_of_looks() -> None:
     now, stopped = [0.0], [7]
     watch = WorkerWatch(lambda: True, lambda: now[0], lambda: stopped)

@@ -201,13 +201,13 @@ def server() -> Iterator[FaultServer]:
 
 
 @pytest.fixture
-def job(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch):
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Runs the job over a list, with a fake captioner; returns its exit code."""
     monkeypatch.setattr("beam_job.captioning.caption_shards.load_captioner", lambda *_: FakeCaptioner())
 
     def run(uris: list[object], *options: str) -> int:
         (tmp_path / "lists" / "uris.txt").write_text("".join(f"{uri}\n" for uri in uris))
-        arguments = [f"--input={tmp_path}/lists/uris.txt", f"--output={tmp_path}/out", f"--model={tiny_bundle}"]
+        arguments = [f"--input={tmp_path}/lists/uris.txt", f"--output={tmp_path}/out"]
         return main([*arguments, "--max_failure_ratio=1", "--untrusted_lists", *options])
 
     return run

@@ -58,7 +58,7 @@ def rows(output: Path, table: str) -> dict[str, dict]:
     return by_name
 
 
-def test_a_night_of_faults(proxy: FaultServer, bucket, gcs_emulator: str, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_night_of_faults(proxy: FaultServer, bucket, gcs_emulator: str, tmp_path: Path) -> None:
     """Thirty images: 30 % are answered with 503 at first, others with worse; a second night sets right what it can."""
     images = {f"{number:02d}.png": png(number) for number in range(30)}
     for name, content in images.items():
@@ -85,7 +85,7 @@ def test_a_night_of_faults(proxy: FaultServer, bucket, gcs_emulator: str, tiny_b
     }
     for name, steps in faults.items():
         proxy.script(f"photos/{name}", *steps)
-    arguments = [f"--input=gs://{bucket.name}/photos/", f"--output={tmp_path}/out", f"--model={tiny_bundle}"]
+    arguments = [f"--input=gs://{bucket.name}/photos/", f"--output={tmp_path}/out"]
     arguments += ["--shard_size=8", "--fetch_timeout=3", "--fetch_threads=30"]
     assert main(arguments) == 0
     failures = rows(tmp_path / "out", "failures")
@@ -111,7 +111,7 @@ def test_a_night_of_faults(proxy: FaultServer, bucket, gcs_emulator: str, tiny_b
 @pytest.mark.parametrize("key", ["gone.json", "broken.json"])
 @pytest.mark.parametrize("where", ["input", "output"])
 def test_no_credentials_before_the_run(
-    key: str, where: str, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capfd
+    key: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
 ) -> None:
     (tmp_path / "broken.json").write_text("{}")
     (tmp_path / "a.png").write_bytes(png(1))
@@ -119,7 +119,7 @@ def test_no_credentials_before_the_run(
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / key))
     storage._storage.cache_clear()
     given = {"input": str(tmp_path / "a.png"), "output": str(tmp_path / "out")} | {where: "gs://bucket/x"}
-    assert main([f"--input={given['input']}", f"--output={given['output']}", f"--model={tiny_bundle}"]) == 2
+    assert main([f"--input={given['input']}", f"--output={given['output']}"]) == 2
     printed = capfd.readouterr().err
     assert printed.count("\n") == 1
     assert key in printed
@@ -133,7 +133,6 @@ def test_credentials_that_vanish_spoil_nothing(
     proxy: FaultServer,
     bucket,
     tmp_path: Path,
-    tiny_bundle: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd,
 ) -> None:
@@ -144,7 +143,7 @@ def test_credentials_that_vanish_spoil_nothing(
     names = [f"{number:02d}.png" for number in range(20)]
     for number, name in enumerate(names):
         bucket.blob(f"photos/{name}").upload_from_string(png(number))
-    arguments = [f"--input=gs://{bucket.name}/photos/", f"--output={tmp_path}/out", f"--model={tiny_bundle}"]
+    arguments = [f"--input=gs://{bucket.name}/photos/", f"--output={tmp_path}/out"]
     arguments += ["--shard_size=4", "--fetch_threads=1", "--batch_size=1"]
     if refuses == "bucket":
         for name in names[10:]:
@@ -179,10 +178,10 @@ def test_credentials_that_vanish_spoil_nothing(
 
 
 @pytest.mark.parametrize("where", ["input", "output"])
-def test_a_bucket_that_is_not_there(where: str, bucket, tmp_path: Path, tiny_bundle: Path, capfd) -> None:
+def test_a_bucket_that_is_not_there(where: str, bucket, tmp_path: Path, capfd) -> None:
     (tmp_path / "a.png").write_bytes(png(1))
     given = {"input": str(tmp_path / "a.png"), "output": str(tmp_path / "out")} | {where: "gs://no-such-bucket/x"}
-    assert main([f"--input={given['input']}", f"--output={given['output']}", f"--model={tiny_bundle}"]) == 2
+    assert main([f"--input={given['input']}", f"--output={given['output']}"]) == 2
     printed = capfd.readouterr().err
     assert printed.count("\n") == 1
     assert "gs://no-such-bucket/x" in printed
@@ -192,20 +191,20 @@ def test_a_bucket_that_is_not_there(where: str, bucket, tmp_path: Path, tiny_bun
 @pytest.mark.parametrize(
     "output", [pytest.param("a file/out", id="below a file"), pytest.param("/sys/out", id="read-only file system")]
 )
-def test_an_output_that_takes_nothing(output: str, tmp_path: Path, tiny_bundle: Path, capfd) -> None:
+def test_an_output_that_takes_nothing(output: str, tmp_path: Path, capfd) -> None:
     if output.startswith("/sys") and not os.path.isdir("/sys"):
         pytest.skip("this system has no /sys, the file system that not even root can write to")
     (tmp_path / "a.png").write_bytes(png(1))
     (tmp_path / "a file").touch()
     output = str(tmp_path / output)  # an absolute path stays itself
-    assert main([f"--input={tmp_path}/a.png", f"--output={output}", f"--model={tiny_bundle}"]) == 2
+    assert main([f"--input={tmp_path}/a.png", f"--output={output}"]) == 2
     printed = capfd.readouterr().err
     assert printed.count("\n") == 1
     assert output in printed
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_full_disk_stops_the_run_and_space_lets_it_go_on(workers: int, tmp_path: Path, tiny_bundle: Path) -> None:
+def test_a_full_disk_stops_the_run_and_space_lets_it_go_on(workers: int, tmp_path: Path) -> None:
     """On a small file system of the test's own."""
     unshare = shutil.which("unshare")
     if not unshare or subprocess.run([unshare, "-rm", "mount", "-t", "tmpfs", "x", "/mnt"], check=False).returncode:
@@ -215,7 +214,7 @@ def test_a_full_disk_stops_the_run_and_space_lets_it_go_on(workers: int, tmp_pat
     disk.mkdir()
     for number in range(60):
         (photos / f"{number}.png").write_bytes(png(number))
-    job = f"'{sys.executable}' -m beam_job --input='{photos}' --output='{disk}/out' --model='{tiny_bundle}' "
+    job = f"'{sys.executable}' -m beam_job --input='{photos}' --output='{disk}/out' "
     job += f"--shard_size=3 --workers={workers}"
     script = f"""
         mount -t tmpfs -o size=80k tmpfs '{disk}' || exit 99

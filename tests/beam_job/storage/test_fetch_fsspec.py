@@ -207,11 +207,11 @@ def test_s3_without_credentials_stops_the_run(no_credentials: None, call: str) -
 
 @pytest.mark.parametrize("scheme", ["s3", "s3a"])
 def test_s3_without_credentials_records_no_image_as_failed(
-    scheme: str, no_credentials: None, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capfd
+    scheme: str, no_credentials: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
 ) -> None:
     monkeypatch.setattr("beam_job.captioning.caption_shards.load_captioner", lambda *_: FakeCaptioner())
     (tmp_path / "list.txt").write_text("".join(f"{scheme}://bucket/{number}.jpg\n" for number in range(20)))
-    arguments = [f"--input={tmp_path}/list.txt", f"--output={tmp_path}/out", f"--model={tiny_bundle}"]
+    arguments = [f"--input={tmp_path}/list.txt", f"--output={tmp_path}/out"]
     assert main([*arguments, f"--allow_buckets={scheme}://bucket"]) != 0
     printed = [line for line in capfd.readouterr().err.splitlines() if line.startswith("caption-images: ")]
     assert len(printed) == 1

@@ -15,7 +15,10 @@ from safetensors.numpy import load_file, save_file
 
 from model import DEFAULT_BUNDLE, Decoding, check_bundle, load_captioner, load_image
 from model.training.train import main
+from tests.conftest import ROOT
 from tests.model.small_training import SAID, SMALL, log_of, train
+
+LITE = "--backbone=efficientnet_lite0"
 
 
 def test_it_learns_what_it_is_shown(parquet: str, photographs, tmp_path: Path) -> None:
@@ -35,7 +38,7 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(parquet: s
     assert train(parquet, whole, "--epochs=3") == 0
     program = STOP_AFTER_FIRST_EPOCH + "train.main(sys.argv[1:])"
     arguments = [f"--data={parquet}", f"--validation={parquet}", f"--output={parts}", *SMALL, "--epochs=3"]
-    killed = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, check=False)
+    killed = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, cwd=ROOT, check=False)
     assert killed.returncode == 9
     assert train(parquet, parts, "--epochs=3") == 0
     assert len(log_of(parts)) == 3
@@ -44,7 +47,10 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(parquet: s
 
 STOP_AFTER_FIRST_EPOCH = """
 import os, sys
+import pytest
 from model.training import train, trainer
+from tests.model.small_training import use_small_network
+use_small_network(pytest.MonkeyPatch())
 finish = trainer.Trainer._finish
 trainer.Trainer._finish = lambda self, *epoch: (finish(self, *epoch), os._exit(9))
 """
@@ -88,7 +94,9 @@ def test_epochs_are_compared_by_the_mean_of_all_sets(parquet: str, tmp_path: Pat
         pytest.param(["--data=nowhere.parquet"], "no Parquet file at nowhere.parquet", id="no data"),
         pytest.param(["--data=nowhere.json"], "no such file: nowhere.json", id="no JSON"),
         pytest.param(["--data=DATA", "--epochs=0"], "epochs must be a whole number from 1, not 0", id="no epoch"),
-        pytest.param(["--data=DATA", "--backbone_weights=imagenet"], "`python -m model convert -", id="lite weights"),
+        pytest.param(
+            ["--data=DATA", "--backbone_weights=imagenet", LITE], "`python -m model convert ", id="lite weights"
+        ),
         pytest.param(["--data=DATA", "--backbone_weights=lost.safetensors"], "lost.safetensors", id="lost weights"),
     ],
 )
@@ -105,7 +113,7 @@ def test_a_weights_file_that_is_not_whole_is_one_line(parquet: str, tmp_path: Pa
     save_file({n: a for n, a in shipped.items() if not n.endswith("001/bias")}, tmp_path / "lacking.safetensors")
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "lacking.safetensors").read_bytes()[:5000])
     for name, message in (("cut", "is not a whole safetensors file"), ("lacking", "lacks '001/bias'")):
-        arguments = [f"--backbone_weights={tmp_path}/{name}.safetensors", "--method=finetune"]
+        arguments = [f"--backbone_weights={tmp_path}/{name}.safetensors", "--method=finetune", LITE]
         assert train(parquet, tmp_path / "bundle", *arguments) == 2
         error = capsys.readouterr().err
         assert message in error

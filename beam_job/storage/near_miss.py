@@ -1,0 +1,61 @@
+"""Names that nearly match a local file that is not there: what a failure says besides "No such file"."""
+
+from __future__ import annotations
+
+import functools
+import os
+import unicodedata
+import urllib.parse
+from collections.abc import Mapping
+
+_MOST_NAMES = 100_000  # of a folder; larger ones are not searched
+_FOLDERS_KEPT = 4
+
+
+def near_miss(path: str) -> str:
+    """A hint for the message about a file that does not exist; "" if there is none.
+
+    Links that lead nowhere, names that differ in capitals or in their Unicode form alone, which macOS and Windows
+    ignore, and names as URLs and Windows spell them.
+    """
+    try:
+        missing = os.path.abspath(path)
+        while not os.path.exists(folder := os.path.dirname(missing)):
+            missing = folder
+        name = os.path.basename(missing)
+        if os.path.islink(missing):
+            return f"; {missing} is a symbolic link to {os.readlink(missing)}, which is not there"
+        near = _folded_names(folder, os.stat(folder).st_mtime_ns).get(_folded(name))
+        if near is not None:
+            same = unicodedata.normalize("NFC", near) == unicodedata.normalize("NFC", name)
+            how = "its Unicode form (NFC or NFD)" if same else "capitals"
+            return f"; there is {os.path.join(folder, near)}, which differs in {how} alone"
+        return _other_spelling(os.path.abspath(path), folder)
+    except (OSError, ValueError):
+        return ""
+
+
+def _other_spelling(path: str, folder: str) -> str:
+    """A hint at a file below `folder`, where `path` would be if all its folders existed."""
+    unquoted, with_slashes = urllib.parse.unquote(path), path.replace("\\", "/")
+    for other, how in ((unquoted, "the same name without %-escapes"), (with_slashes, "the same name with slashes")):
+        other = os.path.normpath(other)
+        if other != path and other.startswith(folder.rstrip("/") + "/") and os.path.exists(other):
+            return f"; there is {other}, {how}"
+    return ""
+
+
+@functools.lru_cache(_FOLDERS_KEPT)
+def _folded_names(folder: str, _modified: int) -> Mapping[str, str]:
+    names: dict[str, str] = {}
+    with os.scandir(folder) as entries:
+        for number, entry in enumerate(entries):
+            if number == _MOST_NAMES:
+                return {}
+            key = _folded(entry.name)
+            names[key] = min(entry.name, names.get(key, entry.name))
+    return names
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()

@@ -1,0 +1,32 @@
+"""Files that are no images: the message says what they are, as far as their first bytes tell."""
+
+from __future__ import annotations
+
+import gzip
+
+import pytest
+
+from model import ImageError
+from model.formats import format_of
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        pytest.param(b"\xff\x0a\xfa\x1f", "a JPEG XL file", id="jxl"),
+        pytest.param(b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL file", id="jxl in a container"),
+        pytest.param(b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 file", id="jp2"),
+        pytest.param(b"\xff\x4f\xff\x51\0\x2f", "a JPEG 2000 file", id="j2k"),
+        pytest.param(b"\xef\xbb\xbf\r\n<!DOCTYPE html><html>", "a web page or XML", id="web page"),
+        pytest.param(b'<?xml version="1.0"?><Error>NoSuchKey</Error>', "a web page or XML", id="answer of S3"),
+        pytest.param(b'<?xml version="1.0"?>\n<SVG width="1">', "an SVG drawing", id="svg"),
+        pytest.param(b'{"error": "not found"}', "a text in JSON", id="json"),
+        pytest.param(b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull", id="lfs"),
+        pytest.param(gzip.compress(b"x"), "a compressed file; unpack it", id="gzip"),
+        pytest.param(b"\0\0\0\x14ftypmp42\0\0\0\0isom", "a video", id="mp4"),
+        pytest.param(b"hello", r"\(JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF, HEIC\)", id="unknown"),
+    ],
+)
+def test_what_a_file_is_instead(data: bytes, what: str) -> None:
+    with pytest.raises(ImageError, match=f"^not an image of a known format(, but)?.* {what}"):
+        format_of(data)
