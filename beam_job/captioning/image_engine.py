@@ -20,15 +20,14 @@ import abc
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic
 
 from beam_job.captioning.batch_runner import BatchRunner, FinishedBatch
 from beam_job.captioning.budgets import FailureBudget
 from beam_job.captioning.captioners import AnyCaptioner, side_of, takes_pictures
 from beam_job.captioning.contents import Answer, Claim, Contents
 from beam_job.captioning.copies import Copies
+from beam_job.captioning.image_group import G
 from beam_job.captioning.progress_file import ProgressFile
 from beam_job.config import JobConfig
 from beam_job.loading.loader import LoadConfig, Loader, LoadEvent, ThreadLoader
@@ -39,43 +38,6 @@ from model import CaptionerError
 
 _SETTLE_SECONDS = 60.0  # for a batch under way, when another engine is to have the captioner
 _POLL_SECONDS = 0.05  # between looks at what another process captions
-
-
-class ImageGroup(Protocol):
-    """Images that are submitted together; the model's thread fills it with their rows.
-
-    Attributes:
-      done: what the submitter waits for.
-      batch_fill: of each batch that begins with one of its images, in percent.
-    """
-
-    done: Future[Any]
-    batch_fill: list[int]
-
-    @property
-    def images(self) -> Sequence[ImageInput]:
-        """The inputs."""
-
-    def columns_of(self, uri: str) -> Mapping[str, Any]:
-        """The carried columns of an image."""
-
-    def count_seconds(self, stage: str, seconds: float) -> None:
-        """Adds to the time of a stage."""
-
-    def count_load(self, event: LoadEvent) -> None:
-        """Adds what loading an image took."""
-
-    def offer(self, image: DecodedImage, row: CaptionedImage) -> None:
-        """Shows an image that has a caption, whose pixels are dropped afterwards."""
-
-    def count_copy(self) -> None:
-        """Counts an image that has the captions of another one with the same content."""
-
-    def add(self, outcome: CaptionedImage | Failure) -> bool:
-        """Adds an image's row; returns whether it was the last one."""
-
-
-G = TypeVar("G", bound=ImageGroup)
 
 
 class ImageEngine(abc.ABC, Generic[G]):
@@ -226,8 +188,6 @@ class ImageEngine(abc.ABC, Generic[G]):
                 continue
             self._clock.transition(from_="fetch" if event.file_bytes is None else "decode")
             group.count_load(event)
-            if self._ended is not None and not isinstance(outcome, Failure):
-                outcome = _left(outcome.input, self._ended)
             self._failures.add(outcome if isinstance(outcome, Failure) else None)
             if isinstance(outcome, Failure):
                 self._finish(group, outcome)
@@ -240,6 +200,8 @@ class ImageEngine(abc.ABC, Generic[G]):
         claim = Claim.MINE if self._copies is None else self._copies.claim(group, image)
         if isinstance(claim, Answer):
             self._finish_copy(group, image, claim)
+        elif claim is Claim.MINE and self._ended is not None:
+            self._settle(group, image, _left(image.input, self._ended))
         elif claim is Claim.MINE:
             self._finish_all(self._batches.add(group, image))
         else:
@@ -270,11 +232,15 @@ class ImageEngine(abc.ABC, Generic[G]):
         for batch in batches:
             for group, image, outcome in batch.rows:
                 group.count_seconds("caption", batch.seconds / len(batch.rows))
-                self._finish_captioned(group, image, outcome)
-                if self._copies is not None:
-                    answer, waiting = self._copies.settle(group, image, outcome)
-                    for copy in waiting:
-                        self._finish_copy(*copy, answer)
+                self._settle(group, image, outcome)
+
+    def _settle(self, group: G, image: DecodedImage, outcome: CaptionedImage | Failure) -> None:
+        """Finishes an image, and the copies that waited for it."""
+        self._finish_captioned(group, image, outcome)
+        if self._copies is not None:
+            answer, waiting = self._copies.settle(group, image, outcome)
+            for copy in waiting:
+                self._finish_copy(*copy, answer)
 
     def _finish_copy(self, group: G, image: DecodedImage, answer: Answer) -> None:
         if answer.uri != image.input.uri:  # else it is the same image, in an earlier attempt at its shard

@@ -116,6 +116,18 @@ def test_a_refused_content_is_a_failure_of_each_uri(run: Run, tmp_path: Path, re
     assert len(seen(captioner)) == asked
 
 
+def test_a_spent_budget_leaves_what_no_other_image_has(tmp_path: Path) -> None:
+    """One picture is captioned, and its copies have its caption, whether they come before or after the end."""
+    for brightness in (50, 90):
+        for name in "abcdef":
+            jpeg(tmp_path, brightness, name)
+    arguments = [f"--input={tmp_path}/*.jpg", f"--output={tmp_path}/out", "--captioner=tests.picture_captioner:make"]
+    assert main([*arguments, "--model=budget=1", "--dedupe=content", "--shard_size=2", "--fetch_threads=1"]) == 0
+    assert len(table(tmp_path / "out", "captions")) == 6
+    failures = table(tmp_path / "out", "failures")
+    assert [(row["error_type"], row["retry_when"]) for row in failures] == [("EndRun", "later")] * 6
+
+
 def test_damaged_copies_fail_each_for_itself(run: Run, tmp_path: Path) -> None:
     for name in "abc":
         (tmp_path / f"{name}.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
