@@ -90,7 +90,7 @@ def emulator(log: Path) -> Iterator[str]:
             _wait_for(port, process)
             yield f"http://127.0.0.1:{port}"
         finally:
-            process.terminate()
+            process.kill()  # it has nothing to save, and may not heed SIGTERM while a request hangs
 
 
 @pytest.fixture(scope="session")

@@ -73,8 +73,10 @@ def caption_metrics(references: Captions, candidates: Captions) -> Scores:
         from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
     except ImportError as error:
         raise MetricsError("metrics need pycocoevalcap: pip install 'caption-images[evaluate]'") from error
-    tokenizer = PTBTokenizer()
-    truth, said = (tokenizer.tokenize(_as_coco(captions)) for captions in (references, candidates))
+    both = {("truth", image): texts for image, texts in references.items()}
+    both |= {("said", image): texts for image, texts in candidates.items()}
+    words = PTBTokenizer().tokenize(_as_coco(both))  # at once, since each call starts a Java process
+    truth, said = ({image: words[of, image] for of, image in words if of == kind} for kind in ("truth", "said"))
     with contextlib.redirect_stdout(io.StringIO()):  # the scorers print their own progress
         bleu_scorer = BleuScorer(n=len(_BLEU))
         for image, texts in truth.items():
@@ -140,7 +142,7 @@ def by_fifths(scores: Sequence[float], values: Sequence[float]) -> list[float]:
     return [float(np.mean(np.asarray(values)[fifth])) for fifth in fifths]
 
 
-def _as_coco(captions: Captions) -> dict[str, list[dict[str, str]]]:
+def _as_coco(captions: Mapping[Any, Sequence[str]]) -> dict[Any, list[dict[str, str]]]:
     return {image: [{"caption": text} for text in texts] for image, texts in captions.items()}
 
 

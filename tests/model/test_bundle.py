@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from model import BundleError, Decoding, check_bundle, load_captioner
-from model.bundle import CHECKSUMS, DEFAULT_BUNDLE, save_bundle
+from model import BundleError, check_bundle, load_captioner
+from model.bundle import CHECKSUMS, DEFAULT_BUNDLE, assign_weights, load_config, save_bundle
+from model.captioner import Captioner
+from model.network import named_variables
 from tests.conftest import WORDS
 
 
@@ -21,19 +24,30 @@ def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
 
 
-def images() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3), np.uint8)
+@pytest.fixture(scope="module")
+def loaded(tiny_bundle: Path) -> Captioner:
+    return load_captioner(tiny_bundle)
 
 
-def test_round_trip_gives_the_same_captions_and_version(bundle: Path, tmp_path: Path) -> None:
-    captioner = load_captioner(bundle)
+@pytest.fixture
+def captioner(loaded: Captioner) -> Iterator[Captioner]:
+    """A captioner whose decoder a test may change."""
+    before = loaded.decoder.get_weights()
+    yield loaded
+    loaded.decoder.set_weights(before)
+
+
+def test_round_trip_gives_the_same_network_and_version(bundle: Path, captioner: Captioner, tmp_path: Path) -> None:
     version = save_bundle(tmp_path / "again", captioner, card="")
     assert version == captioner.version == check_bundle(bundle)
-    assert load_captioner(tmp_path / "again").caption(images()) == captioner.caption(images())
+    again = load_captioner(tmp_path / "again")
+    assert (again.config, again.vocabulary.words) == (captioner.config, captioner.vocabulary.words)
+    found = named_variables(again.encoder, again.decoder)
+    for name, variable in named_variables(captioner.encoder, captioner.decoder).items():
+        np.testing.assert_array_equal(found[name], variable)
 
 
-def test_float32_keeps_every_bit(tiny_bundle: Path, tmp_path: Path) -> None:
-    captioner = load_captioner(tiny_bundle)
+def test_float32_keeps_every_bit(captioner: Captioner, tmp_path: Path) -> None:
     captioner.decoder.gru.cell.kernel.assign(captioner.decoder.gru.cell.kernel + 1e-6)
     save_bundle(tmp_path / "exact", captioner, card="", dtype="float32")
     again = load_captioner(tmp_path / "exact")
@@ -46,11 +60,10 @@ def test_files_are_plain_data(bundle: Path) -> None:
     assert all(array.dtype == np.float16 for array in load_file(bundle / "weights.safetensors").values())
 
 
-def test_version_follows_the_content_but_not_the_card(bundle: Path) -> None:
+def test_version_follows_the_content_but_not_the_card(bundle: Path, captioner: Captioner) -> None:
     before = check_bundle(bundle)
     (bundle / "MODEL_CARD.md").write_text("other words")
     assert check_bundle(bundle) == before
-    captioner = load_captioner(bundle)
     captioner.decoder.to_vocabulary.bias.assign(captioner.decoder.to_vocabulary.bias + 1)
     assert save_bundle(bundle, captioner, card="") != before
 
@@ -102,25 +115,23 @@ def test_resealed_but_wrong(bundle: Path, name: str, content: bytes, message: st
         load_captioner(bundle)
 
 
-def test_arrays_of_another_shape_are_named(bundle: Path) -> None:
+def test_arrays_of_another_shape_are_named(bundle: Path, loaded: Captioner) -> None:
     arrays = load_file(bundle / "weights.safetensors")
     arrays["decoder/gru/bias"] = arrays["decoder/gru/bias"][:, 1:].copy()
     save_file(arrays, bundle / "weights.safetensors")
-    reseal(bundle)
     with pytest.raises(BundleError, match="decoder/gru/bias has shape"):
-        load_captioner(bundle)
+        assign_weights(bundle / "weights.safetensors", loaded.encoder, loaded.decoder)
 
 
-def test_a_missing_array_is_named(bundle: Path) -> None:
+def test_a_missing_array_is_named(bundle: Path, loaded: Captioner) -> None:
     arrays = load_file(bundle / "weights.safetensors")
     del arrays["decoder/gru/bias"]
     save_file(arrays, bundle / "weights.safetensors")
-    reseal(bundle)
     with pytest.raises(BundleError, match="first difference: decoder/gru/bias"):
-        load_captioner(bundle)
+        assign_weights(bundle / "weights.safetensors", loaded.encoder, loaded.decoder)
 
 
 def test_the_model_that_ships_is_whole_and_small() -> None:
     assert check_bundle(DEFAULT_BUNDLE).startswith("efficientnet_lite2-")
     assert sum(path.stat().st_size for path in DEFAULT_BUNDLE.iterdir()) < 30e6
-    assert load_captioner(decoding=Decoding("greedy")).config.input_size == 256
+    assert load_config(DEFAULT_BUNDLE).input_size == 256

@@ -51,11 +51,11 @@ def test_the_model_that_ships_says_the_same_of_photographs(photographs) -> None:
     keras = load_captioner()
     pixels = np.stack([load_image(path.read_bytes(), keras.input_size).pixels for path in photographs.values()])
     parts = (keras.config, keras.vocabulary, keras.encoder, keras.decoder)
-    decodings = (Decoding(), Decoding(num_captions=4), Decoding("greedy"), Decoding("sample", num_captions=2, seed=5))
-    for decoding in decodings:
+    features = np.asarray(keras.encoder(pixels))
+    for decoding in (Decoding(num_captions=2), Decoding("greedy"), Decoding("sample", num_captions=2, seed=5)):
         ours = load_captioner(decoding=decoding, engine="litert", log=lambda _: None)
         assert ours.engine == "litert"
-        wanted = Captioner(*parts, decoding=decoding).caption(pixels)
+        wanted = Captioner(*parts, decoding=decoding, encode=lambda _: features).caption(pixels)
         for found, expected in zip(ours.caption(pixels), wanted, strict=True):
             assert [caption.text for caption in found] == [caption.text for caption in expected]
             assert [caption.score for caption in found] == pytest.approx([c.score for c in expected], abs=1e-4)

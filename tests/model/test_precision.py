@@ -38,6 +38,11 @@ class OneConvolution(keras.layers.Layer):
         return tf.reshape(self.backbone(tf.cast(images, tf.float32) / 255.0), (-1, 16, 13))
 
 
+@pytest.fixture(scope="module")
+def made(tiny_bundle) -> Captioner:
+    return load_captioner(tiny_bundle)
+
+
 @pytest.mark.parametrize(
     "decoding",
     [
@@ -46,8 +51,7 @@ class OneConvolution(keras.layers.Layer):
         pytest.param(Decoding("sample", num_captions=2, seed=5), id="sample"),
     ],
 )
-def test_xla_compiles_every_method_and_says_the_same(decoding: Decoding, tiny_bundle) -> None:
-    made = load_captioner(tiny_bundle)
+def test_xla_compiles_every_method_and_says_the_same(decoding: Decoding, made: Captioner) -> None:
     parts = (made.config, made.vocabulary, OneConvolution(), made.decoder)
     graph, compiled = (Captioner(*parts, decoding=decoding, xla=xla, log=lambda _: None) for xla in (False, True))
     assert (graph.engine, compiled.engine) == ("tensorflow", "xla")

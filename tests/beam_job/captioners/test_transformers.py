@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +22,21 @@ from tests.beam_job.cli.test_job import table
 
 # Libraries that PyTorch and transformers import warn about themselves.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ImportWarning")
+PHOTOS = 3
 KINDS = {
     "blip": tiny_models.save_blip,
     "encoder-decoder": tiny_models.save_vision_encoder_decoder,
     "chat": tiny_models.save_chat,
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """More only wait for each other in models as small as these."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +49,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
     random = np.random.default_rng(0)
-    for number in range(5):
+    for number in range(PHOTOS):
         pixels = random.integers(0, 255, (40 + 9 * number, 60, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
     return folder
@@ -69,14 +79,13 @@ def run(photos: Path, output: Path, model: object, *options: str) -> int:
     return main([*arguments, "--max_new_tokens=7", *options])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_of_one_and_of_eight_give_the_same_rows(kind: str, models, photos: Path, tmp_path: Path) -> None:
+def test_a_batch_of_one_and_of_eight_give_the_same_rows(models, photos: Path, tmp_path: Path) -> None:
     found = []
     for size in (1, 8):
-        assert run(photos, tmp_path / str(size), models[kind], f"--batch_size={size}", "--num_captions=2") == 0
+        assert run(photos, tmp_path / str(size), models["blip"], f"--batch_size={size}", "--num_captions=2") == 0
         found.append(table(tmp_path / str(size), "captions"))
     one, eight = found
-    assert len(one) == 5
+    assert len(one) == PHOTOS
     assert [row["captions"] for row in one] == [row["captions"] for row in eight]
     assert len({row["caption"] for row in one}) > 1
     assert np.ravel([row["scores"] for row in one]) == pytest.approx(
@@ -143,7 +152,7 @@ def test_a_seed_decides_what_is_sampled(models, photos: Path) -> None:
 def test_prompts_change_captions_and_not_those_of_other_pictures(kind: str, models, photos: Path) -> None:
     captioner = opened(models[kind])
     plain = captioner.caption_pictures(pictures(photos))
-    prompts = ["a photo of", "the cat", "the", "a photo of", "describe this image in brief"]
+    prompts = ["a photo of", "the", "describe this image in brief"]
     together = captioner.caption_pictures(pictures(photos, prompts))
     alone = [captioner.caption_pictures([picture])[0] for picture in pictures(photos, prompts)]
     said = [[found[0].text for found in answers] for answers in (plain, together, alone)]
@@ -157,14 +166,14 @@ def test_the_version_covers_weights_prompt_and_decoding_and_nights_work(
     model = tiny_models.save_blip(tmp_path / "tiny")
     assert run(photos, tmp_path / "out", model) == 0
     assert run(photos, tmp_path / "out", model) == 0
-    assert "nothing to do: 5 images already done" in capfd.readouterr().err
+    assert f"nothing to do: {PHOTOS} images already done" in capfd.readouterr().err
     assert run(photos, tmp_path / "out", model, "--prompt=a photo of") == 0
     assert run(photos, tmp_path / "out", model, "--decoding=greedy") == 0
     assert run(photos, tmp_path / "out", model, "--max_new_tokens=6") == 0
     tiny_models.save_blip(model, seed=1)
     assert run(photos, tmp_path / "out", model) == 0
     rows = table(tmp_path / "out", "captions")
-    assert len(rows) == 25
+    assert len(rows) == 5 * PHOTOS
     assert len({row["model_version"] for row in rows}) == 5
 
 
@@ -251,15 +260,15 @@ def test_too_little_memory_halves_the_batch(
 ) -> None:
     generate = transformers_generator.Generator._generate
 
-    def generate_two_at_most(self: object, group: list[Picture]) -> object:
-        if len(group) > 2:
+    def generate_one_at_a_time(self: object, group: list[Picture]) -> object:
+        if len(group) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return generate(self, group)
 
-    monkeypatch.setattr(transformers_generator.Generator, "_generate", generate_two_at_most)
-    assert run(photos, tmp_path / "out", models["blip"], "--batch_size=4") == 0
-    assert len(table(tmp_path / "out", "captions")) == 5
-    assert "the device ran out of memory with 4 images in a batch; going on with 2" in capfd.readouterr().err
+    monkeypatch.setattr(transformers_generator.Generator, "_generate", generate_one_at_a_time)
+    assert run(photos, tmp_path / "out", models["blip"], "--batch_size=2") == 0
+    assert len(table(tmp_path / "out", "captions")) == PHOTOS
+    assert "the device ran out of memory with 2 images in a batch; going on with 1" in capfd.readouterr().err
 
 
 def test_a_gpu_that_is_required_and_missing_is_one_line(

@@ -125,7 +125,7 @@ def test_a_gpu_has_two_batches_at_the_same_time(run: Run, tmp_path: Path) -> Non
     assert [row["caption"] for row in rows(run, 0)] == [f"brightness {b}" for b in range(10, 10 + 4 * BATCH)]
 
 
-@pytest.mark.parametrize("count", [1, BATCH, 2 * BATCH + 1, 4 * BATCH])
+@pytest.mark.parametrize("count", [1, 2 * BATCH + 1, 4 * BATCH])
 def test_every_image_has_its_row_where_two_batches_run(run: Run, tmp_path: Path, count: int) -> None:
     """With an image that breaks its batch, too little memory for the first size, and the last batch not full."""
     captioner = FakeCaptioner(engine="xla", poison=12, fits=3, out_of_memory=MemoryError())

@@ -115,16 +115,15 @@ def test_a_failure_of_one_picture_is_a_row_with_its_reason(photos: Path, tmp_pat
 def test_a_spent_budget_ends_the_run_in_good_order_and_the_next_goes_on(
     photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(photos, tmp_path / "out", "--model=budget=1", "--shard_size=1", "--batch_size=1") == 0
-    assert len(captions(tmp_path / "out")) == 1
+    assert run(photos, tmp_path / "out", "--model=budget=2", "--shard_size=1", "--batch_size=1") == 0
+    assert len(captions(tmp_path / "out")) == 2
     assert {row["error_type"] for row in table(tmp_path / "out", "failures")} == {"EndRun"}
     found = summary(tmp_path / "out")
-    assert (found["captions"], found["failures"], found["left"]) == (1, 3, 3)
+    assert (found["captions"], found["failures"], found["left"]) == (2, 2, 2)
     said = capfd.readouterr().err
-    assert "3 x caption: EndRun (left for the next run)" in said
-    assert "the budget of 1 is spent; all other images are left for the next run" in said
-    for _ in range(3):
-        assert run(photos, tmp_path / "out", "--model=budget=1") == 0
+    assert "2 x caption: EndRun (left for the next run)" in said
+    assert "the budget of 2 is spent; all other images are left for the next run" in said
+    assert run(photos, tmp_path / "out", "--model=budget=2") == 0
     assert sorted(captions(tmp_path / "out"), key=lambda said: said.split()[1]) == [
         "64x32 10 None {}",
         "20x30 20 None {}",

@@ -41,7 +41,7 @@ def folder(photographs, tmp_path: Path) -> Path:
 def caption_images(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own."""
     command = [sys.executable, "-m", "beam_job", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False, timeout=240)
 
 
 def table(output: object, name: str) -> list[dict]:

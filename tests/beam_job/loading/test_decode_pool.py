@@ -71,6 +71,13 @@ def pool_of(workers: int = 1, **options) -> Iterator[DecodePool]:
         pool.close()
 
 
+@pytest.fixture(scope="module")
+def plain() -> Iterator[DecodePool]:
+    """One real process, for images that do it no harm."""
+    with pool_of() as pool:
+        yield pool
+
+
 def pid_of(pool: DecodePool) -> int:
     """The process that the next image goes to."""
     with pytest.raises(ImageError) as told:
@@ -92,11 +99,10 @@ def has_ended(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIC"])
-def test_a_process_gives_the_same_pixels(kind: str) -> None:
+def test_a_process_gives_the_same_pixels(kind: str, plain: DecodePool) -> None:
     image = Image.effect_noise((90, 70), 60).convert("RGB")
     data = encode_heic(image) if kind == "HEIC" else encode(image, kind)
-    with pool_of() as pool:
-        apart, here = pool.load(data), load_image(data, SIZE)
+    apart, here = plain.load(data), load_image(data, SIZE)
     np.testing.assert_array_equal(apart.pixels, here.pixels)
     assert apart.pixels.dtype == np.uint8
     assert (apart.width, apart.height) == (90, 70)
@@ -164,9 +170,8 @@ def test_an_image_that_breaks_its_decoder_costs_itself_alone(data: bytes, messag
         pytest.param(b"no picture", "ImageError", CONTENT, id="text"),
     ],
 )
-def test_a_failure_says_when_to_try_again(data: bytes, error_type: str, retry_when: str) -> None:
-    with pool_of() as pool:
-        outcome = decode(FetchedImage(ImageInput("x"), data, "v1"), pool)
+def test_a_failure_says_when_to_try_again(data: bytes, error_type: str, retry_when: str, plain: DecodePool) -> None:
+    outcome = decode(FetchedImage(ImageInput("x"), data, "v1"), plain)
     assert isinstance(outcome, Failure)
     assert (outcome.error_type, outcome.retry_when) == (error_type, retry_when)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -85,7 +86,7 @@ def server(log: Path, command: list[str], **options: object) -> Iterator[subproc
             yield process
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, 15)
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def wait_until(ready, process: subprocess.Popen, limit_s: float = 60.0) -> None:

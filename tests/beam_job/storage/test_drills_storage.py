@@ -215,10 +215,10 @@ def test_a_full_disk_stops_the_run_and_space_lets_it_go_on(workers: int, tmp_pat
     for number in range(60):
         (photos / f"{number}.png").write_bytes(png(number))
     job = f"'{sys.executable}' -m beam_job --input='{photos}' --output='{disk}/out' "
-    job += f"--shard_size=3 --workers={workers}"
+    job += "--shard_size=3"
     script = f"""
         mount -t tmpfs -o size=80k tmpfs '{disk}' || exit 99
-        {job}; echo "exit code $?"; mount -o remount,size=10m '{disk}'
+        {job} --workers={workers}; echo "exit code $?"; mount -o remount,size=10m '{disk}'
         ls '{disk}'/out/captions/*/part-*.parquet | wc -l
         {job}; echo "exit code $?"; cp -r '{disk}/out' '{tmp_path}/saved'
     """

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.training.data import DataError, read_examples
+from model.preprocessing import ImageError
+from model.training.data import DataError, Example, read_examples
 
 
 def write(path: Path, rows: list[dict]) -> str:
@@ -68,3 +69,8 @@ def test_refuses_a_file_that_is_no_parquet(tmp_path: Path) -> None:
     (tmp_path / "d.parquet").write_text("hello")
     with pytest.raises(DataError, match="cannot be read"):
         read_examples(str(tmp_path / "d.parquet"))
+
+
+def test_an_image_that_cannot_be_decoded_is_named() -> None:
+    with pytest.raises(ImageError, match=r"^dog\.jpg: not an image of a known format"):
+        Example("dog.jpg", b"junk", ("a dog",)).load(8)

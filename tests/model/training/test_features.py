@@ -43,7 +43,7 @@ def test_the_same_images_share_them_whatever_their_names(
 ) -> None:
     first = cached_features(encoder, examples("red", "green"), tmp_path / "train", Views(2))
     renamed = [Example(f"photo-{row}", e.image, ("other words",)) for row, e in enumerate(examples("red", "green"))]
-    monkeypatch.setattr("model.training.features.load_image", None)  # nothing is decoded
+    monkeypatch.setattr("model.training.data.load_image", None)  # nothing is decoded
     np.testing.assert_array_equal(cached_features(encoder, renamed, tmp_path / "train", Views(2)), first)
 
 
