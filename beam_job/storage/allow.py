@@ -97,8 +97,9 @@ class Allowed:
         path = real_path(uri)
         if not any(path == root or path.startswith(root.rstrip(os.sep) + os.sep) for root in self.roots):
             folders = ", ".join(self.roots) or "none"
+            name = path if uri == path else f"{uri}: {path}"
             raise NotAllowedError(
-                f"{uri}: {path} lies outside the folders allowed ({folders}); add --allow_root={os.path.dirname(path)}"
+                f"{name} lies outside the folders allowed ({folders}); add --allow_root={os.path.dirname(path)}"
             )
 
     def _check_bucket(self, uri: str) -> None:
