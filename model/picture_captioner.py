@@ -93,7 +93,7 @@ class PictureCaptioner(Protocol):
 
     @property
     def version(self) -> str:
-        """As `model.ImageCaptioner.version`. Prompts and decoding options are recorded beside it, by the job."""
+        """See `model.ImageCaptioner.version`. Prompts and decoding options are recorded beside it, by the job."""
 
     @property
     def max_side(self) -> int:

@@ -86,7 +86,7 @@ def run_staged(job: dict[str, Any]) -> None:
 
 
 def private_key() -> str:
-    """Of a service account that there is not; one is enough for a whole module."""
+    """The key of a service account that does not exist; one is enough for a whole module."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
 

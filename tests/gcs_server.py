@@ -273,7 +273,7 @@ class GcsServer:
 
 
 def crc32c(data: bytes) -> str:
-    """As Google writes it."""
+    """The checksum as Google writes it."""
     return base64.b64encode(google_crc32c.value(data).to_bytes(4, "big")).decode()
 
 

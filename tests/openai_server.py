@@ -57,7 +57,7 @@ class OpenAiServer:
 
     @property
     def asked(self) -> list[dict[str, Any]]:
-        """Of each request: `headers` in lower case, `body` without the picture, `colour`, `size`, `side_by_side`."""
+        """For each request: `headers` in lower case, `body` without the picture, `colour`, `size`, `side_by_side`."""
         found: list[dict[str, Any]] = json.loads(self._control("GET"))
         return found
 

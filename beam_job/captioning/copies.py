@@ -79,7 +79,7 @@ class Copies(Generic[OwnerT]):
         return taken
 
     def _key(self, owner: OwnerT, image: DecodedImage) -> bytes:
-        """Of the file's bytes, and of what the prompts ask about it."""
+        """A hash of the file's bytes, and of what the prompts ask about it."""
         content: str = image.image_columns["sha256"]
         named = [prompt for prompt in self._prompts if prompt.columns]
         if not named:

@@ -75,7 +75,7 @@ class Card:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """As the page's script reads it."""
+        """The card as the page's script reads it."""
         known = self.score is not None and math.isfinite(self.score)
         return {
             "id": self.id,

@@ -148,7 +148,7 @@ def read_completed_part(part: CompletedPart) -> tuple[Keys, Keys]:
 
 
 def _keys_of(table: pa.Table) -> Keys:
-    """Of an image that was read the keys of its listed version and of its content."""
+    """The keys of an image's listed version and, if it was read, of its content."""
     uris, versions = uri_keys(table["uri"]), table["object_version"].cast(pa.string())
     listed, content = listed_versions(versions), content_versions(versions)
     is_read = pc.fill_null(pc.not_equal(listed, content), False).to_numpy()

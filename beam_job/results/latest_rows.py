@@ -225,7 +225,7 @@ def _parts_like_newest_run(output: str, parts: Sequence[Part]) -> list[int]:
 
 
 def _preferred(rows: pa.Table, newest: pa.Table, like: Sequence[int]) -> pa.Table:
-    """Of each URI the row to show: of the version of its `newest` row, if possible in a part of `like`."""
+    """The row to show for each URI: of the version of its `newest` row, if possible in a part of `like`."""
     if not like or pc.all(pc.is_in(rows["part"], pa.array(like, pa.int32()))).as_py():
         return newest
     versions = newest.select(["uri", "version"]).rename_columns(["uri", "newest_version"])
@@ -236,7 +236,7 @@ def _preferred(rows: pa.Table, newest: pa.Table, like: Sequence[int]) -> pa.Tabl
 
 
 def _first_of_each_uri(rows: pa.Table, order: Sequence[tuple[str, str]]) -> pa.Table:
-    """Of each URI the row that comes first in `order`."""
+    """The row of each URI that comes first in `order`."""
     ordered = rows.sort_by([("uri", "ascending"), *order]).combine_chunks()
     if ordered.num_rows < 2:
         return ordered

@@ -41,7 +41,7 @@ class Speed:
 
     @property
     def images_per_second(self) -> float:
-        """Of the whole."""
+        """The speed of the slowest part."""
         return min(self.parts.values())
 
     @property
@@ -51,7 +51,7 @@ class Speed:
 
 
 def speed(cores: int, gpu: str | None, mean_bytes: float, fetch_threads: int | None = None) -> Speed:
-    """Of a worker with so many cores, one process, or as many on the CPU as they can feed.
+    """The speed of a worker with so many cores: one process, or as many on the CPU as they can feed.
 
     Args:
       cores: or vCPUs, which are taken for as much.
@@ -109,7 +109,7 @@ class Estimate:
 
     @property
     def worker_hours(self) -> float:
-        """Of all workers together."""
+        """The hours of all workers together."""
         return self.hours * self.workers
 
     @property
@@ -133,7 +133,7 @@ def estimate_on_dataflow(
     price: float | None = None,
     fetch_threads: int | None = None,
 ) -> Estimate | None:
-    """Of a run with these workers; None where nobody knows the size of their machine.
+    """Estimates a run with these workers; None where nobody knows the size of their machine.
 
     Args:
       images: to be captioned.

@@ -164,6 +164,6 @@ def _log_estimate(config: JobConfig, arguments: Sequence[str], images: int, mean
 
 
 def _mean_bytes(sizes: Sequence[pa.Array | pa.ChunkedArray]) -> float | None:
-    """Of those images whose size is known; None where it is of none."""
+    """The mean size of the images whose size is known; None if there are none."""
     known = sum(len(column) - column.null_count for column in sizes)
     return sum(pc.sum(column).as_py() or 0 for column in sizes) / known if known else None

@@ -77,7 +77,7 @@ def watch(job: subprocess.Popen[str], output: Path, every: int) -> None:
 
 
 def resident_mb(pid: int) -> float:
-    """Of a process and its children, as the kernel counts it."""
+    """Memory of a process and its children, as the kernel counts it."""
     total = 0.0
     with contextlib.suppress(OSError):
         status = Path(f"/proc/{pid}/status").read_text()

@@ -72,7 +72,7 @@ def main() -> int:
 
 
 def write(rows: Iterable[Row], output: Path) -> None:
-    """As one file."""
+    """The images as one file."""
     output.mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(list(rows), SCHEMA), output / "captions.parquet")
 

@@ -88,7 +88,7 @@ def test_a_pickle_is_not_unpickled(bundle: Path, name: str, tmp_path: Path) -> N
 
 
 def test_arrays_of_python_objects_are_not_unpickled(bundle: Path, tmp_path: Path) -> None:
-    """As NumPy's own format would hold them."""
+    """Pickled objects, which NumPy's own format would hold."""
     with (bundle / WEIGHTS).open("wb") as file:
         np.save(file, np.array([Bomb(tmp_path / "trace")], dtype=object), allow_pickle=True)
     reseal(bundle)

@@ -16,7 +16,7 @@ RAMP = np.linspace(0, 1, 64)[None].repeat(64, axis=0)
 
 
 def brightness(data: bytes) -> tuple[int, int]:
-    """Of the left and the right edge."""
+    """The means of the left and of the right edge."""
     pixels = load_image(data, 64).pixels
     return int(pixels[:, 0].mean()), int(pixels[:, -1].mean())
 

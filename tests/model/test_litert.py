@@ -120,7 +120,7 @@ def test_the_cache_keeps_the_files_last_used(cache: Path) -> None:
 
 @pytest.fixture
 def no_litert(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where the package is not installed."""
+    """The package is not installed."""
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ai_edge_litert" else found(name))
 

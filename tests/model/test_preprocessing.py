@@ -261,7 +261,7 @@ def test_a_picture_keeps_its_shape_within_the_longest_side(
 
 
 def test_a_jpeg_of_many_pixels_is_decoded_at_a_reduced_size() -> None:
-    """Of which the limit speaks, and which depends on the shape: a panorama is reduced by its width."""
+    """The side that the limit is about depends on the shape: a panorama is reduced by its width."""
     panorama = encode(Image.new("RGB", (8000, 400)), "JPEG")
     assert load_picture(panorama, 100, max_pixels=60_000).pixels.shape == (5, 100, 3)
     with pytest.raises(TooManyPixelsError):

@@ -119,7 +119,7 @@ def test_a_caption_does_not_depend_on_the_batch(kind: str, decoding: dict, model
 
 
 def test_the_score_is_the_mean_log_probability(models, photos: Path) -> None:
-    """Of a BLIP, whose decoder is asked directly."""
+    """The log-probability by BLIP's decoder itself."""
     captioner = opened(models["blip"], method="greedy")
     [[caption]] = captioner.caption_pictures(pictures(photos)[:1])
     generator = captioner._generator

@@ -234,7 +234,7 @@ class Recorder:
 
 
 def test_batches_overlap_and_are_bounded_by_bytes(tmp_path: Path) -> None:
-    """Of 64 x 64 pixels, in a budget of 20 pictures: four batches, of which three are captioned, share it."""
+    """Four batches of pictures of 64 x 64 pixels, three of them being captioned, share a budget of 20 pictures."""
     images = []
     for number in range(30):
         Image.new("L", (64, 64), number).save(tmp_path / f"{number}.png")

@@ -239,7 +239,7 @@ def test_a_process_starts_without_beam_and_tensorflow(tmp_path: Path) -> None:
 
 
 def test_pictures_keep_their_shape_and_share_memory_of_some_bytes(tmp_path: Path) -> None:
-    """Of 2,048 pixels a side a process has room for one at a time; of 1,000 for five."""
+    """A process has room for one image of 2,048 pixels a side at a time, or for five of 1,000."""
     shapes = [(3000, 1500), (40, 20), (1500, 3000), (2100, 10), (500, 500)]
     images = []
     for number, shape in enumerate(shapes * 4):

@@ -77,7 +77,7 @@ def test_rows_of_an_earlier_attempt_are_shown_and_its_work_is_not(tmp_path: Path
 
 
 def test_the_rate_of_a_resumed_run_is_that_of_its_last_attempt(tmp_path: Path) -> None:
-    """Of ten images in five shards, six were done before somebody killed the run."""
+    """Six of ten images in five shards were done before somebody killed the run."""
     config, run, plan = planned_run(str(tmp_path), 10, missing=1, shard_size=2)
     run_pipeline(config, run, plan)
     for shard in (1, 4):

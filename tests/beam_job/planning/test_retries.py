@@ -47,7 +47,7 @@ def planned(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[JobConfig, 
 
 @pytest.fixture(autouse=True)
 def captioners(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCaptioner]:
-    """Of two workers one cannot digest an image that the other can."""
+    """One of two workers cannot read an image that the other can."""
     made = itertools.cycle([FakeCaptioner(), FakeCaptioner(poison=POISONED)])
     monkeypatch.setattr("beam_job.captioning.caption_shards.load_captioner", lambda *_: next(made))
     return made

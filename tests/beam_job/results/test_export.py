@@ -405,7 +405,7 @@ def test_a_list_of_what_was_left_out_is_never_overwritten(job: Job, tmp_path: Pa
 
 
 def test_an_empty_folder_is_filled_and_stays(job: Job, tmp_path: Path) -> None:
-    """As a mounted volume is, which can be neither renamed nor replaced."""
+    """A mounted volume is such a folder: it can be neither renamed nor replaced."""
     (tmp_path / "volume").mkdir(mode=0o750)
     (tmp_path / "link").symlink_to("volume")
     folder = (tmp_path / "volume").stat().st_ino

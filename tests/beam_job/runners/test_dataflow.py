@@ -111,7 +111,7 @@ def stored(uri: str) -> list[str]:
 
 
 def summary_of(output: str) -> dict[str, Any]:
-    """Of the only run that has one."""
+    """The summary of the only run that has one."""
     [uri] = [uri for uri in stored(output) if uri.endswith("summary.json")]
     return json.loads(storage.storage_for(uri).read(uri)[0])
 

@@ -82,7 +82,7 @@ def test_a_custom_machine_has_the_size_that_it_names() -> None:
 @needs_dataflow
 @pytest.mark.parametrize("option", ["dataflow_service_options", "experiments"])
 def test_an_accelerator_is_seen_wherever_it_is_given(option: str) -> None:
-    """Of a GPU that the table does not know, too, if its machine is given."""
+    """A GPU that the table does not know may be asked for, if its machine is given."""
     given = f"--{option}=worker_accelerator=type:nvidia-rtx;count:2;install-nvidia-driver:5xx"
     _, arguments = with_dataflow(config(), [*DATAFLOW, IMAGE, given, "--machine_type=g4-standard-48"])
     assert arguments[len(DATAFLOW) + 1] == given

@@ -50,7 +50,7 @@ class Nights:
         storage_for(uri).write(uri, grey(brightness))
 
     def parameters(self) -> tuple[list[str], str]:
-        """As the launcher gives them, and where it looks for the job."""
+        """The arguments that the launcher gives, and where it looks for the job."""
         self._launched += 1
         job = f"{self.root}/staging/template_launches/{self._launched}/job_object"
         own = [f"--input={self.root}/photos/", f"--output={self.root}/out", "--sdk_container_image=r/worker:1"]

@@ -98,7 +98,7 @@ def test_local_files(tmp_path: Path, offset: int | None) -> None:
 
 
 def test_a_local_file_that_has_no_size(tmp_path: Path) -> None:
-    """As those of /proc, which are regular files of no bytes by their metadata."""
+    """Files like those of /proc, which are regular files of no bytes by their metadata."""
     assert LocalStorage().read("/proc/self/status")[0].startswith(b"Name:")
 
 
