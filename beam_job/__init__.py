@@ -17,8 +17,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from beam_job.cli.job import JobError as JobError
     from beam_job.cli.job import run_job as run_job
+    from beam_job.cli.run_pipeline import JobError as JobError
     from beam_job.config import JobConfig as JobConfig
     from beam_job.inputs.endpoint import Endpoint as Endpoint
     from beam_job.inputs.filters import Filters as Filters
@@ -37,7 +37,7 @@ _MODULES = {
     "Failure": "beam_job.records",
     "Filters": "beam_job.inputs.filters",
     "JobConfig": "beam_job.config",
-    "JobError": "beam_job.cli.job",
+    "JobError": "beam_job.cli.run_pipeline",
     "Prompt": "beam_job.inputs.prompts",
     "run_job": "beam_job.cli.job",
 }

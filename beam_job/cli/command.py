@@ -87,7 +87,8 @@ def _run(given: list[str], examples: bool) -> int:
 
     # Imported here so that --help and usage errors do not wait for Beam.
     with quiet_stderr(config.verbose):
-        from beam_job.cli.job import ExplainedJobError, JobError, run_job
+        from beam_job.cli.job import run_job
+        from beam_job.cli.run_pipeline import ExplainedJobError, JobError
         from beam_job.inputs.listing import InputError
         from beam_job.output.summary import RowCountError
         from beam_job.planning.lease import LeaseError
