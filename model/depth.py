@@ -87,9 +87,9 @@ def _strips(image: Image.Image) -> Iterator[tuple[tuple[int, int, int, int], npt
 
 
 def read_planes_as_stored(image: Image.Image) -> None:
-    """Mends what Pillow makes of an uncompressed TIFF of 16 bits with a plane for each colour: noise.
+    """Corrects how Pillow reads an uncompressed 16-bit TIFF with a plane for each colour, which it turns into noise.
 
-    To be called before the image is loaded.
+    Must be called before the image is loaded.
     """
     tags: Any = getattr(image, "tag_v2", {})
     if len(tags.get(_BITS_PER_SAMPLE, ())) > 1 and tags[_BITS_PER_SAMPLE][0] == 16:

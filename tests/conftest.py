@@ -71,7 +71,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     captioner = Captioner(TINY, vocabulary, *build_network(TINY, len(vocabulary)))
     folder = tmp_path_factory.mktemp("bundles") / "tiny"
     save_bundle(folder, captioner, card="# Random weights\n")
-    load_captioner(folder, engine="litert", log=lambda line: None)
+    load_captioner(folder, engine="auto", log=lambda line: None)
     return folder
 
 

@@ -1,7 +1,7 @@
-"""What a run has captioned on this machine, by content: a small database that its worker processes share.
+"""The captioner's answers of a run by content, in a small database that the run's processes on this machine share.
 
-It lies in the temporary folder, one file a run. Of several processes with the same content at the same time the first
-one captions it, and the others wait for the answer; where that process has died, one of them takes over.
+The database is a file in the temporary folder, one for each run. If several processes have the same content at the same
+time, the first one captions it and the others wait for the answer. If that process dies, another one takes over.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Claim(enum.Enum):
 
 @dataclass(frozen=True)
 class Answer:
-    """What the captioner has said to a content.
+    """The captioner's answer for a content.
 
     Attributes:
       uri: of the image that was shown to it.
@@ -88,13 +88,13 @@ class Answer:
 
 
 class Contents:
-    """The contents of a run; the thread of one engine calls it.
+    """The contents of a run; only one thread of an engine calls it.
 
     Args:
       run_id: name of the run.
 
     Raises:
-      StorageError: by all methods, the file cannot be used.
+      StorageError: the file cannot be used; raised by all methods.
     """
 
     def __init__(self, run_id: str) -> None:
@@ -157,7 +157,7 @@ class Contents:
 
 
 def remove_contents(run_id: str) -> None:
-    """Removes what this machine has noted of a run, which has ended."""
+    """Removes the database of a run that has ended."""
     with contextlib.suppress(OSError):
         for path in _folder().glob(f"{run_id}.sqlite*"):
             path.unlink()

@@ -15,7 +15,7 @@ Outcome = CaptionedImage | Failure
 
 
 class Copies(Generic[OwnerT]):
-    """Decides which images are shown to the captioner; only the model's thread calls it. It raises as `Contents`.
+    """Decides which images the captioner gets; only the model's thread calls it. Raises what `Contents` raises.
 
     Args:
       contents: of the run.
@@ -66,7 +66,7 @@ class Copies(Generic[OwnerT]):
 
     @property
     def wait_for_others(self) -> bool:
-        """Whether an image waits for another process."""
+        """Whether any image waits for another process."""
         return not self._waiting.keys() <= self._own
 
     def close(self) -> None:

@@ -208,9 +208,9 @@ class ImageEngine(abc.ABC, Generic[G]):
             self._bound_waiting()
 
     def _bound_waiting(self) -> None:
-        """Bounds the pixels of copies that wait, by those of a batch.
+        """Limits the copies that wait to the size of a batch, since each holds its pixels.
 
-        First the batch at hand is run, so that of two processes that wait here neither waits for the other.
+        The current batch is run first, so that two processes that wait here do not wait for each other.
         """
         assert self._copies is not None
         _, _, most = self._batches.ran_with

@@ -55,7 +55,7 @@ class ProgressFile:
             said.write(f"{level} {line}\n")
 
     def log_info(self, line: str) -> None:
-        """Logs a line that is no warning, such as what was done once for later runs."""
+        """Logs a line that is not a warning."""
         self.log(line, logging.INFO)
 
     def close(self) -> None:

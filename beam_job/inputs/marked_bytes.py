@@ -1,6 +1,6 @@
-"""CSV as people have it, for a reader that takes it at its word: what would mislead it is marked, and restored later.
+"""Protects Arrow's CSV reader from invalid bytes and unclosed quotes: they are marked before it, and restored after it.
 
-Arrow raises where a record that has too many values is not UTF-8 besides, and a quote that is never closed makes all
+Arrow raises an error for a record that has too many values and is not UTF-8, and a quote that is never closed makes all
 lines up to the next quote part of one value. So such bytes and quotes pass it as characters of Unicode's private use
 area.
 """
@@ -76,7 +76,7 @@ def may_have_marks(data: bytes) -> bool:
 
 
 def closed_quotes(blocks: Iterator[bytes], delimiter: str, longest: int) -> Iterator[bytes]:
-    """The same CSV; a quote at a value's begin is marked if it is not closed at a value's end, lines below.
+    """The same CSV; a quote at the start of a value is marked if it is not closed at the end of a value.
 
     Args:
       blocks: the CSV.

@@ -54,7 +54,7 @@ def add_allowed_options(group: argparse._ArgumentGroup) -> None:
 
 
 def add_access_options(group: argparse._ActionsContainer) -> None:
-    """Adds the options that say in whose name storages are asked."""
+    """Adds the options about who asks the storages: the user agent, and the project that is billed."""
     group.add_argument(
         "--user_agent",
         default=USER_AGENT,

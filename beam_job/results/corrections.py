@@ -191,7 +191,7 @@ def read_corrections(output: str) -> pa.Table:
 
 @dataclass(frozen=True)
 class AppliedCorrections:
-    """How the corrections in force meet the current captions.
+    """The corrections in force, compared with the current captions.
 
     Attributes:
       edited: captions that a person has written.

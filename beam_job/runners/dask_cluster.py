@@ -115,7 +115,7 @@ def visible_gpus() -> list[str]:
 
 @contextlib.contextmanager
 def log_lack_of_workers(client: Any, patience_s: float = 10.0) -> Iterator[None]:
-    """Logs in this block, once each time, that the cluster has had no worker for `patience_s`: nothing goes on then.
+    """In this block, logs when the cluster has had no worker for `patience_s`, since the run makes no progress then.
 
     Args:
       client: a `distributed.Client`.

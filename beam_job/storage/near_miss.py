@@ -15,8 +15,8 @@ _FOLDERS_KEPT = 4
 def near_miss(path: str) -> str:
     """A hint for the message about a file that does not exist; "" if there is none.
 
-    Links that lead nowhere, names that differ in capitals or in their Unicode form alone, which macOS and Windows
-    ignore, and names as URLs and Windows spell them.
+    It finds dangling links, names that differ only in capitals or Unicode form, which macOS and Windows ignore,
+    and names with %-escapes or backslashes.
     """
     try:
         missing = os.path.abspath(path)
