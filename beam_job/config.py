@@ -29,7 +29,7 @@ from beam_job.storage import (
     scheme_of,
 )
 from model import Decoding
-from model.engine_choice import check_precision
+from model.engine_choice import CPU_ENGINES, check_precision
 from model.preprocessing import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -228,11 +228,10 @@ class JobConfig:
                     f"--{name}={value} applies to model bundles only and cannot be combined with --captioner; "
                     "remove one of the two options"
                 )
-        if self.engine == "litert" and self.require_gpu:
-            raise ValueError("--engine=litert runs on the CPU, so it contradicts --require_gpu; remove one of the two")
-        if self.engine == "litert" and self.gpu:
+        gpu_option = "--require_gpu" if self.require_gpu else f"--gpu={self.gpu}" if self.gpu else None
+        if self.engine in CPU_ENGINES and gpu_option:
             raise ValueError(
-                f"--engine=litert runs on the CPU, so it contradicts --gpu={self.gpu}; remove one of the two"
+                f"--engine={self.engine} runs on the CPU, so it contradicts {gpu_option}; remove one of the two"
             )
 
     def _check_allowed_places(self) -> None:

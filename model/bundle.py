@@ -240,8 +240,9 @@ def load_captioner(
     Args:
       folder: the bundle; by default the one that ships with the project.
       decoding: how captions are decoded; `Decoding()` by default.
-      engine: what runs the model, one of `model.engine_choice.ENGINES`. "litert" is the fastest on a CPU and caches
-        the converted encoder in the user's cache folder; once it is there, TensorFlow is needed only for sampling.
+      engine: what runs the model, one of `model.engine_choice.ENGINES`. "litert" and "openvino" are the fastest on
+        a CPU and cache the converted encoder in the user's cache folder; once it is there, TensorFlow is needed only
+        for sampling.
       log: receives one-line messages about the engine.
       precision: the precision of TensorFlow's encoder, one of `model.engine_choice.PRECISIONS`.
 
@@ -251,8 +252,8 @@ def load_captioner(
       ValueError: `engine` or `precision` is unknown, or they exclude each other.
     """
     from model.devices import open_gpus
+    from model.encoder_engine import open_encoder
     from model.engine_choice import choose_precision
-    from model.litert_encoder import open_encoder
 
     folder = Path(folder)
     precision = choose_precision(engine, precision)
@@ -265,7 +266,7 @@ def load_captioner(
         raise BundleError(f"the model at {folder} cannot be built: {_line(error)}") from error
     build = functools.cache(lambda: _build_network(folder, config, len(vocabulary), precision))
     if precision == "float16":
-        engine = "tensorflow"  # LiteRT computes in float32
+        engine = "tensorflow"  # the others compute in float32
     encode = open_encoder(engine, lambda: build()[0], config.input_size, _sha256(folder / CHECKSUMS), log)
     if encode and decoding.method != "sample":
         from model.cpu_captioner import CpuCaptioner
@@ -277,8 +278,8 @@ def load_captioner(
     from model.captioner import Captioner
 
     encoder, network_decoder = build()
-    xla = encode is None and open_gpus() > 0
-    return Captioner(config, vocabulary, encoder, network_decoder, version, decoding, encode, xla, log)
+    runs = encode.engine if encode else "xla" if open_gpus() else "tensorflow"
+    return Captioner(config, vocabulary, encoder, network_decoder, version, decoding, encode, runs, log)
 
 
 def _build_network(folder: Path, config: CaptionerConfig, words: int, precision: str) -> tuple[Encoder, Decoder]:

@@ -38,12 +38,13 @@ class Captioner:
       version: identifies the weights, as in the column `model_version`.
       decoding: how captions are decoded; `Decoding()` by default.
       encode: replaces the encoder by one outside TensorFlow: uint8[B, S, S, 3] -> float32[B, L, U].
-      xla: compile encoder and decoding loop with XLA, once for each batch size, which takes about 25 s. Captioning is
-        then four times as fast on a GPU, but several times slower on a CPU.
+      engine: what runs the encoder: "tensorflow", "xla", or the engine of `encode`. "xla" compiles encoder and decoding
+        loop once for each batch size, which takes about 25 s. Captioning is then four times as fast on a GPU, but
+        several times slower on a CPU.
       log: receives one-line messages about compiling.
 
     Attributes:
-      engine: what runs the encoder: "tensorflow", "xla" (TensorFlow, compiled) or "litert".
+      engine: as given.
       precision: the encoder's precision: "float32", "float16", or "int8" for a bundle with an 8-bit backbone.
     """
 
@@ -56,7 +57,7 @@ class Captioner:
         version: str = "unsaved",
         decoding: Decoding | None = None,
         encode: Encode | None = None,
-        xla: bool = False,
+        engine: str = "tensorflow",
         log: Callable[[str], None] = print,
     ) -> None:
         self.config = config
@@ -67,11 +68,11 @@ class Captioner:
         self.decoding = decoding or Decoding()
         self._search = _search_function(self.decoding, config, vocabulary)
         self._encode = encode
-        self.engine = "litert" if encode else "xla" if xla else "tensorflow"
-        self.batches_at_once = 2 if xla else 1  # one is copied to the device while the other is computed
+        self.engine = engine
+        self._xla = engine == "xla"
+        self.batches_at_once = 2 if self._xla else 1  # one is copied to the device while the other is computed
         self.precision: str = "int8" if config.int8 else encoder.compute_dtype
         self._log = log
-        self._xla = xla
         self._compiled_for: set[int] = set()
         size = config.input_size
         _, height, width, _ = encoder.backbone.output_shape
@@ -81,7 +82,7 @@ class Captioner:
             else tf.TensorSpec((None, size, size, 3), tf.uint8),
             tf.TensorSpec((None, self.decoding.num_captions, config.max_words), tf.float32),
         ]
-        self._compiled = tf.function(self._caption, input_signature=signature, autograph=False, jit_compile=xla)
+        self._compiled = tf.function(self._caption, input_signature=signature, autograph=False, jit_compile=self._xla)
 
     @property
     def input_size(self) -> int:
@@ -106,7 +107,7 @@ class Captioner:
         inputs = self._encode(images) if self._encode else _to_tensor(images)
         started = time.monotonic()
         words, log_probabilities = self._compiled(inputs, self._uniforms(images))
-        if self.engine == "xla" and len(images) not in self._compiled_for:
+        if self._xla and len(images) not in self._compiled_for:
             self._compiled_for.add(len(images))
             took = f"{time.monotonic() - started:.1f} s"
             self._log(f"compiled with XLA in {took}: batches of {len(images)} images, encoder in {self.precision}")

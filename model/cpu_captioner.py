@@ -1,4 +1,4 @@
-"""Captions images on a CPU without TensorFlow: the encoder in LiteRT, the decoder in NumPy."""
+"""Captions images on a CPU without TensorFlow: the encoder in LiteRT or OpenVINO, the decoder in NumPy."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from threadpoolctl import ThreadpoolController
 
 from model.caption import Caption, captions_from, check_images
 from model.config import CaptionerConfig, Decoding
+from model.encoder_pool import EncoderPool, available_cores
 from model.english import content_words
-from model.litert_encoder import LiteRtEncoder, available_cores
 from model.numpy_decoder import BeamSearch, NumpyDecoder
 from model.vocabulary import Vocabulary
 
@@ -27,23 +27,21 @@ class CpuCaptioner:
     Args:
       config: the architecture.
       vocabulary: the words of captions.
-      encode: uint8[B, S, S, 3] -> float32[B, L, U].
+      encode: the encoder.
       decoder: the decoder.
       version: identifies the weights, as in the column `model_version`.
       decoding: how captions are decoded; anything but sampling.
 
     Attributes:
-      engine: "litert".
+      engine: that of the encoder: "litert" or "openvino".
       precision: the encoder's precision: "float32", or "int8" for a bundle with an 8-bit backbone.
     """
-
-    engine = "litert"
 
     def __init__(
         self,
         config: CaptionerConfig,
         vocabulary: Vocabulary,
-        encode: LiteRtEncoder,
+        encode: EncoderPool,
         decoder: NumpyDecoder,
         version: str,
         decoding: Decoding,
@@ -52,6 +50,7 @@ class CpuCaptioner:
         self.vocabulary = vocabulary
         self.version = version
         self.decoding = decoding
+        self.engine = encode.engine
         self.precision = "int8" if config.int8 else "float32"
         self._encode = encode
         self._decoder = decoder

@@ -1,4 +1,4 @@
-"""The choice of what runs the encoder, TensorFlow or LiteRT, and of its precision.
+"""The choice of what runs the encoder, TensorFlow, LiteRT or OpenVINO, and of its precision.
 
 Captions do not depend on the choice, except for rounding. Importing this module does not import TensorFlow.
 """
@@ -10,9 +10,17 @@ import importlib.util
 
 from model.devices import has_tensor_cores
 
-ENGINES = ("auto", "tensorflow", "litert")
+CPU_ENGINES = ("litert", "openvino")
+ENGINES = ("auto", "tensorflow", *CPU_ENGINES)
 # bfloat16 is not offered: it changes 232 of 1,000 captions, float16 changes 30 (CIDEr 46.7 and 46.4; float32 46.5).
 PRECISIONS = ("auto", "float32", "float16")
+
+
+# of each of CPU_ENGINES: its name, its module, and what pip installs
+_PACKAGES = {
+    "litert": ("LiteRT", "ai_edge_litert", "ai-edge-litert"),
+    "openvino": ("OpenVINO", "openvino", "'caption-images[openvino]'"),
+}
 
 
 class EngineError(RuntimeError):
@@ -26,7 +34,8 @@ def add_engine_options(group: argparse._ArgumentGroup) -> None:
         choices=ENGINES,
         default="auto",
         help="what runs the model: litert (with NumPy for the decoder) takes half the CPU time of tensorflow, and a "
-        "fifth with 8-bit models; auto is litert if it is available and there is no GPU, otherwise tensorflow "
+        "fifth with 8-bit models; openvino is faster still on a CPU without VNNI, and rounds differently, so that some "
+        "captions change; auto is litert if it is available and there is no GPU, otherwise tensorflow "
         "(default: %(default)s)",
     )
     group.add_argument(
@@ -39,23 +48,24 @@ def add_engine_options(group: argparse._ArgumentGroup) -> None:
 
 
 def check_engine(engine: str) -> None:
-    """Raises EngineError if `engine` is "litert" and its package is missing; does not import TensorFlow."""
-    if engine == "litert":
+    """Raises EngineError if `engine` is one of `CPU_ENGINES` whose package is missing; does not import TensorFlow."""
+    if engine in CPU_ENGINES:
         try:
-            check_litert_installed()
+            check_installed(engine)
         except EngineError as error:
-            raise litert_unavailable(error) from error
+            raise unavailable(engine, error) from error
 
 
-def check_litert_installed() -> None:
-    """Raises EngineError if the package ai-edge-litert is missing."""
-    if importlib.util.find_spec("ai_edge_litert") is None:
-        raise EngineError("LiteRT is not installed (pip install ai-edge-litert)")
+def check_installed(engine: str) -> None:
+    """Raises EngineError if the package of one of `CPU_ENGINES` is missing."""
+    name, module, package = _PACKAGES[engine]
+    if importlib.util.find_spec(module) is None:
+        raise EngineError(f"{name} is not installed (pip install {package})")
 
 
-def litert_unavailable(reason: EngineError) -> EngineError:
-    """The error for a user who asked for `--engine=litert`."""
-    return EngineError(f"--engine=litert: {reason}; use --engine=auto to fall back to TensorFlow")
+def unavailable(engine: str, reason: EngineError) -> EngineError:
+    """The error for a user who asked for one of `CPU_ENGINES`."""
+    return EngineError(f"--engine={engine}: {reason}; --engine=auto uses what is available")
 
 
 def check_precision(engine: str, precision: str) -> None:
@@ -68,8 +78,10 @@ def check_precision(engine: str, precision: str) -> None:
         raise ValueError(f"--engine must be one of {', '.join(ENGINES)}, not {engine!r}")
     if precision not in PRECISIONS:
         raise ValueError(f"--precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
-    if engine == "litert" and precision == "float16":
-        raise ValueError("--engine=litert computes in float32; leave out --precision=float16 or choose another engine")
+    if engine in CPU_ENGINES and precision == "float16":
+        raise ValueError(
+            f"--engine={engine} computes in float32; leave out --precision=float16 or choose another engine"
+        )
 
 
 def choose_precision(engine: str, precision: str) -> str:
@@ -81,7 +93,7 @@ def choose_precision(engine: str, precision: str) -> str:
     check_precision(engine, precision)
     if precision != "auto":
         return precision
-    return "float16" if engine != "litert" and has_tensor_cores() else "float32"
+    return "float16" if engine not in CPU_ENGINES and has_tensor_cores() else "float32"
 
 
 def one_line(error: BaseException) -> str:

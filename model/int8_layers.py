@@ -71,7 +71,8 @@ class Int8Convolution(layers.Layer):
       name: the layer's name.
 
     Attributes:
-      kernel: integers from -127 to 127; float32[h, w, C, F], or float32[h, w, C, 1] if it is depthwise.
+      kernel: integers from -127 to 127; float32[h, w, C, F], or float32[h, w, C, 1] if it is depthwise. See
+        `model.training.rounding` for why most are even.
       step: float32[F], of the weights of each output channel.
       bias: float32[F], values, which are rounded to multiples of the sums' step.
     """
@@ -81,7 +82,7 @@ class Int8Convolution(layers.Layer):
         self.depthwise = filters is None
         self._filters = filters
         self._kernel_size = kernel_size
-        self._stride = stride
+        self.stride = stride
 
     def build(self, numbers_shape: Any, step_shape: Any) -> None:  # Keras matches these names to those of `call`
         channels = numbers_shape[-1]
@@ -100,7 +101,7 @@ class Int8Convolution(layers.Layer):
             kernel *= weight_step[:, None] if self.depthwise else weight_step
             bias *= sum_step
         convolve = ops.depthwise_conv if self.depthwise else ops.conv
-        return convolve(numbers, kernel, strides=self._stride, padding="same") + bias, sum_step
+        return convolve(numbers, kernel, strides=self.stride, padding="same") + bias, sum_step
 
 
 class Int8Values(layers.Layer):

@@ -22,6 +22,7 @@ from beam_job.planning.run import Run, RunManifest, read_manifest
 from beam_job.storage import use_access
 from model import load_captioner
 from model.devices import default_batch_size, open_gpus
+from model.engine_choice import CPU_ENGINES
 
 _BATCHES_AHEAD = 4  # at least so many are fetched and decoded while the model works
 
@@ -122,7 +123,7 @@ def has_gpu(config: JobConfig, captioner: AnyCaptioner) -> bool:
     """Whether a GPU waits for images; TensorFlow is asked unless the captioner knows."""
     if takes_pictures(captioner) and (config.is_named or hasattr(captioner, "on_gpu")):
         return bool(getattr(captioner, "on_gpu", False))
-    return open_gpus(required=config.require_gpu) > 0 and config.engine != "litert"
+    return open_gpus(required=config.require_gpu) > 0 and config.engine not in CPU_ENGINES
 
 
 def batch_size_of(config: JobConfig, captioner: AnyCaptioner) -> int:

@@ -53,7 +53,7 @@ class RanWith:
     """What shards were captioned with.
 
     Attributes:
-      engine: "litert", "tensorflow", or "xla" for TensorFlow compiled for a GPU.
+      engine: "litert", "openvino", "tensorflow", or "xla" for TensorFlow compiled for a GPU.
       precision: what the encoder computed in.
       batch_size: images at once, when the shard was done.
       shards: how many.

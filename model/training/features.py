@@ -18,7 +18,7 @@ import tensorflow as tf
 from model.devices import open_gpus
 from model.engine_choice import EngineError
 from model.litert_converter import convert_encoder
-from model.litert_encoder import LiteRtEncoder
+from model.litert_encoder import open_litert
 from model.network import Encoder, named_backbone_variables
 from model.preprocessing import pad_batch
 from model.training.augment import augment
@@ -115,7 +115,7 @@ def _grid_function(encoder: Encoder, size: int, images: int) -> Callable[[Images
     """`encoder.grid`; for many images on a CPU through LiteRT, which takes at most half the time."""
     if images >= _MIN_FOR_LITERT and encoder.compute_dtype == "float32" and not open_gpus():
         try:
-            return LiteRtEncoder(convert_encoder(encoder.grid, size, encoder.int8))
+            return open_litert(convert_encoder(encoder.grid, size, encoder.int8))
         except EngineError as error:
             print(f"features are computed by TensorFlow, which is slower: {error}", flush=True)
     graph = tf.function(encoder.grid, autograph=False)

@@ -3,10 +3,14 @@
     python -m model quantize tuned --data=TRAIN.parquet --output=tuned8
 
 Batch normalization is folded into the convolutions, and each layer's range is measured on images, as the one whose 256
-values have the least squared rounding error. Then each bias is corrected so that rounding leaves the mean of every
-channel unchanged (M. Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction",
-section 4.2). On a CPU with VNNI, LiteRT runs the result in two fifths of the time. The decoder is copied; continue its
-training from the new bundle (`python -m model train --init`) to adapt it to the slightly different features.
+values have the least squared rounding error. The weights are rounded by `model.training.rounding`. Then each bias is
+corrected so that rounding leaves the mean of every channel unchanged (M. Nagel et al. 2019, "Data-Free Quantization
+Through Weight Equalization and Bias Correction", section 4.2). On a CPU with VNNI, LiteRT runs the result in two fifths
+of the time. The decoder is copied; continue its training from the new bundle (`python -m model train --init`) to adapt
+it to the slightly different features.
+
+The weights of a backbone that has 8 bits already are only rounded again, so that --engine=openvino can run it on a CPU
+without VNNI.
 """
 
 from __future__ import annotations
@@ -24,11 +28,13 @@ import tensorflow as tf
 
 from model.bundle import check_bundle, check_replaceable, load_captioner, load_config, save_bundle
 from model.captioner import Captioner
+from model.config import CaptionerConfig
 from model.efficientnet_lite import NORM_EPSILON
 from model.int8_layers import LARGEST_WEIGHT, STEPS, Int8Convolution, Int8Range
 from model.network import Encoder, build_network, named_variables
 from model.training.command import EXIT_OK, command_parser, run_command
 from model.training.data import read_examples
+from model.training.rounding import round_weights_of
 
 Array = npt.NDArray[np.float32]
 _BATCH = 16
@@ -60,7 +66,7 @@ def quantize(bundle: Path, data: str, photographs: int, output: Path) -> str:
     Raises:
       BundleError: the bundle is damaged, or `output` holds something else.
       DataError, ImageError, OSError: an image cannot be read.
-      ValueError: the backbone is 8-bit already or has no 8-bit form, or `photographs` is less than 1.
+      ValueError: the backbone has no 8-bit form, or `photographs` is less than 1.
     """
     if photographs < 1:
         raise ValueError(f"photographs must be a whole number from 1, not {photographs}")
@@ -68,26 +74,34 @@ def quantize(bundle: Path, data: str, photographs: int, output: Path) -> str:
     check_bundle(bundle)
     given = load_config(bundle)
     config = replace(given, int8=True)  # refused at once, before a network is built
-    if config == given:
-        raise ValueError(f"{bundle} has an 8-bit backbone already")
     start = load_captioner(bundle)
-    encoder, decoder = build_network(config, len(start.vocabulary))
     examples = read_examples(data)
     chosen = examples[:: max(1, len(examples) // photographs)][:photographs]
     images = np.stack([example.load(config.input_size).pixels for example in chosen])
-    fold(start.encoder.backbone, encoder.backbone)
-    measure(start.encoder, encoder.backbone, images)
-    correct_biases(start.encoder, encoder.backbone, images)
+    captioner = start
+    if config == given:
+        round_weights_of(start.encoder, images)
+    else:
+        captioner = _quantized(start, config, images)
+    return save_bundle(output, captioner, f"# Model card\n\n{start.version} with an 8-bit backbone.\n")
+
+
+def _quantized(start: Captioner, config: CaptionerConfig, images: npt.NDArray[np.uint8]) -> Captioner:
+    """A captioner with an 8-bit backbone, and otherwise the weights of `start`."""
+    encoder, decoder = build_network(config, len(start.vocabulary))
     source = named_variables(start.encoder, start.decoder)
     for name, variable in named_variables(encoder, decoder).items():
         if name in source and "backbone" not in name:
             variable.assign(source[name])
-    captioner = Captioner(config, start.vocabulary, encoder, decoder)
-    return save_bundle(output, captioner, f"# Model card\n\n{start.version} with an 8-bit backbone.\n")
+    fold(start.encoder.backbone, encoder.backbone)
+    measure(start.encoder, encoder.backbone, images)
+    round_weights_of(encoder, images)
+    correct_biases(start.encoder, encoder.backbone, images)
+    return Captioner(config, start.vocabulary, encoder, decoder)
 
 
 def fold(source: keras.Model, target: keras.Model) -> None:
-    """Folds each convolution of `source` and its batch normalization into an integer convolution of `target`."""
+    """Folds each convolution of `source` and its batch normalization into one of `target`; rounds no weights."""
     for layer in target.layers:
         if isinstance(layer, Int8Convolution):
             [kernel] = source.get_layer(layer.name).get_weights()
@@ -96,8 +110,7 @@ def fold(source: keras.Model, target: keras.Model) -> None:
             factor = gamma / np.sqrt(variance + norm.epsilon)
             kernel = kernel * (factor[:, None] if layer.depthwise else factor)
             step = few_bits(np.abs(kernel).max(axis=(0, 1, 3) if layer.depthwise else (0, 1, 2)) / LARGEST_WEIGHT)
-            # `+ 0.0` removes negative zeros, which blending would turn into zeros, invalidating cached features.
-            layer.kernel.assign(np.round(kernel / (step[:, None] if layer.depthwise else step)) + 0.0)
+            layer.kernel.assign(kernel / (step[:, None] if layer.depthwise else step))
             layer.step.assign(step)
             layer.bias.assign(beta - mean * factor)
 

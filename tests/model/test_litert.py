@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from model import Decoding, load_captioner, load_image
 from model.captioner import Captioner
+from model.encoder_engine import open_encoder
 from model.engine_choice import EngineError, check_engine
-from model.litert_encoder import open_encoder
 from tests.conftest import has_package
 
 pytestmark = pytest.mark.skipif(not has_package("ai_edge_litert"), reason="no LiteRT for this platform")
@@ -135,9 +135,7 @@ def test_without_the_package_auto_is_tensorflow_and_says_so(no_litert: None) -> 
 
 
 def test_without_the_package_litert_is_refused(no_litert: None) -> None:
-    wanted = (
-        r"^--engine=litert: LiteRT is not installed \(pip install ai-edge-litert\); use --engine=auto to fall back "
-    )
+    wanted = r"^--engine=litert: LiteRT is not installed \(pip install ai-edge-litert\); --engine=auto uses "
     with pytest.raises(EngineError, match=wanted):
         check_engine("litert")
     with pytest.raises(EngineError, match=wanted):
@@ -181,11 +179,11 @@ def test_an_encoder_that_litert_cannot_run(encoder: object, reason: str, cache: 
 
 def test_with_a_gpu_auto_is_tensorflow_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    monkeypatch.setattr("model.litert_encoder.open_gpus", lambda: 1)
+    monkeypatch.setattr("model.encoder_engine.open_gpus", lambda: 1)
     assert open_encoder("auto", Plain, 8, "checksum", told.append) is None
     assert told == []
 
 
 def test_no_such_engine() -> None:
-    with pytest.raises(ValueError, match="engine must be one of auto, tensorflow, litert, not 'onnx'"):
+    with pytest.raises(ValueError, match="engine must be one of auto, tensorflow, litert, openvino, not 'onnx'"):
         load_captioner(engine="onnx")

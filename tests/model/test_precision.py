@@ -53,7 +53,9 @@ def made(tiny_bundle) -> Captioner:
 )
 def test_xla_compiles_every_method_and_says_the_same(decoding: Decoding, made: Captioner) -> None:
     parts = (made.config, made.vocabulary, OneConvolution(), made.decoder)
-    graph, compiled = (Captioner(*parts, decoding=decoding, xla=xla, log=lambda _: None) for xla in (False, True))
+    graph, compiled = (
+        Captioner(*parts, decoding=decoding, engine=engine, log=lambda _: None) for engine in ("tensorflow", "xla")
+    )
     assert (graph.engine, compiled.engine) == ("tensorflow", "xla")
     assert texts(compiled, NOISE) == texts(graph, NOISE)
     np.testing.assert_allclose(scores(compiled, NOISE), scores(graph, NOISE), atol=1e-4)
@@ -63,7 +65,7 @@ def test_xla_compiles_an_encoder_in_float16_once_for_a_size_of_batch(tiny_bundle
     graph = load_captioner(tiny_bundle, precision="float16")
     parts = (graph.config, graph.vocabulary, graph.encoder, graph.decoder)
     told: list[str] = []
-    compiled = Captioner(*parts, xla=True, log=told.append)
+    compiled = Captioner(*parts, engine="xla", log=told.append)
     np.testing.assert_allclose(scores(compiled, NOISE), scores(graph, NOISE), atol=1e-2)
     compiled.caption(NOISE[::-1])
     [line] = told
