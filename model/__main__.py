@@ -19,6 +19,7 @@ COMMANDS = {
     "quantize": "convert the backbone of a bundle to 8-bit integers",
     "blend": "average the weights of several bundles",
     "extend": "add the words of more captions and sentences to a bundle's vocabulary",
+    "shrink": "remove rare words from a bundle's vocabulary",
     "convert": "convert ImageNet weights of EfficientNet-Lite from PyTorch",
 }
 _VERBOSE = "--verbose"

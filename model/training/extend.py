@@ -25,9 +25,9 @@ from model.training.sentences import read_sentences
 from model.vocabulary import SPECIAL_WORDS, Vocabulary
 
 Array = npt.NDArray[np.float32]
-_EMBEDDINGS = "decoder/embedding/embeddings"
-_KERNEL = "decoder/to_vocabulary/kernel"
-_BIAS = "decoder/to_vocabulary/bias"
+EMBEDDINGS = "decoder/embedding/embeddings"
+KERNEL = "decoder/to_vocabulary/kernel"
+BIAS = "decoder/to_vocabulary/bias"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,13 +80,13 @@ def extend(bundle: Path, captions: Sequence[str], min_count: int, output: Path) 
 
 def _with_new_words(weights: Mapping[str, Array], new: int) -> dict[str, Array]:
     """The arrays that have one row or column a word, with those of `new` more words."""
-    embeddings, kernel, bias = weights[_EMBEDDINGS], weights[_KERNEL], weights[_BIAS]
+    embeddings, kernel, bias = weights[EMBEDDINGS], weights[KERNEL], weights[BIAS]
     known = slice(len(SPECIAL_WORDS), None)
     drawn = np.random.default_rng(0).normal(0.0, embeddings[known].std(), (new, embeddings.shape[1]))
     return {
-        _EMBEDDINGS: np.concatenate([embeddings, drawn.astype(np.float32)]),
-        _KERNEL: np.pad(kernel, ((0, 0), (0, new))),
-        _BIAS: np.pad(bias, (0, new), constant_values=bias[known].min()),
+        EMBEDDINGS: np.concatenate([embeddings, drawn.astype(np.float32)]),
+        KERNEL: np.pad(kernel, ((0, 0), (0, new))),
+        BIAS: np.pad(bias, (0, new), constant_values=bias[known].min()),
     }
 
 

@@ -32,7 +32,7 @@ def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
-    assert listed == ["train", "evaluate", "explain", "compare", "quantize", "blend", "extend", "convert"]
+    assert listed == ["train", "evaluate", "explain", "compare", "quantize", "blend", "extend", "shrink", "convert"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

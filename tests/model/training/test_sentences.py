@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from model.training.data import DataError
 from model.training.extend import main as extend
 from model.training.sentences import read_sentences
+from model.training.shrink import main as shrink
 from model.vocabulary import Vocabulary
 from tests.model.small_training import log_of, train
 
@@ -92,3 +93,42 @@ def test_without_new_words_nothing_is_written(tiny_bundle: Path, sentences: Path
     assert extend([str(tiny_bundle), f"--sentences={sentences}", "--min_count=9", f"--output={output}"]) == 2
     assert "no new word appears 9 times or more; lower --min_count" in capsys.readouterr().err
     assert not output.exists()
+
+
+def test_a_shrunk_bundle_keeps_the_weights_of_its_words(tiny_bundle: Path, tmp_path: Path, capsys) -> None:
+    old = Vocabulary.load(tiny_bundle / "vocabulary.txt").words
+    first, second = old[4], old[-1]  # after the special words
+    common, rare = tmp_path / "common.txt", tmp_path / "rare.txt"
+    common.write_text(f"{first} {first} {first}\n" * 300 + f"{old[5]}\n")
+    rare.write_text(f"{second}\n")  # every word of a text counts by its share there
+    output = tmp_path / "small"
+    options = [f"--sentences={common}", f"--sentences={rare}", "--min_share=0.01", f"--output={output}"]
+    assert shrink([str(tiny_bundle), *options]) == 0
+    words = Vocabulary.load(output / "vocabulary.txt").words
+    assert words == (*old[:4], first, second)
+    assert "6 words" in capsys.readouterr().out
+    before, after = (load_file(folder / "weights.safetensors") for folder in (tiny_bundle, output))
+    places = [old.index(word) for word in words]
+    for name, axis in (("embedding/embeddings", 0), ("to_vocabulary/kernel", 1), ("to_vocabulary/bias", 0)):
+        expected = before[f"decoder/{name}"].take(places, axis)
+        np.testing.assert_array_equal(after[f"decoder/{name}"], expected)
+    same = [name for name in before if "embedding" not in name and "to_vocabulary" not in name]
+    assert all(np.array_equal(before[name], after[name]) for name in same)
+
+
+@pytest.mark.parametrize(
+    ("text", "share", "message"),
+    [
+        pytest.param("zebra\n", "0.5", "no word would stay; change --min_share=0.5", id="none"),
+        pytest.param("zebra\n", "0", "all words would stay; change --min_share=0", id="all"),
+        pytest.param(None, "0.5", "give the text to count words in: --data, --sentences or both", id="no text"),
+    ],
+)
+def test_nothing_is_shrunk(
+    tiny_bundle: Path, text: str | None, share: str, message: str, tmp_path: Path, capsys
+) -> None:
+    (tmp_path / "text.txt").write_text(text or "")
+    given = [f"--sentences={tmp_path}/text.txt"] if text else []
+    assert shrink([str(tiny_bundle), *given, f"--min_share={share}", f"--output={tmp_path}/small"]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "small").exists()
