@@ -241,8 +241,7 @@ def load_captioner(
       folder: the bundle; by default the one that ships with the project.
       decoding: how captions are decoded; `Decoding()` by default.
       engine: what runs the model, one of `model.engine_choice.ENGINES`. "litert" and "openvino" are the fastest on
-        a CPU and cache the converted encoder in the user's cache folder; once it is there, TensorFlow is needed only
-        for sampling.
+        a CPU and cache the converted encoder in the user's cache folder; once it is there, they need no TensorFlow.
       log: receives one-line messages about the engine.
       precision: the precision of TensorFlow's encoder, one of `model.engine_choice.PRECISIONS`.
 
@@ -268,7 +267,7 @@ def load_captioner(
     if precision == "float16":
         engine = "tensorflow"  # the others compute in float32
     encode = open_encoder(engine, lambda: build()[0], config.input_size, _sha256(folder / CHECKSUMS), log)
-    if encode and decoding.method != "sample":
+    if encode:
         from model.cpu_captioner import CpuCaptioner
         from model.numpy_decoder import NumpyDecoder
 
@@ -278,8 +277,8 @@ def load_captioner(
     from model.captioner import Captioner
 
     encoder, network_decoder = build()
-    runs = encode.engine if encode else "xla" if open_gpus() else "tensorflow"
-    return Captioner(config, vocabulary, encoder, network_decoder, version, decoding, encode, runs, log)
+    runs = "xla" if open_gpus() else "tensorflow"
+    return Captioner(config, vocabulary, encoder, network_decoder, version, decoding, engine=runs, log=log)
 
 
 def _build_network(folder: Path, config: CaptionerConfig, words: int, precision: str) -> tuple[Encoder, Decoder]:

@@ -6,7 +6,6 @@ On a CPU, `model.cpu_captioner` gives the same captions in less time, without Te
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from model import search
-from model.caption import Caption, captions_from, check_images
+from model.caption import Caption, best_first, captions_from, check_images, uniforms
 from model.config import CaptionerConfig, Decoding
 from model.english import content_words
 from model.network import Decoder, Encoder
@@ -37,8 +36,7 @@ class Captioner:
       decoder: its `step` computes the logits of the next word.
       version: identifies the weights, as in the column `model_version`.
       decoding: how captions are decoded; `Decoding()` by default.
-      encode: replaces the encoder by one outside TensorFlow: uint8[B, S, S, 3] -> float32[B, L, U].
-      engine: what runs the encoder: "tensorflow", "xla", or the engine of `encode`. "xla" compiles encoder and decoding
+      engine: "tensorflow", or "xla", which compiles encoder and decoding
         loop once for each batch size, which takes about 25 s. Captioning is then four times as fast on a GPU, but
         several times slower on a CPU.
       log: receives one-line messages about compiling.
@@ -56,7 +54,6 @@ class Captioner:
         decoder: Decoder,
         version: str = "unsaved",
         decoding: Decoding | None = None,
-        encode: Encode | None = None,
         engine: str = "tensorflow",
         log: Callable[[str], None] = print,
     ) -> None:
@@ -67,7 +64,6 @@ class Captioner:
         self.version = version
         self.decoding = decoding or Decoding()
         self._search = _search_function(self.decoding, config, vocabulary)
-        self._encode = encode
         self.engine = engine
         self._xla = engine == "xla"
         self.batches_at_once = 2 if self._xla else 1  # one is copied to the device while the other is computed
@@ -75,11 +71,8 @@ class Captioner:
         self._log = log
         self._compiled_for: set[int] = set()
         size = config.input_size
-        _, height, width, _ = encoder.backbone.output_shape
         signature = [
-            tf.TensorSpec((None, height * width, config.units), tf.float32)
-            if encode
-            else tf.TensorSpec((None, size, size, 3), tf.uint8),
+            tf.TensorSpec((None, size, size, 3), tf.uint8),
             tf.TensorSpec((None, self.decoding.num_captions, config.max_words), tf.float32),
         ]
         self._compiled = tf.function(self._caption, input_signature=signature, autograph=False, jit_compile=self._xla)
@@ -104,9 +97,8 @@ class Captioner:
           ValueError: `images` has another dtype or shape.
         """
         check_images(images, self.config.input_size)
-        inputs = self._encode(images) if self._encode else _to_tensor(images)
         started = time.monotonic()
-        words, log_probabilities = self._compiled(inputs, self._uniforms(images))
+        words, log_probabilities = self._compiled(_to_tensor(images), self._uniforms(images))
         if self._xla and len(images) not in self._compiled_for:
             self._compiled_for.add(len(images))
             took = f"{time.monotonic() - started:.1f} s"
@@ -138,9 +130,9 @@ class Captioner:
         state = self.decoder.initial_state(features, _hypotheses(self.decoding))
         return self._search(step_for(features), state, uniforms, None if self._xla else step_for_images)
 
-    def _caption(self, inputs: Tensor, uniforms: Tensor) -> search.Hypotheses:
-        """The compiled graph; `inputs` are images or, if they are encoded outside the graph, features."""
-        found = self.caption_features(inputs if self._encode else self.encoder(inputs), uniforms)
+    def _caption(self, images: Tensor, uniforms: Tensor) -> search.Hypotheses:
+        """The compiled graph."""
+        found = self.caption_features(self.encoder(images), uniforms)
         kept = self.decoding.num_captions
         return search.Hypotheses(found.words[:, :kept], found.log_probabilities[:, :kept])
 
@@ -150,19 +142,14 @@ class Captioner:
         """int32[B, K, T], float32[B, K, T] -> K captions for each image; sampled captions are sorted by score."""
         scores = log_probabilities.sum(axis=-1, dtype=np.float64)
         if self.decoding.method == "sample":
-            lengths = np.maximum(1, np.count_nonzero(words, axis=-1))
-            order = np.argsort(-scores / lengths, axis=-1, kind="stable")
-            words = np.take_along_axis(words, order[..., None], axis=1)
-            scores = np.take_along_axis(scores, order, axis=-1)
+            words, scores = best_first(words, scores)
         return captions_from(self.vocabulary, words, scores)
 
     def _uniforms(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Random numbers that depend on the image's pixels and the seed; zeros if nothing is sampled."""
-        shape = (self.decoding.num_captions, self.config.max_words)
-        if self.decoding.method != "sample":
-            return np.zeros((len(images), *shape), np.float32)
-        seeds = [(self.decoding.seed, zlib.crc32(image.tobytes())) for image in images]
-        return np.stack([np.random.default_rng(seed).random(shape, np.float32) for seed in seeds])
+        """float32[B, K, T]: see `model.caption.uniforms`; zeros if nothing is sampled."""
+        if self.decoding.method == "sample":
+            return uniforms(images, self.decoding, self.config.max_words)
+        return np.zeros((len(images), self.decoding.num_captions, self.config.max_words), np.float32)
 
 
 def _to_tensor(images: npt.NDArray[np.uint8]) -> Tensor:

@@ -8,18 +8,20 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
-from model.caption import Caption, captions_from, check_images
+from model.caption import Caption, best_first, captions_from, check_images, uniforms
 from model.config import CaptionerConfig, Decoding
 from model.encoder_pool import EncoderPool, available_cores
 from model.english import content_words
-from model.numpy_decoder import BeamSearch, NumpyDecoder
+from model.numpy_beam import BeamSearch
+from model.numpy_decoder import Doubles, Floats, Ints, NumpyDecoder
+from model.numpy_sampling import Sampling
 from model.vocabulary import Vocabulary
 
 _FEWEST_IMAGES = 8  # decoded together; the products of fewer take more time for each
 
 
 class CpuCaptioner:
-    """Captions batches of images as `model.captioner.Captioner` does, by beam or greedy search.
+    """Captions batches of images as `model.captioner.Captioner` does.
 
     Parts of a batch are decoded in parallel, each with one thread of BLAS: its own threads wait for each other at every
     product, and take several times the CPU time.
@@ -30,7 +32,7 @@ class CpuCaptioner:
       encode: the encoder.
       decoder: the decoder.
       version: identifies the weights, as in the column `model_version`.
-      decoding: how captions are decoded; anything but sampling.
+      decoding: how captions are decoded.
 
     Attributes:
       engine: that of the encoder: "litert" or "openvino".
@@ -78,17 +80,24 @@ class CpuCaptioner:
         """
         check_images(images, self.config.input_size)
         features = self._encode(images)
-        parts = np.array_split(features, max(1, min(self._cores, len(features) // _FEWEST_IMAGES)))
+        parts = np.array_split(np.arange(len(images)), max(1, min(self._cores, len(images) // _FEWEST_IMAGES)))
         with self._blas.limit(limits=1, user_api="blas"):
-            found = list(self._pool.map(self._decode, parts))
+            found = list(self._pool.map(lambda part: self._decode(features[part], images[part]), parts))
         words, totals = (np.concatenate(values) for values in zip(*found, strict=True))
         return captions_from(self.vocabulary, words, totals)
 
-    def _decode(self, features: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]:
-        return self._search(self._decoder, features)
+    def _decode(self, features: Floats, images: npt.NDArray[np.uint8]) -> tuple[Ints, Doubles]:
+        """int32[B, K, T], float64[B, K]: K captions of each image, best first, and their log-probabilities."""
+        if isinstance(self._search, BeamSearch):
+            return self._search(self._decoder, features)
+        drawn = uniforms(images, self.decoding, self.config.max_words)
+        return best_first(*self._search(self._decoder, features, drawn))
 
 
-def _search(decoding: Decoding, config: CaptionerConfig, vocabulary: Vocabulary) -> BeamSearch:
+def _search(decoding: Decoding, config: CaptionerConfig, vocabulary: Vocabulary) -> BeamSearch | Sampling:
+    once = content_words(vocabulary) if config.content_words_once else None
+    if decoding.method == "sample":
+        return Sampling(config.max_words, decoding.top_k, decoding.temperature, decoding.no_repeat_ngram, once)
     kept = decoding.num_captions
     return BeamSearch(
         width=max(decoding.beam_width, kept) if decoding.method == "beam" else 1,
@@ -96,5 +105,5 @@ def _search(decoding: Decoding, config: CaptionerConfig, vocabulary: Vocabulary)
         max_words=config.max_words,
         length_penalty=config.length_penalty if decoding.length_penalty is None else decoding.length_penalty,
         no_repeat_ngram=decoding.no_repeat_ngram,
-        once=content_words(vocabulary) if config.content_words_once else None,
+        once=once,
     )

@@ -16,6 +16,7 @@ from model import DEFAULT_BUNDLE, Decoding, load_captioner, load_image, pad_batc
 from model.bundle import load_config
 from model.captioner import Captioner
 from model.vocabulary import END, PAD, START, UNKNOWN
+from tests.model.given_encoder import GivenEncoder
 
 METHODS = {
     "greedy": Decoding("greedy"),
@@ -35,8 +36,13 @@ def shipped() -> Callable[[Decoding], Captioner]:
     """The model that ships with any decoding; the encoder is traced once for all, and each loop once."""
     made = load_captioner()
     graph = tf.function(made.encoder, autograph=False, reduce_retracing=True)
-    parts = (made.config, made.vocabulary, made.encoder, made.decoder)
-    return functools.cache(lambda decoding: Captioner(*parts, decoding=decoding, encode=lambda i: graph(i).numpy()))
+    parts = (made.config, made.vocabulary, GivenEncoder(graph), made.decoder)
+    return functools.cache(
+        lambda decoding: Captioner(
+            *parts,
+            decoding=decoding,
+        )
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -101,9 +107,9 @@ def test_images_may_lie_anywhere_in_memory(tiny: Captioner) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_no_caption_is_empty_or_holds_a_special_word(method: str, tiny: Captioner) -> None:
     """A network that wants nothing but to end, or to say that it knows no word."""
-    parts = (tiny.config, tiny.vocabulary, tiny.encoder, tiny.decoder)
-    nothing = np.zeros((3, 4, tiny.config.units), np.float32)
-    captioner = Captioner(*parts, decoding=METHODS[method], encode=lambda _: nothing)
+    nothing = GivenEncoder(lambda _: tf.zeros((3, 4, tiny.config.units)))
+    parts = (tiny.config, tiny.vocabulary, nothing, tiny.decoder)
+    captioner = Captioner(*parts, decoding=METHODS[method])
     bias = np.zeros(len(captioner.vocabulary), np.float32)
     bias[[PAD, UNKNOWN, START, END]] = 50
     captioner.decoder.to_vocabulary.bias.assign(bias)

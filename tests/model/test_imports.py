@@ -100,9 +100,10 @@ import numpy as np
 import beam_job.captioning.caption_shards
 import beam_job.cli.job
 from pathlib import Path
-from model import load_captioner
-captioner = load_captioner(Path(sys.argv[1]), engine="litert", log=lambda _: None)
-captioner.caption(np.zeros((2, captioner.input_size, captioner.input_size, 3), np.uint8))
+from model import Decoding, load_captioner
+for method in ("beam", "sample"):
+    captioner = load_captioner(Path(sys.argv[1]), Decoding(method), engine="litert", log=lambda _: None)
+    captioner.caption(np.zeros((2, captioner.input_size, captioner.input_size, 3), np.uint8))
 print("tensorflow" in sys.modules, "keras" in sys.modules)
 """
     assert run(program, tiny_bundle).strip() == "False False"

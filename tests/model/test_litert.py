@@ -15,6 +15,7 @@ from model.captioner import Captioner
 from model.encoder_engine import open_encoder
 from model.engine_choice import EngineError, check_engine
 from tests.conftest import has_package
+from tests.model.given_encoder import GivenEncoder
 
 pytestmark = pytest.mark.skipif(not has_package("ai_edge_litert"), reason="no LiteRT for this platform")
 
@@ -50,12 +51,12 @@ def opened(told: list[str]) -> np.ndarray:
 def test_the_model_that_ships_says_the_same_of_photographs(photographs) -> None:
     keras = load_captioner()
     pixels = np.stack([load_image(path.read_bytes(), keras.input_size).pixels for path in photographs.values()])
-    parts = (keras.config, keras.vocabulary, keras.encoder, keras.decoder)
-    features = np.asarray(keras.encoder(pixels))
+    features = keras.encoder(pixels)
+    parts = (keras.config, keras.vocabulary, GivenEncoder(lambda _: features), keras.decoder)
     for decoding in (Decoding(num_captions=2), Decoding("greedy"), Decoding("sample", num_captions=2, seed=5)):
         ours = load_captioner(decoding=decoding, engine="litert", log=lambda _: None)
         assert ours.engine == "litert"
-        wanted = Captioner(*parts, decoding=decoding, encode=lambda _: features).caption(pixels)
+        wanted = Captioner(*parts, decoding=decoding).caption(pixels)
         for found, expected in zip(ours.caption(pixels), wanted, strict=True):
             assert [caption.text for caption in found] == [caption.text for caption in expected]
             assert [caption.score for caption in found] == pytest.approx([c.score for c in expected], abs=1e-4)

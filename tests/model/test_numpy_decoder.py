@@ -1,4 +1,4 @@
-"""The decoder and beam search in NumPy against TensorFlow's, with small random networks and with a fake step."""
+"""The decoder, beam search and sampling in NumPy against TensorFlow's, with small random networks and with a fake step."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ import pytest
 from model.captioner import Captioner
 from model.config import CaptionerConfig, Decoding
 from model.network import Decoder
-from model.numpy_decoder import BeamSearch, NumpyDecoder
+from model.numpy_beam import BeamSearch
+from model.numpy_decoder import NumpyDecoder
+from model.numpy_sampling import Sampling
 from model.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
+from tests.model.given_encoder import GivenEncoder
 
 WORDS, UNITS, PLACES, LONGEST = 13, 7, 5, 11
 
 
-class PlainEncoder:
+def no_encoder(_: object) -> None:
     """Takes the encoder's place where features are given."""
 
-    compute_dtype = "float32"
 
-    class backbone:
-        output_shape = (None, PLACES, 1, 3)
+NO_ENCODER = GivenEncoder(no_encoder)
 
 
 def networks(initial_state: str = "mean_feature", sharpness: float = 3.0) -> tuple[CaptionerConfig, Decoder]:
@@ -75,7 +76,7 @@ VOCABULARY = Vocabulary(("<pad>", "<unk>", "<start>", "<end>", *(f"w{n}" for n i
 )
 def test_it_finds_what_tensorflow_finds(initial_state: str, decoding: Decoding) -> None:
     config, decoder = networks(initial_state)
-    graph = Captioner(config, VOCABULARY, PlainEncoder(), decoder, decoding=decoding)
+    graph = Captioner(config, VOCABULARY, NO_ENCODER, decoder, decoding=decoding)
     kept = decoding.num_captions
     wanted = graph.caption_features(FEATURES)
     penalty = config.length_penalty if decoding.length_penalty is None else decoding.length_penalty
@@ -89,10 +90,36 @@ def test_it_finds_what_tensorflow_finds(initial_state: str, decoding: Decoding) 
         np.testing.assert_array_equal(np.concatenate([part for part, _ in parts]), words)
 
 
+@pytest.mark.parametrize(
+    "decoding",
+    [
+        pytest.param(Decoding("sample", num_captions=3, top_k=4), id="of few words"),
+        pytest.param(Decoding("sample", num_captions=2, top_k=WORDS, temperature=0.5), id="of all words"),
+        pytest.param(Decoding("sample", num_captions=2, top_k=10, no_repeat_ngram=0), id="repetition"),
+        pytest.param(Decoding("sample", num_captions=2, no_repeat_ngram=1), id="no word twice"),
+    ],
+)
+def test_it_draws_what_tensorflow_draws(decoding: Decoding) -> None:
+    config, decoder = networks(sharpness=1.0)
+    drawn = np.random.default_rng(2).random((17, decoding.num_captions, LONGEST), np.float32)
+    wanted = Captioner(config, VOCABULARY, NO_ENCODER, decoder, decoding=decoding).caption_features(FEATURES, drawn)
+    sampling = Sampling(LONGEST, decoding.top_k, decoding.temperature, decoding.no_repeat_ngram)
+    words, totals = sampling(NumpyDecoder(arrays_of(decoder)), FEATURES, drawn)
+    np.testing.assert_array_equal(words, np.asarray(wanted.words))
+    np.testing.assert_allclose(totals, np.asarray(wanted.log_probabilities).sum(axis=-1), atol=1e-3)
+    assert len({tuple(caption) for captions in words.tolist() for caption in captions}) > 17
+    for size in (1, 4):  # the same alone and in other company
+        parts = [
+            sampling(NumpyDecoder(arrays_of(decoder)), FEATURES[n : n + size], drawn[n : n + size])
+            for n in range(0, 17, size)
+        ]
+        np.testing.assert_array_equal(np.concatenate([part for part, _ in parts]), words)
+
+
 def test_words_that_come_once() -> None:
     config, decoder = networks()
     config = dataclasses.replace(config, content_words_once=True)
-    wanted = Captioner(config, VOCABULARY, PlainEncoder(), decoder).caption_features(FEATURES)
+    wanted = Captioner(config, VOCABULARY, NO_ENCODER, decoder).caption_features(FEATURES)
     once = np.arange(WORDS) > END
     words, _ = BeamSearch(3, 1, LONGEST, config.length_penalty, 2, once)(NumpyDecoder(arrays_of(decoder)), FEATURES)
     np.testing.assert_array_equal(words, np.asarray(wanted.words)[:, :1])
