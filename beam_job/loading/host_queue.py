@@ -60,7 +60,8 @@ class HostQueue(Generic[T]):
             self._under_way[host] -= 1
             if not self._under_way[host]:
                 del self._under_way[host]
-            self._changed.notify_all()
+            if host in self._waiting:
+                self._changed.notify()
 
     def close(self) -> None:
         """Lets `get` return None when no items are left."""
