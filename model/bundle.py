@@ -1,4 +1,4 @@
-"""Reads and writes bundles: a captioner as a folder of plain data. Loading a bundle never executes anything in it.
+"""Reads bundles: a captioner as a folder of plain data. Loading a bundle never executes anything in it.
 
 config.json            the architecture (`CaptionerConfig`)
 vocabulary.txt         one word per line
@@ -9,12 +9,9 @@ MODEL_CARD.md          a description for readers
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -23,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import safe_open
 from safetensors.numpy import load_file
-from safetensors.numpy import save as safetensors_bytes
 
 from model.config import CaptionerConfig, Decoding
 from model.vocabulary import Vocabulary
@@ -45,103 +41,10 @@ CHECKED = (CONFIG, VOCABULARY, WEIGHTS)
 _SIZE_LIMITED = (CONFIG, CHECKSUMS)
 _MAX_BYTES = 1 << 16  # for each file of _SIZE_LIMITED
 _DTYPES = ("F16", "F32")
-# Arrays of an 8-bit backbone that stay float32: rounded to float16, the backbone's sums would no longer be integers.
-_KEPT_FLOAT32 = ("/step", "/bias")
 
 
 class BundleError(ValueError):
     """The folder is not an intact bundle, or may not become one; the message says why and what to do."""
-
-
-def save_bundle(folder: Path, captioner: Captioner, card: str, dtype: str = "float16") -> str:
-    """Writes a bundle and returns its version.
-
-    The files are written to a temporary folder beside `folder`, which is then renamed: readers find either the previous
-    bundle or the new one, and an interrupted or failed write leaves the previous one in place.
-
-    Args:
-      folder: created, with its parents, if it does not exist. An existing bundle is replaced.
-      captioner: the captioner to save.
-      card: the text of MODEL_CARD.md.
-      dtype: of the weights, "float16" or "float32".
-
-    Raises:
-      BundleError: `folder` holds something other than a bundle (`check_replaceable`).
-      OSError: the files cannot be written.
-    """
-    check_replaceable(folder)
-    folder = folder.resolve()  # a link is kept: the folder that it points to is replaced
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", suffix=".partial", dir=folder.parent) as temporary:
-            new = Path(temporary, "new")
-            new.mkdir()
-            _write_files(new, captioner, card, dtype)
-            version = check_bundle(new)
-            _replace_folder(folder, new, previous=Path(temporary, "previous"))
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(folder)) from error
-    return version
-
-
-def check_replaceable(folder: Path) -> None:
-    """Checks that a bundle may be written to `folder` without losing any other file.
-
-    Raises:
-      BundleError: `folder` exists and is neither empty nor a bundle, or it contains files that no bundle has.
-    """
-    if not os.path.lexists(folder):
-        return
-    if not folder.is_dir():
-        raise BundleError(f"{folder} exists and is not a folder; choose another --output")
-    names = sorted(path.name for path in folder.iterdir())
-    if not names:
-        return
-    foreign = [name for name in names if name not in (*CHECKED, CHECKSUMS, CARD)]
-    if foreign:
-        raise BundleError(
-            f"{folder} exists and contains {foreign[0]!r:.80}, which is not part of a bundle; choose another --output"
-        )
-    if not _names_our_files(folder):
-        raise BundleError(f"{folder} exists and is not a bundle; choose another --output")
-
-
-def _names_our_files(folder: Path) -> bool:
-    """Whether the folder's SHA256SUMS lists exactly the files of a bundle, intact or not."""
-    try:
-        return set(_read_checksums(folder)) == set(CHECKED)
-    except (BundleError, OSError):
-        return False
-
-
-def _write_files(folder: Path, captioner: Captioner, card: str, dtype: str) -> None:
-    from model.network import named_variables
-
-    config = json.dumps(dataclasses.asdict(captioner.config), indent=2) + "\n"
-    (folder / CONFIG).write_text(config, encoding="utf-8")
-    captioner.vocabulary.save(folder / VOCABULARY)
-    kept = _KEPT_FLOAT32 if captioner.config.int8 else ()
-    arrays = {
-        name: np.asarray(value).astype("float32" if name.endswith(kept) else dtype)
-        for name, value in named_variables(captioner.encoder, captioner.decoder).items()
-    }
-    (folder / WEIGHTS).write_bytes(safetensors_bytes(arrays))
-    (folder / CARD).write_text(card, encoding="utf-8")
-    checksums = "".join(f"{_sha256(folder / name)}  {name}\n" for name in CHECKED)
-    (folder / CHECKSUMS).write_text(checksums, encoding="utf-8")
-
-
-def _replace_folder(folder: Path, new: Path, previous: Path) -> None:
-    """Renames `new` to `folder`. Python offers no atomic exchange of two folders, so it takes two renames."""
-    if not folder.exists():
-        new.rename(folder)
-        return
-    folder.rename(previous)
-    try:
-        new.rename(folder)
-    except BaseException:
-        previous.rename(folder)
-        raise
 
 
 def check_bundle(folder: Path) -> str:
@@ -164,12 +67,12 @@ def _check(folder: Path) -> str:
         raise BundleError(f"no model at {folder}: no such folder; name one that `python -m model train` wrote")
     for name in (*CHECKED, CHECKSUMS):
         _check_file(folder, name)
-    expected = _read_checksums(folder)
+    expected = read_checksums(folder)
     for name in CHECKED:
-        if _sha256(folder / name) != expected.get(name):
+        if sha256_of(folder / name) != expected.get(name):
             raise BundleError(f"the model at {folder} is damaged: {name} differs from its checksum in {CHECKSUMS}")
     backbone = load_config(folder).backbone
-    return f"{backbone}-{_sha256(folder / CHECKSUMS)[:12]}"
+    return f"{backbone}-{sha256_of(folder / CHECKSUMS)[:12]}"
 
 
 def _check_file(folder: Path, name: str) -> None:
@@ -182,7 +85,7 @@ def _check_file(folder: Path, name: str) -> None:
         raise BundleError(f"the model at {folder} has a bad {name}: larger than {_MAX_BYTES} bytes")
 
 
-def _read_checksums(folder: Path) -> dict[str, str]:
+def read_checksums(folder: Path) -> dict[str, str]:
     """Checksums by file name. Other names are refused, so that `sha256sum -c` never opens other files either."""
     checksums: dict[str, str] = {}
     for line in (folder / CHECKSUMS).read_text(encoding="utf-8", errors="replace").splitlines():
@@ -266,7 +169,7 @@ def load_captioner(
     build = functools.cache(lambda: _build_network(folder, config, len(vocabulary), precision))
     if precision == "float16":
         engine = "tensorflow"  # the others compute in float32
-    encode = open_encoder(engine, lambda: build()[0], config.input_size, _sha256(folder / CHECKSUMS), log)
+    encode = open_encoder(engine, lambda: build()[0], config.input_size, sha256_of(folder / CHECKSUMS), log)
     if encode:
         from model.cpu_captioner import CpuCaptioner
         from model.numpy_decoder import NumpyDecoder
@@ -347,5 +250,6 @@ def _line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The hexadecimal SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -61,7 +61,8 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of the smallest shape, random weights; its encoder is converted, which each process would do anew."""
     import keras
 
-    from model.bundle import load_captioner, save_bundle
+    from model.bundle import load_captioner
+    from model.bundle_writer import save_bundle
     from model.captioner import Captioner
     from model.network import build_network
     from model.vocabulary import SPECIAL_WORDS, Vocabulary

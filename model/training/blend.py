@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from model.bundle import BundleError, check_replaceable, load_captioner, save_bundle
+from model.bundle import BundleError, load_captioner
+from model.bundle_writer import check_replaceable, save_bundle
 from model.config import CaptionerConfig
 from model.training.command import EXIT_OK, command_parser, run_command
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from model.bundle import check_replaceable, load_captioner, save_bundle
+from model.bundle import load_captioner
+from model.bundle_writer import check_replaceable, save_bundle
 from model.captioner import Captioner
 from model.network import build_network, named_variables
 from model.training.command import EXIT_OK, command_parser, run_command

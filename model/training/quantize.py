@@ -26,7 +26,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from model.bundle import check_bundle, check_replaceable, load_captioner, load_config, save_bundle
+from model.bundle import check_bundle, load_captioner, load_config
+from model.bundle_writer import check_replaceable, save_bundle
 from model.captioner import Captioner
 from model.config import CaptionerConfig
 from model.efficientnet_lite import NORM_EPSILON

@@ -18,7 +18,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.bundle import check_bundle, check_replaceable, save_bundle
+from model.bundle import check_bundle
+from model.bundle_writer import check_replaceable, save_bundle
 from model.training.command import EXIT_OK, run_command
 from model.training.data import TFDS, DataError, Example, hash_examples, hash_texts, read_examples
 from model.training.train_options import parse_train_options, recipe_options, training_options

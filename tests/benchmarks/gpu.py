@@ -116,7 +116,7 @@ def _batch_size(args: argparse.Namespace) -> list[str]:
 def make_bundle(args: argparse.Namespace) -> str:
     """A captioner with random weights."""
     from model.backbones import backbone_named
-    from model.bundle import save_bundle
+    from model.bundle_writer import save_bundle
     from model.captioner import Captioner
     from model.network import build_network
     from model.vocabulary import SPECIAL_WORDS, Vocabulary

@@ -12,7 +12,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from model import BundleError, check_bundle, load_captioner
-from model.bundle import CHECKSUMS, DEFAULT_BUNDLE, assign_weights, load_config, save_bundle
+from model.bundle import CHECKSUMS, DEFAULT_BUNDLE, assign_weights, load_config
+from model.bundle_writer import save_bundle
 from model.captioner import Captioner
 from model.network import named_variables
 from tests.conftest import WORDS

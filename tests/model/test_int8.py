@@ -11,7 +11,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from model import CaptionerConfig, load_captioner, load_image
-from model.bundle import check_bundle, load_config, save_bundle
+from model.bundle import check_bundle, load_config
+from model.bundle_writer import save_bundle
 from model.captioner import Captioner
 from model.engine_choice import EngineError
 from model.network import Encoder, build_network, named_backbone_variables

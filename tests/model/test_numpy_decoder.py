@@ -1,4 +1,4 @@
-"""The decoder, beam search and sampling in NumPy against TensorFlow's, with small random networks and with a fake step."""
+"""The decoder, beam search and sampling in NumPy against TensorFlow's, with small random networks."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from model import BundleError, check_bundle, load_captioner
-from model.bundle import save_bundle
+from model.bundle_writer import save_bundle
 from model.captioner import Captioner
 
 

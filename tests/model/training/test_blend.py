@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from model import DEFAULT_BUNDLE, load_captioner, load_image
-from model.bundle import save_bundle
+from model.bundle_writer import save_bundle
 from model.config import Decoding
 from model.training.blend import main
 
