@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors.numpy import save as safetensors_bytes
@@ -23,8 +24,9 @@ from model.bundle import (
     read_checksums,
     sha256_of,
 )
-from model.captioner import Captioner
-from model.network import named_variables
+
+if TYPE_CHECKING:
+    from model.captioner import Captioner
 
 # Arrays of an 8-bit backbone that stay float32: rounded to float16, the backbone's sums would no longer be integers.
 _KEPT_FLOAT32 = ("/step", "/bias")
@@ -92,6 +94,8 @@ def _names_our_files(folder: Path) -> bool:
 
 
 def _write_files(folder: Path, captioner: Captioner, card: str, dtype: str) -> None:
+    from model.network import named_variables
+
     config = json.dumps(dataclasses.asdict(captioner.config), indent=2) + "\n"
     (folder / CONFIG).write_text(config, encoding="utf-8")
     captioner.vocabulary.save(folder / VOCABULARY)

@@ -39,7 +39,7 @@ def test_the_words_are_explained_by_the_weights_that_chose_them(
     assert weights.shape == (len(words), side, side)
     np.testing.assert_allclose(weights.sum(axis=(1, 2)), 1, rtol=1e-5)
     np.testing.assert_allclose(weights.reshape(-1, side * side), recorder.seen[: len(words)], rtol=1e-3, atol=1e-6)
-    assert np.ptp(weights, axis=0).max() > 0.05  # another word, another look
+    assert np.ptp(weights, axis=0).max() > 0.03  # another word, another look
 
 
 def test_red_lies_where_the_weight_is_at_the_photographs_own_shape() -> None:
