@@ -18,11 +18,8 @@ import numpy.typing as npt
 
 from model.bundle import load_captioner
 from model.bundle_writer import check_replaceable, save_bundle
-from model.captioner import Captioner
-from model.network import build_network, named_variables
 from model.training.command import EXIT_OK, command_parser, run_command
 from model.training.data import read_columns
-from model.training.sentences import read_sentences
 from model.vocabulary import SPECIAL_WORDS, Vocabulary
 
 Array = npt.NDArray[np.float32]
@@ -36,6 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
 
     def run() -> int:
+        from model.training.sentences import read_sentences
+
         check_replaceable(args.output)
         captions = [text for data in args.data for (texts,) in read_columns(data, ["captions"]) for text in texts]
         captions += [sentence for path in args.sentences for sentence in read_sentences(path)]
@@ -62,6 +61,9 @@ def extend(bundle: Path, captions: Sequence[str], min_count: int, output: Path) 
       BundleError: the bundle cannot be loaded.
       ValueError: `captions` has no new word.
     """
+    from model.captioner import Captioner
+    from model.network import build_network, named_variables
+
     start = load_captioner(bundle)
     known = set(start.vocabulary.words)
     new = [word for word in Vocabulary.build(captions, min_count).words if word not in known]

@@ -17,12 +17,9 @@ import numpy as np
 
 from model.bundle import load_captioner
 from model.bundle_writer import check_replaceable, save_bundle
-from model.captioner import Captioner
-from model.network import build_network, named_variables
 from model.training.command import EXIT_OK, command_parser, run_command
 from model.training.data import read_columns
 from model.training.extend import BIAS, EMBEDDINGS, KERNEL
-from model.training.sentences import read_sentences
 from model.training.train_options import fraction
 from model.vocabulary import SPECIAL_WORDS, Vocabulary, standardize
 
@@ -32,6 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
 
     def run() -> int:
+        from model.training.sentences import read_sentences
+
         check_replaceable(args.output)
         texts = [
             [text for (captions,) in read_columns(data, ["captions"]) for text in captions] for data in args.data
@@ -61,6 +60,9 @@ def shrink(bundle: Path, texts: Sequence[Sequence[str]], min_share: float, outpu
       BundleError: the bundle cannot be loaded.
       ValueError: no word would stay, or all would.
     """
+    from model.captioner import Captioner
+    from model.network import build_network, named_variables
+
     start = load_captioner(bundle)
     shares = [_shares(text) for text in texts]
     stays = [

@@ -44,7 +44,8 @@ def test_every_command_has_a_help(name: str, capsys: pytest.CaptureFixture[str])
 
 
 def test_help_does_not_wait_for_tensorflow() -> None:
-    names = [f"model.training.{name}" for name in ("train", "evaluate", "explain", "compare", "blend", "convert")]
+    commands = ("train", "evaluate", "explain", "compare", "blend", "extend", "shrink", "convert")
+    names = [f"model.training.{name}" for name in commands]
     program = f"import sys, {', '.join(names)}; print('tensorflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.stdout.strip() == "False", done.stderr
