@@ -1,7 +1,7 @@
 """Runs the encoder with OpenVINO, which takes a third less CPU than LiteRT on processors without VNNI.
 
-It reads the file that was converted for LiteRT. Features of an 8-bit encoder differ from LiteRT's by rounding in its
-layers, which changes a quarter of the captions, none for better or worse on average.
+It reads the file that was converted for LiteRT. Features of an 8-bit encoder differ from LiteRT's by rounding, which
+changes a quarter of the captions, but not their scores on average.
 """
 
 from __future__ import annotations
