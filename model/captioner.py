@@ -36,9 +36,8 @@ class Captioner:
       decoder: its `step` computes the logits of the next word.
       version: identifies the weights, as in the column `model_version`.
       decoding: how captions are decoded; `Decoding()` by default.
-      engine: "tensorflow", or "xla", which compiles encoder and decoding
-        loop once for each batch size, which takes about 25 s. Captioning is then four times as fast on a GPU, but
-        several times slower on a CPU.
+      engine: "tensorflow", or "xla", which compiles encoder and decoding loop once for each batch size, in about 25 s.
+        Captioning is then four times as fast on a GPU, but several times slower on a CPU.
       log: receives one-line messages about compiling.
 
     Attributes:

@@ -80,9 +80,9 @@ class CpuCaptioner:
         """
         check_images(images, self.config.input_size)
         features = self._encode(images)
-        parts = np.array_split(np.arange(len(images)), max(1, min(self._cores, len(images) // _FEWEST_IMAGES)))
+        parts = max(1, min(self._cores, len(images) // _FEWEST_IMAGES))
         with self._blas.limit(limits=1, user_api="blas"):
-            found = list(self._pool.map(lambda part: self._decode(features[part], images[part]), parts))
+            found = list(self._pool.map(self._decode, np.array_split(features, parts), np.array_split(images, parts)))
         words, totals = (np.concatenate(values) for values in zip(*found, strict=True))
         return captions_from(self.vocabulary, words, totals)
 

@@ -34,8 +34,8 @@ def add_engine_options(group: argparse._ArgumentGroup) -> None:
         choices=ENGINES,
         default="auto",
         help="what runs the model: litert (with NumPy for the decoder) takes half the CPU time of tensorflow, and a "
-        "fifth with 8-bit models; openvino is faster still on a CPU without VNNI, and rounds differently, so that some "
-        "captions change; auto is litert if it is available and there is no GPU, otherwise tensorflow "
+        "fifth with 8-bit models; openvino is faster still on a CPU without VNNI, and a quarter of the captions "
+        "differ; auto is litert if it is available and there is no GPU, otherwise tensorflow "
         "(default: %(default)s)",
     )
     group.add_argument(

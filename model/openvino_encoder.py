@@ -34,7 +34,7 @@ def open_openvino(content: bytes) -> EncoderPool:
         return EncoderPool("openvino", [_encode_image(compiled) for _ in range(pool_size())])
     except EngineError:
         raise
-    except (ImportError, RuntimeError) as error:
+    except (ImportError, RuntimeError, ValueError) as error:
         raise EngineError(f"OpenVINO cannot run the encoder: {one_line(error)}") from error
 
 

@@ -33,11 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
 
     def run() -> int:
-        from model.training.sentences import read_sentences
-
         check_replaceable(args.output)
-        captions = [text for data in args.data for (texts,) in read_columns(data, ["captions"]) for text in texts]
-        captions += [sentence for path in args.sentences for sentence in read_sentences(path)]
+        captions = [text for texts in read_texts(args) for text in texts]
         version, words = extend(args.bundle, captions, args.min_count, args.output)
         print(f"{args.output}: {version}, {words:,} words")
         return EXIT_OK
@@ -93,13 +90,30 @@ def _with_new_words(weights: Mapping[str, Array], new: int) -> dict[str, Array]:
     }
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = command_parser("extend", __doc__)
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle to extend")
+def add_text_options(parser: argparse.ArgumentParser) -> None:
+    """Adds `--data` and `--sentences`, which `read_texts` reads."""
     parser.add_argument("--data", action="append", default=[], help="Parquet files with a column captions; repeatable")
     parser.add_argument(
         "--sentences", action="append", default=[], type=Path, help="text, one sentence a line, .gz too; repeatable"
     )
+
+
+def read_texts(args: argparse.Namespace) -> list[list[str]]:
+    """The captions of each `--data` and the sentences of each file of `--sentences`.
+
+    Raises:
+      DataError, OSError: one of them cannot be read.
+    """
+    from model.training.sentences import read_sentences
+
+    captions = [[text for (texts,) in read_columns(data, ["captions"]) for text in texts] for data in args.data]
+    return [*captions, *(list(read_sentences(path)) for path in args.sentences)]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command_parser("extend", __doc__)
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle to extend")
+    add_text_options(parser)
     parser.add_argument("--min_count", type=int, default=12, help="a word must appear this often (default: 12)")
     parser.add_argument("--output", required=True, type=Path, help="folder of the bundle to write")
     return parser

@@ -35,7 +35,7 @@ from model.int8_layers import LARGEST_WEIGHT, STEPS, Int8Convolution, Int8Range
 from model.network import Encoder, build_network, named_variables
 from model.training.command import EXIT_OK, command_parser, run_command
 from model.training.data import read_examples
-from model.training.rounding import round_weights_of
+from model.training.rounding import round_backbone
 
 Array = npt.NDArray[np.float32]
 _BATCH = 16
@@ -81,7 +81,7 @@ def quantize(bundle: Path, data: str, photographs: int, output: Path) -> str:
     images = np.stack([example.load(config.input_size).pixels for example in chosen])
     captioner = start
     if config == given:
-        round_weights_of(start.encoder, images)
+        round_backbone(start.encoder, images)
     else:
         captioner = _quantized(start, config, images)
     return save_bundle(output, captioner, f"# Model card\n\n{start.version} with an 8-bit backbone.\n")
@@ -96,7 +96,7 @@ def _quantized(start: Captioner, config: CaptionerConfig, images: npt.NDArray[np
             variable.assign(source[name])
     fold(start.encoder.backbone, encoder.backbone)
     measure(start.encoder, encoder.backbone, images)
-    round_weights_of(encoder, images)
+    round_backbone(encoder, images)
     correct_biases(start.encoder, encoder.backbone, images)
     return Captioner(config, start.vocabulary, encoder, decoder)
 

@@ -26,7 +26,7 @@ _POSITIONS = 256  # of each image and layer
 _DAMPING = 0.01  # section 3.3 of the paper: a share of the mean diagonal, since inputs may be dependent
 
 
-def round_weights_of(encoder: Encoder, images: npt.NDArray[np.uint8]) -> None:
+def round_backbone(encoder: Encoder, images: npt.NDArray[np.uint8]) -> None:
     """Rounds the kernels of an 8-bit backbone, which may be any numbers from -127 to 127, in place.
 
     Args:

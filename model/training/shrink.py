@@ -18,8 +18,7 @@ import numpy as np
 from model.bundle import load_captioner
 from model.bundle_writer import check_replaceable, save_bundle
 from model.training.command import EXIT_OK, command_parser, run_command
-from model.training.data import read_columns
-from model.training.extend import BIAS, EMBEDDINGS, KERNEL
+from model.training.extend import BIAS, EMBEDDINGS, KERNEL, add_text_options, read_texts
 from model.training.train_options import fraction
 from model.vocabulary import SPECIAL_WORDS, Vocabulary, standardize
 
@@ -29,12 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
 
     def run() -> int:
-        from model.training.sentences import read_sentences
-
         check_replaceable(args.output)
-        texts = [
-            [text for (captions,) in read_columns(data, ["captions"]) for text in captions] for data in args.data
-        ] + [list(read_sentences(path)) for path in args.sentences]
+        texts = read_texts(args)
         if not texts:
             raise ValueError("give the text to count words in: --data, --sentences or both")
         version, words = shrink(args.bundle, texts, args.min_share, args.output)
@@ -93,10 +88,7 @@ def _shares(text: Sequence[str]) -> Mapping[str, float]:
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("shrink", __doc__)
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle to shrink")
-    parser.add_argument("--data", action="append", default=[], help="Parquet files with a column captions; repeatable")
-    parser.add_argument(
-        "--sentences", action="append", default=[], type=Path, help="text, one sentence a line, .gz too; repeatable"
-    )
+    add_text_options(parser)
     parser.add_argument(
         "--min_share",
         type=fraction,

@@ -38,7 +38,7 @@ def test_features_are_those_of_litert_except_for_rounding(
     found, expected = ours._encode(pixels), theirs._encode(pixels)
     assert found.shape == expected.shape
     difference = np.sqrt(np.square(found - expected).mean() / np.square(expected - expected.mean()).mean())
-    assert difference < (0.15 if bundle == "shipped" else 1e-4)
+    assert difference < (0.2 if bundle == "shipped" else 1e-4)  # 0.4 where sums overflow
 
 
 def test_it_captions_and_samples(photographs: dict[str, Path]) -> None:
