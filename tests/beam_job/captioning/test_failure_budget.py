@@ -21,6 +21,7 @@ from beam_job.loading.images import fetch
 from beam_job.planning.plan import Shard
 from beam_job.planning.run import Run
 from beam_job.records import Failure, ImageInput
+from beam_job.storage import HOSTS
 from tests.fakes import FakeCaptioner
 from tests.fault_server import FaultServer, Step, ok, serve, status
 from tests.images import encode, halves
@@ -157,7 +158,7 @@ def test_a_server_that_asks_for_a_long_pause_is_asked_again_the_next_night(
     assert rows(tmp_path / "out", "captions") == uris[:20]
     assert rows(tmp_path / "out", "failures") == uris[20:]
     assert len(server.asked) == 21  # it is left alone after its first refusal
-    monkeypatch.setattr("beam_job.storage.hosts.HOSTS._hosts", {})
+    monkeypatch.setattr(HOSTS, "_hosts", {})  # as in a process of its own
     for number in range(20, 40):
         server.script(f"{number}.png", GOOD)
     assert main(arguments) == 0

@@ -104,7 +104,9 @@ def test_a_server_that_does_not_answer_hinders_no_other(servers: tuple[FaultServ
     loader.put("quick", [ImageInput(f"{quick.address}/{number}.jpg") for number in range(40)])
     done: list[str] = []
     while len(done) < 80:
-        done += [event.key for event in loader.get(timeout=60) if isinstance(event.outcome, DecodedImage)]
+        outcomes = [event for event in loader.get(timeout=60) if event.outcome is not None]
+        assert all(isinstance(event.outcome, DecodedImage) for event in outcomes), outcomes
+        done += [event.key for event in outcomes]
         if len(done) == 40:
             assert done == ["quick"] * 40
             answer.set()
