@@ -15,9 +15,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from model.bundle import BundleError, load_captioner
 from model.bundle_writer import check_replaceable, save_bundle
@@ -26,6 +27,8 @@ from model.training.command import EXIT_OK, command_parser, run_command
 
 if TYPE_CHECKING:
     from model.captioner import Captioner
+
+Array = npt.NDArray[Any]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,19 +55,20 @@ def blend(
 
     Args:
       bundles: folders of bundles with the same architecture and vocabulary; what no weight depends on is taken
-        from the last.
+        from the last. Different 8-bit backbones are averaged in floating point, as is one with a floating-point one.
       shares: one for each bundle, with a sum of 1.
       output: folder of the new bundle.
       length_penalty: default of the new bundle's beam search; None is that of the last bundle.
       content_words_once: see `CaptionerConfig`; None is as in the last bundle.
 
     Raises:
-      BundleError: a bundle is damaged, the bundles differ in architecture or vocabulary, they have different 8-bit
-        backbones, or `output` holds something else.
+      BundleError: a bundle is damaged, the bundles differ in architecture or vocabulary, or `output` holds something
+        else.
       ValueError: the number of shares or their sum is wrong, or the length penalty is out of range.
       OSError: a file cannot be read or written.
     """
-    from model.network import BACKBONE_PREFIX, named_variables
+    from model.captioner import Captioner
+    from model.network import build_network, named_variables
 
     check_replaceable(output)
     if len(shares) != len(bundles) or not math.isclose(sum(shares), 1.0, abs_tol=1e-6):
@@ -75,25 +79,50 @@ def blend(
     for bundle, captioner in zip(bundles, captioners, strict=True):
         if _comparable(captioner, last.config) != _comparable(last, last.config):
             raise BundleError(f"{bundle} and {bundles[-1]} differ in architecture or vocabulary")
-    weights = [named_variables(captioner.encoder, captioner.decoder) for captioner in captioners]
-    for name, variable in weights[-1].items():
-        arrays = [np.asarray(one[name]) for one in weights]
-        if all(np.array_equal(array, arrays[-1]) for array in arrays):
-            continue  # equal; their mean would differ by rounding
-        if last.config.int8 and name.startswith(BACKBONE_PREFIX):
-            raise BundleError("the bundles have different 8-bit backbones, which cannot be averaged")
-        variable.assign(sum(share * array for share, array in zip(shares, arrays, strict=True)))
+    weights, int8 = _weights(captioners)
+    config = replace(last.config, int8=int8)
     if length_penalty is not None:
-        last.config = replace(last.config, length_penalty=length_penalty)
+        config = replace(config, length_penalty=length_penalty)
     if content_words_once is not None:
-        last.config = replace(last.config, content_words_once=content_words_once)
+        config = replace(config, content_words_once=content_words_once)
+    mean = Captioner(config, last.vocabulary, *build_network(config, len(last.vocabulary)))
+    for name, variable in named_variables(mean.encoder, mean.decoder).items():
+        variable.assign(_mean([one[name] for one in weights], shares))
     parts = ", ".join(f"{share:g} of {one.version}" for share, one in zip(shares, captioners, strict=True))
-    return save_bundle(output, last, f"# Model card\n\nThe mean of {parts} (`python -m model blend`).\n")
+    return save_bundle(output, mean, f"# Model card\n\nThe mean of {parts} (`python -m model blend`).\n")
+
+
+def _weights(captioners: Sequence[Captioner]) -> tuple[list[dict[str, Array]], bool]:
+    """The weights of each captioner by their names in a bundle, and whether they have an 8-bit backbone.
+
+    One that all captioners share is kept; different ones have a mean only in floating point.
+    """
+    from model.network import BACKBONE_PREFIX, named_variables
+    from model.training.quantize import float_weights
+
+    if all(captioner.config.int8 for captioner in captioners):
+        weights = [
+            {name: np.asarray(variable) for name, variable in named_variables(one.encoder, one.decoder).items()}
+            for one in captioners
+        ]
+        backbone = [name for name in weights[-1] if name.startswith(BACKBONE_PREFIX)]
+        if all(np.array_equal(one[name], weights[-1][name]) for one in weights for name in backbone):
+            return weights, True
+    if any(captioner.config.int8 for captioner in captioners):
+        print("the mean has a floating-point backbone; `python -m model quantize` converts it to 8 bits", flush=True)
+    return [float_weights(captioner) for captioner in captioners], False
+
+
+def _mean(arrays: Sequence[Array], shares: Sequence[float]) -> Array:
+    """The weighted mean; equal arrays are kept as they are, since their mean would differ by rounding."""
+    if all(np.array_equal(array, arrays[-1]) for array in arrays):
+        return arrays[-1]
+    return np.asarray(sum(share * array for share, array in zip(shares, arrays, strict=True)))
 
 
 def _comparable(captioner: Captioner, config: CaptionerConfig) -> tuple[CaptionerConfig, object]:
     """What must be equal in all bundles; no weight depends on the rest."""
-    independent = ("input_size", "dropout", "length_penalty", "content_words_once")
+    independent = ("input_size", "dropout", "length_penalty", "content_words_once", "int8")
     own = replace(captioner.config, **{name: getattr(config, name) for name in independent})
     return own, captioner.vocabulary
 

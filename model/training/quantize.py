@@ -32,7 +32,7 @@ from model.captioner import Captioner
 from model.config import CaptionerConfig
 from model.efficientnet_lite import NORM_EPSILON
 from model.int8_layers import LARGEST_WEIGHT, STEPS, Int8Convolution, Int8Range
-from model.network import Encoder, build_network, named_variables
+from model.network import BACKBONE_PREFIX, Encoder, build_network, named_backbone_variables, named_variables
 from model.training.command import EXIT_OK, command_parser, run_command
 from model.training.data import read_examples
 from model.training.rounding import round_backbone
@@ -119,6 +119,16 @@ def fold(source: keras.Model, target: keras.Model) -> None:
 def is_int8(arrays: Mapping[str, Any]) -> bool:
     """Whether arrays, named as by `network.named_backbone_variables`, belong to an 8-bit backbone."""
     return any(name.endswith("/step") for name in arrays)
+
+
+def float_weights(captioner: Captioner) -> dict[str, Array]:
+    """A captioner's weights by their names in a bundle; those of an 8-bit backbone are converted by `dequantize`."""
+    weights = {name: np.asarray(v) for name, v in named_variables(captioner.encoder, captioner.decoder).items()}
+    if not captioner.config.int8:
+        return weights
+    backbone = dequantize(named_backbone_variables(captioner.encoder))
+    others = {name: array for name, array in weights.items() if not name.startswith(BACKBONE_PREFIX)}
+    return others | {f"{BACKBONE_PREFIX}{name}": array for name, array in backbone.items()}
 
 
 def dequantize(arrays: Mapping[str, Array]) -> dict[str, Array]:

@@ -19,7 +19,7 @@ from model.captioner import Captioner
 from model.config import CaptionerConfig, Decoding
 from model.network import BACKBONE_PREFIX, Encoder, build_network, named_backbone_variables, named_variables
 from model.training.data import Example
-from model.training.quantize import dequantize, is_int8
+from model.training.quantize import dequantize, float_weights, is_int8
 from model.vocabulary import Vocabulary
 
 # Epochs are compared by the network's own words: suppressing repetition would favour a network that repeats itself.
@@ -51,10 +51,7 @@ def _from_bundle(args: argparse.Namespace) -> tuple[Captioner, str]:
     encoder, decoder = build_network(
         config, len(start.vocabulary), precision=args.precision, decoder_precision=args.decoder_precision
     )
-    arrays = named_variables(start.encoder, start.decoder)
-    if start.config.int8 and not config.int8:
-        backbone = dequantize(named_backbone_variables(start.encoder))
-        arrays |= {f"{BACKBONE_PREFIX}{name}": array for name, array in backbone.items()}
+    arrays = named_variables(start.encoder, start.decoder) if config.int8 else float_weights(start)
     for name, variable in named_variables(encoder, decoder).items():
         variable.assign(arrays[name])
     return Captioner(config, start.vocabulary, encoder, decoder, decoding=_DECODING), start.version

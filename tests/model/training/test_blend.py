@@ -97,16 +97,37 @@ def test_bundles_that_do_not_fit(tiny_bundle: Path, moved: Path, tmp_path: Path,
     assert not (tmp_path / "between").exists()
 
 
-def test_whole_numbers_have_no_mean(tmp_path: Path, capsys) -> None:
+@pytest.fixture
+def decoder_moved(tmp_path: Path) -> Path:
+    """The default bundle with another decoder; its 8-bit backbone is the same."""
     captioner = load_captioner(DEFAULT_BUNDLE)
     captioner.decoder.to_vocabulary.bias.assign(captioner.decoder.to_vocabulary.bias + 1)
     save_bundle(tmp_path / "decoder", captioner, card="")
-    before = load_file(DEFAULT_BUNDLE / "weights.safetensors")
-    assert main([str(DEFAULT_BUNDLE), str(tmp_path / "decoder"), "--shares=0.7,0.3", f"--output={tmp_path}/mean"]) == 0
-    after = load_file(tmp_path / "mean" / "weights.safetensors")
+    return tmp_path / "decoder"
+
+
+def test_an_8_bit_backbone_that_all_share_is_kept(decoder_moved: Path, tmp_path: Path) -> None:
+    assert main([str(DEFAULT_BUNDLE), str(decoder_moved), "--shares=0.7,0.3", f"--output={tmp_path}/mean"]) == 0
+    before, after = (load_file(folder / "weights.safetensors") for folder in (DEFAULT_BUNDLE, tmp_path / "mean"))
     assert all(np.array_equal(after[name], array) for name, array in before.items() if "backbone" in name)
     assert not np.array_equal(after["decoder/to_vocabulary/bias"], before["decoder/to_vocabulary/bias"])
-    captioner.encoder.backbone.layers[-2].step.assign(captioner.encoder.backbone.layers[-2].step * 2)
-    save_bundle(tmp_path / "backbone", captioner, card="")
-    assert main([str(DEFAULT_BUNDLE), str(tmp_path / "backbone"), f"--output={tmp_path}/none"]) == 2
-    assert "different 8-bit backbones" in capsys.readouterr().err
+
+
+def test_different_8_bit_backbones_are_averaged_in_floating_point(tmp_path: Path, capsys) -> None:
+    captioner = load_captioner(DEFAULT_BUNDLE)
+    head = captioner.encoder.backbone.get_layer("head")
+    head.step.assign(head.step * 3)  # the value of the integer 1
+    save_bundle(tmp_path / "tripled", captioner, card="")
+    assert main([str(DEFAULT_BUNDLE), str(tmp_path / "tripled"), f"--output={tmp_path}/mean"]) == 0
+    assert "floating-point backbone" in capsys.readouterr().out
+    assert main([str(DEFAULT_BUNDLE), str(tmp_path / "mean"), f"--output={tmp_path}/nearer"]) == 0
+    given = head_kernel(DEFAULT_BUNDLE)
+    np.testing.assert_allclose(head_kernel(tmp_path / "mean"), 2 * given, rtol=2e-3)
+    np.testing.assert_allclose(head_kernel(tmp_path / "nearer"), 1.5 * given, rtol=2e-3)
+
+
+def head_kernel(bundle: Path) -> np.ndarray:
+    """Weights of the backbone's last convolution, in floating point."""
+    captioner = load_captioner(bundle)
+    head = captioner.encoder.backbone.get_layer("head")
+    return np.asarray(head.kernel) * (np.asarray(head.step) if captioner.config.int8 else 1.0)
