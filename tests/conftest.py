@@ -113,9 +113,13 @@ def gcs_emulator_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
 @pytest.fixture(scope="module")
 def gcs_emulator(gcs_emulator_process: str) -> Iterator[str]:
     """The storage emulator, to which STORAGE_EMULATOR_HOST leads the module's tests; yields its address."""
+    from beam_job import storage
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", gcs_emulator_process)
+        storage._storage.cache_clear()  # a client remembers the address that it was made with
         yield gcs_emulator_process
+    storage._storage.cache_clear()
 
 
 @pytest.fixture
