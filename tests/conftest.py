@@ -8,17 +8,16 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # before anything imports TensorFlow
 
 import contextlib
 import importlib.util
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from model import CaptionerConfig
-from tests.gcs_server import GcsServer, serve_gcs
+from tests.gcs_http import serve_gcs
+from tests.gcs_server import GcsServer
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
@@ -76,42 +75,51 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+_EMULATOR = """
+import threading
+from gcp_storage_emulator.server import create_server
+
+server = create_server("127.0.0.1", 0, in_memory=True)
+server.start()
+print(server._api._httpd.server_port, flush=True)
+threading.Event().wait()
+"""  # its command takes no port that the system chooses; one chosen before may be another process's by then
+
+
 @contextlib.contextmanager
 def emulator(log: Path) -> Iterator[str]:
     """A storage emulator in a process of its own, on a free port; yields its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "gcp_storage_emulator", "start", "--in-memory", f"--port={port}"]
     with (
-        log.open("wb") as output,
-        subprocess.Popen([*command, "--host=127.0.0.1"], stdout=output, stderr=output) as process,
+        log.open("wb") as errors,
+        subprocess.Popen([sys.executable, "-c", _EMULATOR], stdout=subprocess.PIPE, stderr=errors) as process,
     ):
+        assert process.stdout is not None
         try:
-            _wait_for(port, process)
+            port = process.stdout.readline().decode().strip()
+            if not port:
+                raise RuntimeError(f"the storage emulator has not started: {log.read_text()}")
             yield f"http://127.0.0.1:{port}"
         finally:
             process.kill()  # it has nothing to save, and may not heed SIGTERM while a request hangs
 
 
 @pytest.fixture(scope="session")
-def gcs_emulator(tmp_path_factory: pytest.TempPathFactory):
-    """A storage emulator for all tests; yields its address and sets STORAGE_EMULATOR_HOST."""
-    with (
-        emulator(tmp_path_factory.mktemp("emulator") / "log") as address,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setenv("STORAGE_EMULATOR_HOST", address)
+def gcs_emulator_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A storage emulator for all tests; yields its address."""
+    with emulator(tmp_path_factory.mktemp("emulator") / "log") as address:
         yield address
 
 
-def _wait_for(port: int, process: subprocess.Popen, limit_s: float = 30.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        time.sleep(0.05)
-    raise RuntimeError(f"the storage emulator does not listen on port {port}")
+@pytest.fixture(scope="module")
+def gcs_emulator(gcs_emulator_process: str) -> Iterator[str]:
+    """The storage emulator, to which STORAGE_EMULATOR_HOST leads the module's tests; yields its address."""
+    from beam_job import storage
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", gcs_emulator_process)
+        storage._storage.cache_clear()  # a client remembers the address that it was made with
+        yield gcs_emulator_process
+    storage._storage.cache_clear()
 
 
 @pytest.fixture
@@ -144,8 +152,8 @@ def gcs_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[GcsServer]:
 
 
 @pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    """Moto's server and the variables that lead s3fs to it; yields its address."""
+def s3_server_thread() -> Iterator[str]:
+    """Moto's server, for all tests; yields its address."""
     if not (has_package("moto") and has_package("s3fs")):
         pytest.skip("needs moto[server] and s3fs")
     from moto.server import ThreadedMotoServer
@@ -154,14 +162,20 @@ def s3_server() -> Iterator[str]:
     server.start()
     try:
         host, port = server.get_host_and_port()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-            patch.setenv("AWS_ACCESS_KEY_ID", "test")
-            patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-            patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-            yield f"http://{host}:{port}"
+        yield f"http://{host}:{port}"
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="module")
+def s3_server(s3_server_thread: str) -> Iterator[str]:
+    """Moto's server and the variables that lead the module's s3fs to it; yields its address."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", s3_server_thread)
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield s3_server_thread
 
 
 def has_package(name: str) -> bool:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
-import socket
-import struct
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import google_crc32c
+
+from tests.http_servers import QuietHandler, serve_http
 
 Step = Callable[["Handler"], None]
 
@@ -30,7 +29,7 @@ class FaultServer:
       otherwise: what requests without a script get.
     """
 
-    address: str
+    address: str = ""
     asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     connections: int = 0
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -50,11 +49,9 @@ class FaultServer:
             return steps.pop(0) if len(steps) > 1 else steps[0]
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(QuietHandler):
     """One connection."""
 
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # headers and body are two writes
     faults: FaultServer
     sent: bytes
 
@@ -71,17 +68,6 @@ class Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
 
-    def handle(self) -> None:
-        with contextlib.suppress(ConnectionError):
-            super().handle()
-
-    def finish(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            super().finish()
-
-    def log_message(self, *args: object) -> None:
-        """Nothing: the tests' output is pytest's."""
-
     def head(self, code: int, headers: dict[str, str]) -> None:
         self.send_response_only(code)
         for name, value in headers.items():
@@ -91,12 +77,6 @@ class Handler(BaseHTTPRequestHandler):
     def body(self, data: bytes) -> None:
         if self.command != "HEAD":
             self.wfile.write(data)
-
-    def drop(self) -> None:
-        """Ends the connection with a reset."""
-        self.close_connection = True
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.connection.close()
 
 
 def stored(data: bytes, generation: str = "1") -> dict[str, str]:
@@ -233,16 +213,9 @@ def _drip(handler: Handler, data: bytes, every_s: float) -> None:
 @contextlib.contextmanager
 def serve() -> Iterator[FaultServer]:
     """Starts the server on a free port of 127.0.0.1, and ends it."""
-    handler = type("BoundHandler", (Handler,), {})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        faults = FaultServer(f"http://127.0.0.1:{server.server_port}")
-        handler.faults = faults
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
+    faults = FaultServer()
+    with serve_http(Handler, faults=faults) as faults.address:
         try:
             yield faults
         finally:
             faults.stopping.set()
-            server.shutdown()
-            thread.join()

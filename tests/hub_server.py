@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import threading
 from collections.abc import Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from tests.http_servers import QuietHandler, serve_http
 
 COMMITS = {"main": "a" * 40, "v1": "b" * 40}
 
@@ -21,9 +21,7 @@ def hub(models: Mapping[str, Path]) -> Iterator[tuple[str, list[str]]]:
     """
     asked: list[str] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(QuietHandler):
         def do_HEAD(self) -> None:
             self.do_GET()
 
@@ -84,14 +82,5 @@ def hub(models: Mapping[str, Path]) -> Iterator[tuple[str, list[str]]]:
             if self.command != "HEAD":
                 self.wfile.write(content)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serve_http(Handler) as address:
+        yield address, asked

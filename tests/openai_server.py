@@ -105,8 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
                 type(self).state, type(self).asked = body, []
             self._send(200, b"{}")
         elif self.path.partition("?")[0] == "/v1/chat/completions":
-            with self._counted() as side_by_side:
-                self._complete(body, side_by_side)
+            self._complete(body)
         else:
             self._send(404, b'{"detail": "Not Found"}')
 
@@ -121,7 +120,16 @@ class _Handler(BaseHTTPRequestHandler):
             with self.lock:
                 _Handler.under_way -= 1
 
-    def _complete(self, body: dict[str, Any], side_by_side: int) -> None:
+    def _complete(self, body: dict[str, Any]) -> None:
+        with self._counted() as side_by_side:
+            step, caption = self._look_at(body, side_by_side)
+            time.sleep(self.state.get("delay", 0))
+        # It is no longer counted: the client may send the next request as soon as it has the answer.
+        with contextlib.suppress(ConnectionError):
+            self._answer(step, body, caption)
+
+    def _look_at(self, body: dict[str, Any], side_by_side: int) -> tuple[dict[str, Any], str]:
+        """Notes a request; what its answer has, and the picture's caption."""
         image, text = body["messages"][0]["content"]
         url = image["image_url"].pop("url")
         kind, _, data = url.partition(",")
@@ -135,9 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.asked.append(entry | {"side_by_side": side_by_side, "path": self.path, "bytes": len(data)})
             steps = self.state.get("steps", [])
             step = steps.pop(0) if steps else self.state.get("by_colour", {}).get(colour, {})
-        time.sleep(self.state.get("delay", 0))
-        with contextlib.suppress(ConnectionError):
-            self._answer(step, body, f"a {colour} picture of {size[0]}x{size[1]}")
+        return step, f"a {colour} picture of {size[0]}x{size[1]}"
 
     def _answer(self, step: dict[str, Any], body: dict[str, Any], caption: str) -> None:
         if step.get("stall"):

@@ -1,12 +1,14 @@
-"""Outputs of the job, made by hand: runs with a manifest, captions and failures, without a model."""
+"""Outputs of the job: made by hand, with a manifest, captions and failures but without a model; and read."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.dataset as ds
 
 from beam_job.config import JobConfig
 from beam_job.output.sink import caption_table, commit_shard
@@ -43,6 +45,16 @@ def add_run(
     if images:
         columns = pa.table(dict(carried or {}))
         shard = Shard([ImageInput(row.uri) for row in [*rows, *failures]], columns)
-        table = caption_table(rows, "model-1", False, columns if carried else None)
-        commit_shard(run, 0, table, [dataclasses.replace(failure, failed_at=time) for failure in failures], shard)
+        captioned = caption_table(rows, "model-1", False, columns if carried else None)
+        commit_shard(run, 0, captioned, [dataclasses.replace(failure, failed_at=time) for failure in failures], shard)
+    return run
+
+
+def table(output: object, name: str) -> list[dict]:
+    """The rows of all runs, of "captions" or "failures", with the column `run`."""
+    return ds.dataset(f"{output}/{name}", partitioning="hive").to_table().to_pylist()
+
+
+def only_run(output: Path) -> Path:
+    [run] = (output / "runs").iterdir()
     return run

@@ -6,14 +6,14 @@ import bisect
 import contextlib
 import json
 import re
-import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from gcp_storage_emulator.gcs_glob import gcs_glob_match
+
+from tests.http_servers import QuietHandler, serve_http
 
 Query = dict[str, str]
 
@@ -81,11 +81,9 @@ def item_of(name: str) -> dict[str, str]:
     }
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(QuietHandler):
     """One connection."""
 
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
     paging: PagingServer
 
     def do_GET(self) -> None:
@@ -101,25 +99,10 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(data)
 
-    def handle(self) -> None:
-        with contextlib.suppress(ConnectionError):
-            super().handle()
-
-    def log_message(self, *args: object) -> None:
-        """Nothing: the tests' output is pytest's."""
-
 
 @contextlib.contextmanager
 def serve_pages(names: Sequence[str], page_size: int = 1000, latency_s: float = 0.0) -> Iterator[PagingServer]:
     """Starts the server on a free port of 127.0.0.1, and ends it."""
-    handler = type("BoundHandler", (Handler,), {})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
-        handler.paging = PagingServer(sorted(names), page_size, latency_s, f"http://127.0.0.1:{server.server_port}")
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield handler.paging
-        finally:
-            server.shutdown()
-            thread.join()
+    paging = PagingServer(sorted(names), page_size, latency_s)
+    with serve_http(Handler, paging=paging) as paging.address:
+        yield paging

@@ -1,4 +1,4 @@
-"""CaptionImages and CaptionModelHandler in pipelines of other people: each element comes out once, as it went in."""
+"""CaptionImages in pipelines of other people: each element comes out once, as it went in."""
 
 from __future__ import annotations
 
@@ -7,61 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from apache_beam import coders
-from apache_beam.ml.inference.base import KeyedModelHandler, RunInference
-from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.testing import test_stream
-from apache_beam.testing.util import assert_that
-from apache_beam.transforms.window import FixedWindows, GlobalWindows, SlidingWindows, TimestampedValue
-from apache_beam.typehints.row_type import RowTypeConstraint
 
-from beam_job import CaptionImages, CaptionModelHandler, Decoding, JobConfig, run_job
+from beam_job import CaptionImages, Decoding, JobConfig, run_job
 from beam_job.captioning import caption_shards
 from beam_job.captioning.caption_elements import InvalidElementError, parse_element
-from beam_job.output.sink import FAILURE_SCHEMA
-from beam_job.records import CaptionedImage, DecodedImage, Failure, ImageInput
 from model import Caption, CaptionerError, Picture
+from tests.elements import caption, in_process, write_photos
 from tests.fakes import FakeCaptioner
 from tests.planned import grey
 
 
 @pytest.fixture
-def loaded(monkeypatch: pytest.MonkeyPatch) -> list[FakeCaptioner]:
-    """The captioners that were opened."""
-    captioners: list[FakeCaptioner] = []
-
-    def load(*_: object) -> FakeCaptioner:
-        captioners.append(FakeCaptioner())
-        return captioners[-1]
-
-    monkeypatch.setattr(caption_shards, "load_captioner", load)
-    return captioners
-
-
-@pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Grey pictures named by their brightness, 10 to 49, and one that is none."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for brightness in range(10, 50):
-        (folder / f"{brightness}.png").write_bytes(grey(brightness))
-    (folder / "bad.png").write_bytes(b"no picture")
-    return folder
-
-
-def caption(photos: Path, **options: Any) -> CaptionImages:
-    return CaptionImages(**{"allow_root": [str(photos)], "batch_size": 8} | options)
-
-
-def in_process(*options: str) -> beam.Pipeline:
-    return beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner", *options]))
+    return write_photos(tmp_path / "photos")
 
 
 def run(elements: list[Any], transform: CaptionImages) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The captions and failures of elements, in a pipeline of their own."""
+    _COLLECTED.clear()
     with in_process() as pipeline:
         results = pipeline | beam.Create(elements) | transform
         both = (
@@ -69,8 +34,7 @@ def run(elements: list[Any], transform: CaptionImages) -> tuple[list[dict[str, A
             results.failures | "f" >> beam.Map(lambda row: ("f", row)),
         )
         _ = both | beam.Flatten() | beam.Map(_collect)
-    got, _COLLECTED[:] = list(_COLLECTED), []
-    return [row for kind, row in got if kind == "c"], [row for kind, row in got if kind == "f"]
+    return [row for kind, row in _COLLECTED if kind == "c"], [row for kind, row in _COLLECTED if kind == "f"]
 
 
 _COLLECTED: list[Any] = []
@@ -185,90 +149,6 @@ def test_it_travels_to_other_processes(photos: Path) -> None:
     assert pickle.loads(pickle.dumps(transform))._config == transform._config
 
 
-def test_windows_and_timestamps_are_kept(photos: Path, loaded: list[FakeCaptioner]) -> None:
-    """Also of elements in several windows, and of failures."""
-
-    def placed(row: Any, time: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam) -> Any:
-        return Path(row["uri"]).name, float(time), float(window.start), float(window.end)
-
-    def check(found: list[Any]) -> None:
-        expected = []
-        for number in range(10, 40):
-            starts = [start for start in range(number - number % 5, number - 10, -5) if start + 10 > number]
-            expected += [(f"{number}.png", number, start, start + 10) for start in starts]
-        expected += [("bad.png", 12, start, start + 10) for start in (5, 10)]
-        assert sorted(found) == sorted(expected)
-
-    with in_process() as pipeline:
-        results = (
-            pipeline
-            | beam.Create([*((f"{number}.png", number) for number in range(10, 40)), ("bad.png", 12)])
-            | beam.MapTuple(lambda name, time: TimestampedValue(str(photos / name), time))
-            | beam.WindowInto(SlidingWindows(10, 5))
-            | caption(photos)
-        )
-        both = (results.captions, results.failures) | beam.Flatten() | beam.Map(placed)
-        assert_that(both | "global" >> beam.WindowInto(GlobalWindows()), check)
-
-
-def test_a_stream(photos: Path, loaded: list[FakeCaptioner]) -> None:
-    """Images arrive over time; each window has its counts when its watermark has passed, late ones included."""
-    events = (
-        test_stream.TestStream()
-        .advance_watermark_to(0)
-        .add_elements([TimestampedValue(str(photos / f"{number}.png"), number - 10) for number in range(10, 16)])
-        .advance_watermark_to(60)
-        .add_elements([TimestampedValue(str(photos / "20.png"), 61), TimestampedValue(str(photos / "bad.png"), 62)])
-        .advance_watermark_to_infinity()
-    )
-
-    def counted(count: int, window: Any = beam.DoFn.WindowParam) -> tuple[float, int]:
-        return float(window.start), count
-
-    with beam.Pipeline(options=PipelineOptions(["--streaming", "--allow_unsafe_triggers"])) as pipeline:
-        results = pipeline | events | beam.WindowInto(FixedWindows(60)) | caption(photos)
-        for name, rows, expected in (
-            ("captions", results.captions, [(0.0, 6), (60.0, 1)]),
-            ("failures", results.failures, [(60.0, 1)]),
-        ):
-            counts = (
-                rows
-                | f"{name} ones" >> beam.Map(lambda _: 1)
-                | f"{name} sum" >> beam.CombineGlobally(sum).without_defaults()
-                | f"{name} window" >> beam.Map(counted)
-            )
-            assert_that(counts, lambda found, expected=expected: _equal(sorted(found), expected), label=name)
-
-
-def _equal(found: list[Any], expected: list[Any]) -> None:
-    assert found == expected
-
-
-def test_rows_with_a_schema(photos: Path, loaded: list[FakeCaptioner]) -> None:
-    """They have registered types, survive their coder, and hold what the dicts do."""
-
-    def check(found: list[Any]) -> None:
-        [row] = found
-        assert (row.caption, row.width, row.product_id, row.low_confidence) == ("brightness 10", 30, 7, True)
-        assert row.captioned_at.to_utc_datetime().year >= 2026
-
-    def check_failures(found: list[Any]) -> None:
-        [row] = found
-        assert (row.stage, row.transient, row.product_id) == ("decode", False, 7)
-
-    with in_process() as pipeline:
-        uris = [{"uri": str(photos / name), "product_id": 7} for name in ("10.png", "bad.png")]
-        results = pipeline | beam.Create(uris) | caption(photos, min_score=-0.01)
-        assert results.captions.element_type == dict[str, Any]
-        rows, failures = results.caption_rows(product_id=int), results.failure_rows(product_id=int)
-        assert isinstance(rows.element_type, RowTypeConstraint)
-        assert isinstance(coders.registry.get_coder(rows.element_type), coders.RowCoder)
-        names = [name for name, _ in failures.element_type._fields]
-        assert names == [*FAILURE_SCHEMA.names, "product_id"]
-        assert_that(rows | "r" >> beam.Reshuffle(), check, label="rows")
-        assert_that(failures | "f" >> beam.Reshuffle(), check_failures, label="failure rows")
-
-
 def test_what_stops_the_captioner_fails_the_pipeline(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No row says that an image failed which did not."""
     captioner = FakeCaptioner(poison=12, error=CaptionerError("the key is refused"))
@@ -310,56 +190,3 @@ def test_prompts_and_pictures_in_their_own_shape(photos: Path) -> None:
     assert (row["caption"], row["score"], row["brand"]) == ("What? (11, 16, 3) Acme", None, "Acme")
     assert row["caption_maker"] == "Is it Acme? (11, 16, 3) Acme"
     assert failure["error_message"] == "an element has no field 'brand', which the prompt names"
-
-
-def test_run_inference_over_decoded_images(loaded: list[FakeCaptioner]) -> None:
-    """Keys are kept; an image is pixels, or a decoded image with its URI."""
-    pixels = [np.full((8, 8, 3), brightness, np.uint8) for brightness in range(10, 30)]
-    image = DecodedImage(ImageInput("gs://b/a.png"), pixels[0], 640, 480, "1")
-
-    def check(found: list[Any]) -> None:
-        results = dict(found)
-        assert len(found) == len(results) == 21
-        assert all(isinstance(result, CaptionedImage) for result in results.values())
-        assert {key: result.captions[0].text for key, result in results.items()} == {
-            **{number: f"brightness {10 + number}" for number in range(20)},
-            "image": "brightness 10",
-        }
-        assert (results["image"].uri, results["image"].width) == ("gs://b/a.png", 640)
-
-    with in_process() as pipeline:
-        keyed = pipeline | beam.Create([*enumerate(pixels), ("image", image)])
-        results = keyed | RunInference(KeyedModelHandler(CaptionModelHandler(batch_size=8)))
-        assert_that(results, check)
-    assert len(loaded) == 1
-
-
-def test_inference_of_a_bad_image_is_a_failure() -> None:
-    from beam_job.captioning.batches import BatchCaptioner
-
-    handler = CaptionModelHandler()
-    model = BatchCaptioner(FakeCaptioner(poison=12), 4, print)
-    pixels = [np.full((8, 8, 3), brightness, np.uint8) for brightness in (11, 12, 13)]
-    results = list(handler.run_inference(pixels, model))
-    assert [type(result) for result in results] == [CaptionedImage, Failure, CaptionedImage]
-    assert handler.get_num_bytes(pixels) == 3 * 8 * 8 * 3
-
-
-@pytest.fixture
-def interactive() -> Any:
-    try:
-        from apache_beam.runners.interactive import interactive_beam
-    except (ImportError, AttributeError) as error:
-        pytest.skip(f"Beam's interactive runner does not import here: {error}")
-    return interactive_beam
-
-
-def test_the_interactive_runner(photos: Path, loaded: list[FakeCaptioner], interactive: Any) -> None:
-    from apache_beam.runners.interactive.interactive_runner import InteractiveRunner
-
-    pipeline = beam.Pipeline(InteractiveRunner())
-    results = pipeline | beam.Create([str(photos / "10.png"), str(photos / "bad.png")]) | caption(photos)
-    captions, failures = results.captions, results.failures
-    interactive.watch({"pipeline": pipeline, "captions": captions, "failures": failures})
-    assert interactive.collect(captions)["caption"].tolist() == ["brightness 10"]
-    assert interactive.collect(failures)["stage"].tolist() == ["decode"]

@@ -16,6 +16,7 @@ from model.bundle import CHECKSUMS, DEFAULT_BUNDLE, assign_weights, load_config
 from model.bundle_writer import save_bundle
 from model.captioner import Captioner
 from model.network import named_variables
+from tests.bundles import reseal
 from tests.conftest import WORDS
 
 
@@ -88,15 +89,6 @@ def test_a_missing_file_is_named(bundle: Path, name: str) -> None:
 def test_no_folder(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no such folder"):
         check_bundle(tmp_path / "nowhere")
-
-
-def reseal(bundle: Path) -> None:
-    """Makes the checksums fit again, as somebody would who changes a bundle on purpose."""
-    import hashlib
-
-    names = ("config.json", "vocabulary.txt", "weights.safetensors")
-    sums = [f"{hashlib.sha256((bundle / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
-    (bundle / CHECKSUMS).write_text("".join(sums))
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from model import BundleError, CaptionerConfig, check_bundle, load_captioner
 from model.backbones import BACKBONES
 from model.config import BACKBONE_NAMES
-from tests.model.test_bundle import reseal
+from tests.bundles import reseal
 
 CONFIG, VOCABULARY, WEIGHTS, CHECKSUMS = "config.json", "vocabulary.txt", "weights.safetensors", "SHA256SUMS"
 

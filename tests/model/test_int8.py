@@ -23,9 +23,9 @@ from model.training.rounding import round_weights
 from model.training.start import create_captioner
 from model.training.train_options import parse_train_options
 from model.vocabulary import Vocabulary
+from tests.bundles import reseal
 from tests.conftest import has_package
 from tests.model.small_training import SAID, log_of, train
-from tests.model.test_bundle import reseal
 
 needs_litert = pytest.mark.skipif(not has_package("ai_edge_litert"), reason="no LiteRT for this platform")
 SIZE = 64

@@ -9,7 +9,7 @@ import pytest
 from tests.openai_server import OpenAiServer, serve_openai
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def openai_process() -> Iterator[OpenAiServer]:
     with serve_openai() as server:
         yield server

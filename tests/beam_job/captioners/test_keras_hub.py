@@ -16,7 +16,7 @@ from beam_job.captioners.keras_hub_models import open_captioner
 from beam_job.cli.command import main
 from beam_job.config import JobConfig
 from model import Decoding, Picture
-from tests.beam_job.cli.test_job import table
+from tests.outputs import table
 
 # Keras 3 copies TensorFlow's variables as NumPy 1 did, and KerasHub does not close the file of the vocabulary.
 pytestmark = pytest.mark.filterwarnings(

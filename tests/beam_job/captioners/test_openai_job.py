@@ -16,8 +16,8 @@ from beam_job.cli.command import main
 from beam_job.cli.options import parse
 from beam_job.inputs.endpoint import Endpoint
 from beam_job.transforms import CaptionImages
-from tests.beam_job.cli.test_job import table
 from tests.openai_server import COLOURS, MODEL, OpenAiServer
+from tests.outputs import table
 
 KEY = "sk-proj-0123456789abcdefghij"
 REFUSED = {"status": 401, "error": {"message": f"Incorrect API key provided: {KEY}."}}

@@ -18,7 +18,7 @@ from beam_job.cli.command import main
 from beam_job.config import JobConfig
 from model import CaptionerError, Decoding, Picture
 from tests import tiny_models
-from tests.beam_job.cli.test_job import table
+from tests.outputs import table
 
 # Libraries that PyTorch and transformers import warn about themselves.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ImportWarning")

@@ -16,8 +16,8 @@ from beam_job.cli.command import main
 from beam_job.config import JobConfig
 from model import DEFAULT_BUNDLE, BundleError, check_bundle
 from model.bundle import CHECKED, CHECKSUMS
-from tests.beam_job.cli.test_job import table
-from tests.model.test_bundle import reseal
+from tests.bundles import reseal
+from tests.outputs import table
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from beam_job.captioning.captioners import captioner_of_run
 from beam_job.cli.command import main
 from beam_job.config import JobConfig
 from model import CaptionerError, Decoding
-from tests.beam_job.cli.test_job import table
+from tests.outputs import table
 
 MAKE = "--captioner=tests.saved_model_captioner:make"
 

@@ -28,9 +28,9 @@ from beam_job.planning.run import Run
 from beam_job.records import CaptionedImage, DecodedImage, Failure, ImageInput, now
 from beam_job.storage import StorageError
 from model import Caption, CaptionFailure
-from tests.beam_job.captioning.test_engine import engine_for, rows, shard_of
-from tests.beam_job.cli.test_job import table
+from tests.engine_runs import engine_for, rows, shard_of
 from tests.fakes import FakeCaptioner
+from tests.outputs import table
 
 KEY = bytes(range(32))
 ANSWER = Answer("a", CaptionedImage("a", (Caption("a dog", -0.5),), 1, 1, "1", now(), (Caption("a dog", -0.5),)))
@@ -42,11 +42,6 @@ GIVEN_UP = Answer("x", Failure("x", "caption", "Busy", "try again", True))
 def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    return Run(str(tmp_path / "out"), "r1")
 
 
 def jpeg(folder: Path, brightness: int, name: str) -> ImageInput:

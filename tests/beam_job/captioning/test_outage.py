@@ -16,7 +16,7 @@ from beam_job.cli.command import main
 from beam_job.config import JobConfig
 from beam_job.planning.run import Run
 from beam_job.storage import Allowed
-from tests.beam_job.captioning.test_engine import grey, shard_of
+from tests.engine_runs import grey, shard_of
 from tests.fakes import FakeCaptioner
 
 

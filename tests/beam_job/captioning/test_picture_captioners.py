@@ -23,7 +23,7 @@ from beam_job.planning.plan import Shard
 from beam_job.planning.run import Run
 from beam_job.records import ImageInput
 from model import Caption, Picture
-from tests.beam_job.cli.test_job import table
+from tests.outputs import table
 
 TELLER = "--captioner=tests.picture_captioner:make"
 

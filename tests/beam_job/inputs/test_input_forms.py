@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.dataset as ds
 import pytest
 from PIL import Image
 
 from beam_job.cli.command import main
-from tests.beam_job.inputs.test_tars import write_tar
 from tests.fakes import FakeCaptioner
+from tests.outputs import table
+from tests.tars import write_tar
 
 SHADES = (10, 120, 230)
 JSON = b'{"similarity": %.1f, "original": "a photograph"}'
@@ -39,14 +39,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[s
 
     def run(given: object, *options: str) -> dict[str, str]:
         assert main([f"--input={given}", f"--output={output}", *options]) == 0
-        return {row["uri"]: row["caption"] for row in rows(output, "captions")}
+        return {row["uri"]: row["caption"] for row in table(output, "captions")}
 
     run.output = output  # type: ignore[attr-defined]
     return run
-
-
-def rows(output: Path, table: str) -> list[dict[str, Any]]:
-    return ds.dataset(output / table, partitioning="hive").to_table().to_pylist()
 
 
 def captions(root: str, names: str = "{}.jpg") -> dict[str, str]:
@@ -61,7 +57,7 @@ def fill_tar(path: Path) -> Path:
 def test_tars_of_a_folder_with_their_json(run, tmp_path: Path) -> None:
     tar = fill_tar(tmp_path / "00000.tar")
     assert run(tar, "--carry_columns=similarity,original") == captions(f"{tar}#")
-    assert {row["uri"]: (row["similarity"], row["original"]) for row in rows(run.output, "captions")} == {
+    assert {row["uri"]: (row["similarity"], row["original"]) for row in table(run.output, "captions")} == {
         f"{tar}#{shade}.jpg": (shade / 10, "a photograph") for shade in SHADES
     }
     assert run(tar, "--carry_columns=similarity,original") == captions(f"{tar}#")  # the second night has nothing to do
@@ -108,6 +104,6 @@ def test_urls_of_a_list_and_a_tar_behind_a_url(run, web: str, tmp_path: Path) ->
     allow = ("--allow_schemes=http", "--allow_private_addresses")
     options = ("--uri_column=url", "--carry_columns=label", *allow)
     assert run(tmp_path / "list.jsonl", *options) == captions(f"{web}/")
-    [failure] = rows(run.output, "failures")
+    [failure] = table(run.output, "failures")
     assert (failure["uri"], failure["error_type"], failure["label"]) == (missing, "NotFound", "ng.jpg")
     assert run(f"{web}/0.tar", *allow) == captions(f"{web}/") | captions(f"{web}/0.tar#")

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from beam_job.config import JobConfig
 from beam_job.inputs.listing import InputError, list_images
 from beam_job.inputs.rows import ListOptions
-from tests.beam_job.inputs.test_tars import write_tar
+from tests.tars import write_tar
 
 
 @pytest.fixture
@@ -142,3 +143,18 @@ def test_a_name_of_the_outputs_own_is_refused_with_the_way_out(folder: Path) -> 
         InputError, match=r"^--carry_columns: caption is a column .* --carry_columns=list_caption=caption$"
     ):
         list(list_images([str(folder)], ListOptions(carry_columns=("caption",))))
+
+
+def test_a_relative_input_belongs_to_the_folder_where_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupted run is resumed only by the same request."""
+    requests = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        requests += [JobConfig((given,), "out").request for given in ("photos", "./photos/", f"{tmp_path}/l.txt")]
+    assert requests[0] == requests[1]
+    assert requests[0]["inputs"] == [f"{tmp_path}/a/photos"]
+    assert requests[3]["inputs"] == [f"{tmp_path}/b/photos"]
+    assert requests[2] != requests[5]

@@ -38,7 +38,7 @@ from beam_job.storage.gcs import _split
 from beam_job.text import printable
 from model import BundleError, check_bundle
 from model.bundle import load_captioner
-from tests.model.test_bundle import reseal
+from tests.bundles import reseal
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 SLOW = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]

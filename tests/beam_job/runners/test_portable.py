@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -28,6 +29,15 @@ from model import DEFAULT_BUNDLE, check_bundle
 from tests.conftest import ROOT
 
 NOT_SHIPPED = shutil.ignore_patterns(".*", "tests", "shared", "build", "dist", "*.egg-info", "__pycache__")
+# The system chooses the port, which the pool then logs; one chosen before may be another process's by then.
+POOL = """
+import logging
+from apache_beam.runners.worker.worker_pool_main import main
+
+logging.basicConfig()
+main(["--service_port=0"])
+"""
+POOL_STARTED = re.compile(r"Started worker pool servicer at port: (localhost:\d+) with")
 
 
 @pytest.fixture(scope="module")
@@ -63,16 +73,15 @@ def job_endpoint(tmp_path: Path) -> Iterator[str]:
 @pytest.fixture
 def worker_pool(tmp_path: Path, worker_python: Path) -> Iterator[str]:
     """A pool that starts workers with `worker_python`, in an empty folder."""
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
     (tmp_path / "elsewhere").mkdir()
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment["PATH"] = f"{worker_python.parent}{os.pathsep}{environment['PATH']}"  # the pool runs `python`
-    command = [str(worker_python), "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"]
-    with server(tmp_path / "pool.log", command, cwd=tmp_path / "elsewhere", env=environment) as process:
-        wait_until(lambda: listens(port), process)
-        yield f"localhost:{port}"
+    log = tmp_path / "pool.log"
+    with server(log, [str(worker_python), "-c", POOL], cwd=tmp_path / "elsewhere", env=environment) as process:
+        wait_until(lambda: POOL_STARTED.search(log.read_text()), process)
+        started = POOL_STARTED.search(log.read_text())
+        assert started is not None
+        yield started[1]
 
 
 @contextlib.contextmanager
@@ -95,12 +104,6 @@ def wait_until(ready, process: subprocess.Popen, limit_s: float = 60.0) -> None:
         assert process.poll() is None, f"{process.args} ended with {process.returncode}"
         assert time.monotonic() < deadline, f"{process.args} is not ready"
         time.sleep(0.05)
-
-
-def listens(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("localhost", port), timeout=1):
-        return True
-    return False
 
 
 def test_the_package_holds_the_job_and_its_model(worker_python: Path, tmp_path: Path) -> None:
