@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 
 from beam_job.config import JobConfig
-from beam_job.output.sink import caption_table, commit_shard
+from beam_job.output.sink import commit_shard
+from beam_job.output.tables import caption_table
 from beam_job.planning.plan import Shard
 from beam_job.planning.run import Run, RunManifest
 from beam_job.records import CaptionedImage, Failure, ImageInput

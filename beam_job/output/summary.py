@@ -11,7 +11,8 @@ from typing import Any
 from beam_job.config import JobConfig
 from beam_job.inputs.filters import UNREADABLE_FOLDER
 from beam_job.output.metrics import RanWith, RunMetrics
-from beam_job.output.sink import ShardCounts, read_counts
+from beam_job.output.shard_report import ShardCounts
+from beam_job.output.sink import read_counts
 from beam_job.output.stage_clock import WAITED_FOR
 from beam_job.planning.damage import FORMAT
 from beam_job.planning.prepare import PlannedRun

@@ -21,7 +21,7 @@ from apache_beam.typehints.row_type import RowTypeConstraint
 from beam_job import CaptionImages, CaptionModelHandler, Decoding, JobConfig, run_job
 from beam_job.captioning import caption_shards
 from beam_job.captioning.caption_elements import InvalidElementError, parse_element
-from beam_job.output.sink import FAILURE_SCHEMA
+from beam_job.output.tables import FAILURE_SCHEMA
 from beam_job.records import CaptionedImage, DecodedImage, Failure, ImageInput
 from model import Caption, CaptionerError, Picture
 from tests.fakes import FakeCaptioner

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_job.config import JobConfig
-from beam_job.output.sink import caption_schema
+from beam_job.output.tables import caption_schema
 from beam_job.planning.completed import completed_parts, read_completed
 from beam_job.planning.prepare import list_inputs, new_manifest, plan_run
 from beam_job.planning.run import Run, read_runs

@@ -17,7 +17,7 @@ from beam_job.loading.load_config import LoadConfig
 from beam_job.loading.loader import Loader
 from beam_job.loading.process_loader import ProcessLoader
 from beam_job.loading.thread_loader import ThreadLoader
-from beam_job.output.sink import caption_table
+from beam_job.output.tables import caption_table
 from beam_job.records import CaptionedImage, DecodedImage, ImageInput, now
 from beam_job.storage import Allowed
 from model import Caption, load_image

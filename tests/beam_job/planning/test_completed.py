@@ -14,7 +14,8 @@ import pytest
 from beam_job.config import JobConfig
 from beam_job.inputs.filters import Filters
 from beam_job.inputs.listing import InputError
-from beam_job.output.sink import caption_table, commit_shard
+from beam_job.output.sink import commit_shard
+from beam_job.output.tables import caption_table
 from beam_job.planning.plan import PlanReader, Shard, write_plan
 from beam_job.planning.prepare import PlannedRun, count_new, list_inputs, new_manifest, plan_run
 from beam_job.planning.run import Run
