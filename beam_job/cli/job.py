@@ -20,14 +20,9 @@ from beam_job.output.conclude import conclude
 from beam_job.output.metrics import RunMetrics
 from beam_job.output.summary import Summary
 from beam_job.planning.lease import Lease, LeaseLostError, lease
-from beam_job.planning.prepare import (
-    PlannedRun,
-    find_resumable_run,
-    format_skipped,
-    list_inputs,
-    plan_run,
-    record_choice,
-)
+from beam_job.planning.listed_inputs import list_inputs
+from beam_job.planning.new_images import format_skipped
+from beam_job.planning.prepare import PlannedRun, find_resumable_run, plan_run, record_choice
 from beam_job.results.corrections import apply_corrections, corrections_files
 from beam_job.results.latest_rows import read_latest_rows
 from beam_job.runners.beam_options import RunnerError, beam_options, runs_here
