@@ -12,6 +12,7 @@ from beam_job.planning.damage import is_damaged, warn
 from beam_job.planning.listed_inputs import Listing
 from beam_job.planning.new_images import Selection
 from beam_job.planning.plan import Plan, check_plan, delete_plan, write_plan
+from beam_job.planning.recorded_config import request_of
 from beam_job.planning.run import Run, RunManifest, read_runs
 from beam_job.storage import StorageError
 
@@ -126,4 +127,4 @@ def new_manifest(config: JobConfig, model_version: str) -> RunManifest:
         "max_bytes": config.filters.max_bytes,
     }
     prompts = {prompt.name: prompt.text for prompt in config.prompts}
-    return RunManifest(model_version, decoding, config.request, 0, 0, 0, limits, prompts)
+    return RunManifest(model_version, decoding, request_of(config), 0, 0, 0, limits, prompts)
