@@ -13,9 +13,10 @@ import tensorflow as tf
 from model.captioner import Captioner
 from model.config import CaptionerConfig, Decoding
 from model.english import FUNCTION_WORDS
+from model.training.caption_words import Words, references
 from model.training.data import Example
 from model.training.features import Views, cached_features, cached_images, size_with_margin
-from model.training.learners import Draw, FineTuning, FrozenBackbone, Learner, SelfCritical, Words, references
+from model.training.learners import Draw, FineTuning, FrozenBackbone, Learner, SelfCritical
 from model.training.reward import Caption, CiderD, Reward, UnigramF
 from model.training.validation import Validation, mean_validation
 from model.vocabulary import END, PAD, Vocabulary

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from model import search
+from model.decoding_loop import Hypotheses, Step, StepForImages
 from model.vocabulary import END, PAD, START
 
 A, B, C = 4, 5, 6
@@ -54,11 +55,11 @@ def state_of(images: int, captions: int) -> tf.Tensor:
     return tf.zeros((images, captions, WORDS))
 
 
-def spelt(found: search.Hypotheses) -> list[list[list[int]]]:
+def spelt(found: Hypotheses) -> list[list[list[int]]]:
     return [[[w for w in row if w != PAD] for row in image] for image in found.words.numpy().tolist()]
 
 
-def total(found: search.Hypotheses) -> np.ndarray:
+def total(found: Hypotheses) -> np.ndarray:
     return np.exp(found.log_probabilities.numpy().sum(axis=-1))
 
 
@@ -272,7 +273,7 @@ def test_loops_run_inside_a_graph() -> None:
     assert spelt(compiled(state_of(2, 2)))[1] == [[A, B, END], [B, END]]
 
 
-def spelling(sentences: list[list[int]], asked: list[int]) -> search.StepForImages:
+def spelling(sentences: list[list[int]], asked: list[int]) -> StepForImages:
     """Steps that spell each image's own sentence; the state counts words, `asked` the images of each step."""
     table = np.full((len(sentences), WORDS + 2, V), 1e-3)
     for image, sentence in enumerate(sentences):
@@ -280,7 +281,7 @@ def spelling(sentences: list[list[int]], asked: list[int]) -> search.StepForImag
             table[image, place, word] = 1.0
     logits_of = tf.constant(np.log(table / table.sum(axis=-1, keepdims=True)), tf.float32)
 
-    def step_for_images(images: tf.Tensor) -> search.Step:
+    def step_for_images(images: tf.Tensor) -> Step:
         def step(last: tf.Tensor, state: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             asked.append(len(last))
             place = tf.cast(state[..., 0], tf.int32)
@@ -298,7 +299,7 @@ def test_images_that_are_done_are_left_out(method: str) -> None:
     state, everyone = tf.zeros((8, captions, 1)), tf.range(8)
     uniforms = tf.constant(np.random.default_rng(0).random((8, captions, WORDS + 1)), tf.float32)
 
-    def found(step_for_images: search.StepForImages | None, step: search.Step) -> search.Hypotheses:
+    def found(step_for_images: StepForImages | None, step: Step) -> Hypotheses:
         if method == "beam":
             return search.beam(step, state, WORDS + 1, 1.0, step_for_images=step_for_images)
         if method == "sample":
