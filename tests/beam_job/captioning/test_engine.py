@@ -21,7 +21,7 @@ from beam_job.captioning.open_shard import OpenShard
 from beam_job.captioning.progress_file import ProgressFile
 from beam_job.cli.progress import read_progress
 from beam_job.config import JobConfig
-from beam_job.loading import loader as loading
+from beam_job.loading import thread_loader
 from beam_job.loading.images import fetch
 from beam_job.output.metrics import ShardResult
 from beam_job.planning.plan import Shard
@@ -155,7 +155,7 @@ def test_images_ahead_of_the_model_are_bounded(run: Run, tmp_path: Path, monkeyp
             full.set()
         return fetch(image, *limits)
 
-    monkeypatch.setattr(loading, "fetch", counting_fetch)
+    monkeypatch.setattr(thread_loader, "fetch", counting_fetch)
     gate = threading.Semaphore(0)
     images = [grey(tmp_path, brightness) for brightness in range(10, 110)]
     # A file's bytes are given back once it is decoded; the pixels' when the model's thread takes them.
@@ -293,8 +293,8 @@ def test_after_one_failed_commit_no_other_is_tried(run: Run, tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("stage", "module", "step"),
     [
-        pytest.param("fetch", loading, "fetch", id="fetch"),
-        pytest.param("decode", loading, "decode", id="decode"),
+        pytest.param("fetch", thread_loader, "fetch", id="fetch"),
+        pytest.param("decode", thread_loader, "decode", id="decode"),
         pytest.param("model", batches, "pad_batch", id="model"),
         pytest.param("write", open_shard, "commit_shard", id="write"),
     ],

@@ -33,12 +33,11 @@ SIZE = 8
 # A process that does what the name of its image says.
 HOOKED = """
 import os, signal, threading
-from beam_job.loading import load_worker
-from beam_job.loading import loader as loading
+from beam_job.loading import load_worker, thread_loader
 from beam_job.records import ImageInput
 from beam_job.storage import CredentialsError
 
-def fetch(image, *limits, really=loading.fetch):
+def fetch(image, *limits, really=thread_loader.fetch):
     name = os.path.basename(image.uri)
     if name.startswith("abort"):
         os.abort()
@@ -54,7 +53,7 @@ def fetch(image, *limits, really=loading.fetch):
         open(image.uri + ".is", "w").write(str(os.getpid()))
     return really(image, *limits)
 
-loading.fetch = fetch
+thread_loader.fetch = fetch
 load_worker.main()
 """
 
