@@ -64,8 +64,6 @@ def blend(
       ValueError: the number of shares or their sum is wrong, or the length penalty is out of range.
       OSError: a file cannot be read or written.
     """
-    from model.network import BACKBONE_PREFIX, named_variables
-
     check_replaceable(output)
     if len(shares) != len(bundles) or not math.isclose(sum(shares), 1.0, abs_tol=1e-6):
         given = ",".join(f"{share:g}" for share in shares)
@@ -75,20 +73,27 @@ def blend(
     for bundle, captioner in zip(bundles, captioners, strict=True):
         if _comparable(captioner, last.config) != _comparable(last, last.config):
             raise BundleError(f"{bundle} and {bundles[-1]} differ in architecture or vocabulary")
-    weights = [named_variables(captioner.encoder, captioner.decoder) for captioner in captioners]
-    for name, variable in weights[-1].items():
-        arrays = [np.asarray(one[name]) for one in weights]
-        if all(np.array_equal(array, arrays[-1]) for array in arrays):
-            continue  # equal; their mean would differ by rounding
-        if last.config.int8 and name.startswith(BACKBONE_PREFIX):
-            raise BundleError("the bundles have different 8-bit backbones, which cannot be averaged")
-        variable.assign(sum(share * array for share, array in zip(shares, arrays, strict=True)))
+    _average_weights(captioners, shares)
     if length_penalty is not None:
         last.config = replace(last.config, length_penalty=length_penalty)
     if content_words_once is not None:
         last.config = replace(last.config, content_words_once=content_words_once)
     parts = ", ".join(f"{share:g} of {one.version}" for share, one in zip(shares, captioners, strict=True))
     return save_bundle(output, last, f"# Model card\n\nThe mean of {parts} (`python -m model blend`).\n")
+
+
+def _average_weights(captioners: Sequence[Captioner], shares: Sequence[float]) -> None:
+    """Gives the last captioner the mean of all weights. Raises BundleError for 8-bit backbones that differ."""
+    from model.network import BACKBONE_PREFIX, named_variables
+
+    weights = [named_variables(captioner.encoder, captioner.decoder) for captioner in captioners]
+    for name, variable in weights[-1].items():
+        arrays = [np.asarray(one[name]) for one in weights]
+        if all(np.array_equal(array, arrays[-1]) for array in arrays):
+            continue  # equal; their mean would differ by rounding
+        if captioners[-1].config.int8 and name.startswith(BACKBONE_PREFIX):
+            raise BundleError("the bundles have different 8-bit backbones, which cannot be averaged")
+        variable.assign(sum(share * array for share, array in zip(shares, arrays, strict=True)))
 
 
 def _comparable(captioner: Captioner, config: CaptionerConfig) -> tuple[CaptionerConfig, object]:
