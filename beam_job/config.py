@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.util
-import json
 import math
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from beam_job.inputs.carried import carried_names
 from beam_job.inputs.endpoint import Endpoint
 from beam_job.inputs.filters import Filters
 from beam_job.inputs.prompts import Prompt, check_prompts
-from beam_job.storage import (
-    REQUESTS_PER_HOST,
-    SCHEMES,
-    USER_AGENT,
-    Access,
-    Allowed,
-    absolute,
-    bucket_of,
-    public_name,
-    scheme_of,
-)
+from beam_job.storage import REQUESTS_PER_HOST, SCHEMES, USER_AGENT, Access, Allowed, absolute, bucket_of, scheme_of
 from model import Decoding
 from model.engine_choice import CPU_ENGINES, check_precision
 from model.preprocessing import MAX_PIXELS
@@ -201,11 +188,10 @@ class JobConfig:
                 raise ValueError(f"--{name} must be above 0 and at most {_LONGEST_TIMEOUT} seconds, not {value!r}")
         if not (_is_number(self.max_failure_ratio) and 0 <= self.max_failure_ratio <= 1):
             raise ValueError(f"--max_failure_ratio must be from 0 to 1, not {self.max_failure_ratio!r}")
-        if self.min_score is not None:
-            if not _is_number(self.min_score):
-                raise ValueError(f"--min_score must be a finite number, at most 0, not {self.min_score!r}")
-            if self.min_score > 0:
-                raise ValueError(f"--min_score must be at most 0, as all scores are, not {self.min_score!r}")
+        if self.min_score is not None and not _is_number(self.min_score):
+            raise ValueError(f"--min_score must be a finite number, at most 0, not {self.min_score!r}")
+        if self.min_score is not None and self.min_score > 0:
+            raise ValueError(f"--min_score must be at most 0, as all scores are, not {self.min_score!r}")
         price = self.worker_price
         if price is not None and not (_is_number(price) and price >= 0):
             raise ValueError(f"--worker_price must be dollars per hour, a finite number from 0, not {price!r}")
@@ -246,21 +232,6 @@ class JobConfig:
         for bucket in self.allow_buckets:
             if "/" in bucket and bucket_of(bucket) != bucket:
                 raise ValueError(f"--allow_buckets accepts whole buckets such as {bucket_of(bucket)}, not {bucket!r}")
-
-    @classmethod
-    def from_request(cls, request: Mapping[str, Any], output: str) -> JobConfig:
-        """The configuration that `request` was made from; the secrets of its inputs were not recorded."""
-        return cls(
-            inputs=tuple(request["inputs"]),
-            output=output,
-            uri_column=request["uri_column"],
-            carry_columns=tuple(request["carry_columns"]),
-            delimiter=request.get("delimiter"),
-            untrusted_lists=bool(request.get("untrusted_lists", True)),  # as earlier versions treated them
-            filters=Filters(**{name: _tuple_of(value) for name, value in request["filters"].items()}),
-            recaption=bool(request.get("recaption", False)),
-            **{f"allow_{name}": _tuple_of(value) for name, value in request.get("allow", {}).items()},
-        )
 
     def with_absolute_paths(self) -> JobConfig:
         """A copy with absolute paths, for processes with another working directory."""
@@ -313,45 +284,6 @@ class JobConfig:
         access = Access(self.user_agent, self.respect_noai, self.requests_per_host, self.billing_project or "")
         return access.shared_by(self.workers)
 
-    @property
-    def request(self) -> dict[str, Any]:
-        """The options that select the images, as JSON types; an interrupted run is resumed only if they are equal.
-
-        `min_score` and `image_columns` are among them so that all files of a run have the same columns. Relative names
-        count as where they were given: the same name in another folder is another request.
-        """
-        from beam_job.inputs.lists import is_list  # imports Arrow
-
-        optional: dict[str, Any] = {} if self.min_score is None else {"min_score": self.min_score}
-        if self.image_columns:
-            optional["image_columns"] = list(self.image_columns)
-        if self.delimiter is not None:
-            optional["delimiter"] = self.delimiter
-        if any(scheme_of(given) == "file" and is_list(given) for given in self.inputs):
-            optional["folder"] = os.getcwd()  # where their relative names start
-        return optional | {
-            "inputs": [_without_secrets(absolute(given)) for given in self.inputs],
-            "uri_column": self.uri_column,
-            "carry_columns": list(self.carry_columns),
-            "filters": json.loads(json.dumps(dataclasses.asdict(self.filters))),
-            "recaption": self.recaption,
-            "untrusted_lists": self.untrusted_lists,
-            "allow": {
-                "schemes": list(self.allow_schemes),
-                "root": [absolute(root) for root in self.allow_root],
-                "buckets": list(self.allow_buckets),
-                "private_addresses": self.allow_private_addresses,
-            },
-        }
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """All options for the summary, without passwords and signatures of the inputs."""
-        options = dataclasses.asdict(self) | {"inputs": tuple(_without_secrets(given) for given in self.inputs)}
-        if self.endpoint is not None:
-            options["endpoint"]["url"] = _without_secrets(self.endpoint.url)
-        return options
-
 
 def _is_number(value: object) -> bool:
     """Whether it is a finite number; True and False are not."""
@@ -366,16 +298,3 @@ def _check_count(name: str, value: int | None, largest: int) -> None:
         raise ValueError(f"--{name} must be a whole number from 1, not {value!r:.40}")
     if value > largest:
         raise ValueError(f"--{name} must be at most {largest}, not {value!r:.40}")
-
-
-def _tuple_of(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _without_secrets(given: str) -> str:
-    """An input without its secrets; a checksum of its query keeps it distinct from other inputs."""
-    public = public_name(given)
-    query = given.partition("?")[2]
-    if public == given or not query:
-        return public
-    return f"{public}?sha256={hashlib.sha256(query.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"

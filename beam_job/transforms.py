@@ -34,7 +34,7 @@ from beam_job.captioning.progress_file import ProgressFile
 from beam_job.config import JobConfig
 from beam_job.inputs.filters import Filters
 from beam_job.inputs.prompts import Prompt
-from beam_job.output.sink import FAILURE_SCHEMA, caption_schema, unfilled_columns
+from beam_job.output.tables import FAILURE_SCHEMA, caption_schema, unfilled_columns
 from beam_job.records import CaptionedImage, DecodedImage, Failure, ImageInput
 
 _CAPTIONER_OPTIONS = (

@@ -162,10 +162,7 @@ def load_captioner(
     version = check_bundle(folder)
     config = load_config(folder)
     decoding = decoding or Decoding()
-    try:
-        vocabulary = Vocabulary.load(folder / VOCABULARY)
-    except Exception as error:
-        raise BundleError(f"the model at {folder} cannot be built: {_line(error)}") from error
+    vocabulary = _load_vocabulary(folder)
     build = functools.cache(lambda: _build_network(folder, config, len(vocabulary), precision))
     if precision == "float16":
         engine = "tensorflow"  # the others compute in float32
@@ -182,6 +179,13 @@ def load_captioner(
     encoder, network_decoder = build()
     runs = "xla" if open_gpus() else "tensorflow"
     return Captioner(config, vocabulary, encoder, network_decoder, version, decoding, engine=runs, log=log)
+
+
+def _load_vocabulary(folder: Path) -> Vocabulary:
+    try:
+        return Vocabulary.load(folder / VOCABULARY)
+    except Exception as error:
+        raise BundleError(f"the model at {folder} cannot be built: {_line(error)}") from error
 
 
 def _build_network(folder: Path, config: CaptionerConfig, words: int, precision: str) -> tuple[Encoder, Decoder]:

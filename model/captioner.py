@@ -16,6 +16,7 @@ import tensorflow as tf
 from model import search
 from model.caption import Caption, best_first, captions_from, check_images, uniforms
 from model.config import CaptionerConfig, Decoding
+from model.decoding_loop import Hypotheses, Step, StepForImages
 from model.english import content_words
 from model.network import Decoder, Encoder
 from model.preprocessing import ALIGNMENT
@@ -104,7 +105,7 @@ class Captioner:
             self._log(f"compiled with XLA in {took}: batches of {len(images)} images, encoder in {self.precision}")
         return self._captions(words.numpy(), log_probabilities.numpy())
 
-    def caption_features(self, features: Tensor, uniforms: Tensor = None) -> search.Hypotheses:
+    def caption_features(self, features: Tensor, uniforms: Tensor = None) -> Hypotheses:
         """Runs the decoding loop.
 
         Args:
@@ -112,7 +113,7 @@ class Captioner:
           uniforms: float32[B, K, T] in [0, 1), needed only for sampling.
         """
 
-        def step_for(features: Tensor) -> search.Step:
+        def step_for(features: Tensor) -> Step:
             def step(last: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
                 logits, state = self.decoder.step(last, state, features)
                 # All captions start at the same step, so one vector serves all: a pass over all logits is expensive.
@@ -122,18 +123,18 @@ class Captioner:
 
             return step
 
-        def step_for_images(images: Tensor) -> search.Step:
+        def step_for_images(images: Tensor) -> Step:
             return step_for(tf.gather(features, images))
 
         size = len(self.vocabulary)
         state = self.decoder.initial_state(features, _hypotheses(self.decoding))
         return self._search(step_for(features), state, uniforms, None if self._xla else step_for_images)
 
-    def _caption(self, images: Tensor, uniforms: Tensor) -> search.Hypotheses:
+    def _caption(self, images: Tensor, uniforms: Tensor) -> Hypotheses:
         """The compiled graph."""
         found = self.caption_features(self.encoder(images), uniforms)
         kept = self.decoding.num_captions
-        return search.Hypotheses(found.words[:, :kept], found.log_probabilities[:, :kept])
+        return Hypotheses(found.words[:, :kept], found.log_probabilities[:, :kept])
 
     def _captions(
         self, words: npt.NDArray[np.int32], log_probabilities: npt.NDArray[np.float32]
@@ -170,7 +171,7 @@ def _hypotheses(decoding: Decoding) -> int:
     return max(decoding.beam_width, decoding.num_captions) if decoding.method == "beam" else decoding.num_captions
 
 
-Search = Callable[[search.Step, Tensor, Tensor, search.StepForImages | None], search.Hypotheses]
+Search = Callable[[Step, Tensor, Tensor, StepForImages | None], Hypotheses]
 
 
 def _search_function(decoding: Decoding, config: CaptionerConfig, vocabulary: Vocabulary) -> Search:
@@ -179,9 +180,7 @@ def _search_function(decoding: Decoding, config: CaptionerConfig, vocabulary: Vo
     length_penalty = config.length_penalty if decoding.length_penalty is None else decoding.length_penalty
     once = content_words(vocabulary) if config.content_words_once else None
 
-    def run(
-        step: search.Step, state: Tensor, uniforms: Tensor, step_for_images: search.StepForImages | None
-    ) -> search.Hypotheses:
+    def run(step: Step, state: Tensor, uniforms: Tensor, step_for_images: StepForImages | None) -> Hypotheses:
         match decoding.method:
             case "beam":
                 return search.beam(step, state, max_words, length_penalty, guard, step_for_images, once)

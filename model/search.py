@@ -1,15 +1,14 @@
-"""Decoding loops over a step function: greedy, beam search and sampling, in Keras operations for use in a graph.
+"""Decoding methods over a step function: greedy, beam search and sampling, in Keras operations for use in a graph.
 
-The loops know the model only as a `Step`, so tests can use a step that spells a fixed sentence.
 Dimensions: B images, K captions for each image, T maximum words, V words of the vocabulary.
 
-`no_repeat_ngram`, an argument of every loop: with n of 1 or more, no word follows itself and no n consecutive words
+`no_repeat_ngram`, an argument of every method: with n of 1 or more, no word follows itself and no n consecutive words
 occur twice in a caption (Paulus et al. 2017, "A Deep Reinforced Model for Abstractive Summarization", section 2.5); 0
 allows both. Scores are the model's probabilities, which are not renormalized without the words that are ruled out.
 
-`once`, an argument of every loop: bool[V], the words that a caption has at most once; it needs `no_repeat_ngram`.
+`once`, an argument of every method: bool[V], the words that a caption has at most once; it needs `no_repeat_ngram`.
 
-`step_for_images`, an argument of every loop: images whose captions have all ended need no further steps. With it, the
+`step_for_images`, an argument of every method: images whose captions have all ended need no further steps. With it, the
 loop continues with the unfinished images alone as soon as few enough are left. Without it all shapes are fixed, which
 XLA needs.
 """
@@ -17,33 +16,15 @@ XLA needs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 from keras import ops
 
+from model.decoding_loop import Hypotheses, Progress, Step, StepForImages, Tensor, decode
 from model.vocabulary import END, PAD, START
 
-Tensor = Any
-# (last words int32[B, K], state float32[B, K, U]) -> (logits float32[B, K, V], next state)
-Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-# positions of A images in the batch, int32[A] -> the step for these images
-StepForImages = Callable[[Tensor], Step]
-
+# (log-probabilities float32[B, K, V], progress) -> chosen words int32[B, K]
+Choose = Callable[[Tensor, Progress], Tensor]
 _IMPOSSIBLE = -1e9  # not -inf: 0 * -inf is nan
-# The loop continues with the unfinished images alone when these shares of the batch are left; each adds a loop.
-_SHARES_LEFT = (1 / 2, 1 / 5)
-
-
-class Hypotheses(NamedTuple):
-    """Decoded captions, best first for each image.
-
-    Attributes:
-      words: int32[B, K, T]; captions end with END, unless they have T words, and are padded with PAD.
-      log_probabilities: float32[B, K, T], of each word, END included; 0 for padding.
-    """
-
-    words: Tensor
-    log_probabilities: Tensor
 
 
 def greedy(
@@ -56,7 +37,7 @@ def greedy(
 ) -> Hypotheses:
     """Chooses the likeliest word in each step. `state`: float32[B, K, U]; K is usually 1."""
 
-    def likeliest(log_probabilities: Tensor, now: _Progress) -> Tensor:
+    def likeliest(log_probabilities: Tensor, now: Progress) -> Tensor:
         return ops.cast(ops.argmax(log_probabilities, axis=-1), "int32")
 
     return _decode_independently(step, state, max_words, no_repeat_ngram, likeliest, step_for_images, once)
@@ -88,7 +69,7 @@ def sample(
       once: see the module's documentation.
     """
 
-    def draw(log_probabilities: Tensor, now: _Progress) -> Tensor:
+    def draw(log_probabilities: Tensor, now: Progress) -> Tensor:
         size = log_probabilities.shape[-1]
         if top_k < size:
             values, words = ops.top_k(log_probabilities, top_k)
@@ -106,74 +87,6 @@ def sample(
     return _decode_independently(step, state, max_words, no_repeat_ngram, draw, step_for_images, once)
 
 
-class _Progress(NamedTuple):
-    """The loop variables."""
-
-    number: Tensor  # int32[], number of words so far
-    images: Tensor  # int32[B], positions in the whole batch
-    last: Tensor  # int32[B, K]
-    ended: Tensor  # bool[B, K]
-    state: Tensor  # float32[B, K, U]
-    words: Tensor  # int32[B, K, T]
-    scores: Tensor  # float32[B, K, T]
-
-
-NextWord = Callable[[Step, _Progress], _Progress]
-# (log-probabilities float32[B, K, V], progress) -> chosen words int32[B, K]
-Choose = Callable[[Tensor, _Progress], Tensor]
-
-
-def _loop(
-    step: Step, state: Tensor, max_words: int, next_word: NextWord, step_for_images: StepForImages | None
-) -> Hypotheses:
-    """Decodes from START until every caption has ended or has `max_words`."""
-    shape = (ops.shape(state)[0], state.shape[1])
-    start = _Progress(
-        number=ops.zeros((), dtype="int32"),
-        images=ops.arange(shape[0], dtype="int32"),
-        last=ops.full(shape, START, dtype="int32"),
-        ended=ops.zeros(shape, dtype="bool"),
-        state=state,
-        words=ops.full((*shape, max_words), PAD, dtype="int32"),
-        scores=ops.zeros((*shape, max_words), dtype="float32"),
-    )
-    if step_for_images is None:
-        found = _run(step, start, max_words, next_word, 0.0)
-        return Hypotheses(found.words, found.scores)
-    words, scores = start.words, start.scores
-    for left in (*_SHARES_LEFT, 0.0):
-        found = _run(step, start, max_words, next_word, left * ops.cast(shape[0], "float32"))
-        words = ops.scatter_update(words, found.images[:, None], found.words)
-        scores = ops.scatter_update(scores, found.images[:, None], found.scores)
-        if left:
-            start = _select_unfinished(found)
-            step = step_for_images(start.images)
-    return Hypotheses(words, scores)
-
-
-def _run(step: Step, start: _Progress, max_words: int, next_word: NextWord, left: Tensor) -> _Progress:
-    """Decodes until at most `left` images have unfinished captions, or to `max_words`."""
-
-    def unfinished(*progress: Tensor) -> Tensor:
-        now = _Progress(*progress)
-        return ops.logical_and(now.number < max_words, ops.sum(ops.cast(_is_unfinished(now), "float32")) > left)
-
-    return _Progress(
-        *ops.while_loop(unfinished, lambda *progress: tuple(next_word(step, _Progress(*progress))), tuple(start))
-    )
-
-
-def _is_unfinished(now: _Progress) -> Tensor:
-    """Whether an image has an unfinished caption: bool[B]."""
-    return ops.logical_not(ops.all(now.ended, axis=1))
-
-
-def _select_unfinished(now: _Progress) -> _Progress:
-    """The progress of the unfinished images."""
-    rows = ops.cast(ops.nonzero(_is_unfinished(now))[0], "int32")
-    return _Progress(now.number, *(ops.take(values, rows, axis=0) for values in now[1:]))
-
-
 def _decode_independently(
     step: Step,
     state: Tensor,
@@ -185,14 +98,14 @@ def _decode_independently(
 ) -> Hypotheses:
     """Decodes captions independently of each other, as greedy search and sampling do; `choose` picks the words."""
 
-    def next_word(step: Step, now: _Progress) -> _Progress:
+    def next_word(step: Step, now: Progress) -> Progress:
         logits, state = step(now.last, now.state)
         log_probabilities = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
         log_probabilities = _without_repeats(log_probabilities, now, no_repeat_ngram, once)
         chosen = choose(log_probabilities, now)
         score = ops.take_along_axis(log_probabilities, chosen[..., None], axis=-1)[..., 0]
         chosen = ops.where(now.ended, PAD, chosen)
-        return _Progress(
+        return Progress(
             number=now.number + 1,
             images=now.images,
             last=chosen,
@@ -202,7 +115,7 @@ def _decode_independently(
             scores=_put(now.scores, now.number, ops.where(now.ended, 0.0, score)),
         )
 
-    return _loop(step, state, max_words, next_word, step_for_images)
+    return decode(step, state, max_words, next_word, step_for_images)
 
 
 def beam(
@@ -220,7 +133,7 @@ def beam(
     `sum of log-probabilities / ((5 + words) / 6) ** length_penalty` (Wu et al. 2016, equation 14, without coverage).
     """
 
-    def next_word(step: Step, now: _Progress) -> _Progress:
+    def next_word(step: Step, now: Progress) -> Progress:
         logits, state = step(now.last, now.state)
         logits = ops.cast(logits, "float32")
         # A hypothesis has at most K successors among the K best. A pass over all V words costs as much as a layer.
@@ -230,7 +143,7 @@ def beam(
         log_probabilities, words = _only_padding_after_end(log_probabilities, ops.cast(words, "int32"), now.ended)
         parent, place = _best(log_probabilities, now, length_penalty)
         chosen = _at(words, parent, place)
-        return _Progress(
+        return Progress(
             number=now.number + 1,
             images=now.images,
             last=chosen,
@@ -240,10 +153,10 @@ def beam(
             scores=_put(_rows(now.scores, parent), now.number, _at(log_probabilities, parent, place)),
         )
 
-    return _loop(step, state, max_words, next_word, step_for_images)
+    return decode(step, state, max_words, next_word, step_for_images)
 
 
-def _best(log_probabilities: Tensor, now: _Progress, length_penalty: float) -> tuple[Tensor, Tensor]:
+def _best(log_probabilities: Tensor, now: Progress, length_penalty: float) -> tuple[Tensor, Tensor]:
     """The K best of C continuations of each hypothesis, float32[B, K, C]: their parents and positions, int32[B, K]."""
     width, count = log_probabilities.shape[1], log_probabilities.shape[2]
     total = ops.sum(now.scores, axis=-1)[..., None] + log_probabilities
@@ -258,7 +171,7 @@ def _best(log_probabilities: Tensor, now: _Progress, length_penalty: float) -> t
     return places // count, places % count
 
 
-def _without_repeats(scores: Tensor, now: _Progress, no_repeat_ngram: int, once: Tensor | None) -> Tensor:
+def _without_repeats(scores: Tensor, now: Progress, no_repeat_ngram: int, once: Tensor | None) -> Tensor:
     """float32[B, K, V] in which words that may not come again are impossible."""
     if not no_repeat_ngram:
         return scores

@@ -11,8 +11,10 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from beam_job.config import JobConfig
-from beam_job.output.sink import caption_table, commit_shard
+from beam_job.output.sink import commit_shard
+from beam_job.output.tables import caption_table
 from beam_job.planning.plan import Shard
+from beam_job.planning.recorded_config import request_of
 from beam_job.planning.run import Run, RunManifest
 from beam_job.records import CaptionedImage, Failure, ImageInput
 from model import Caption, Decoding
@@ -39,7 +41,7 @@ def add_run(
     config = JobConfig(inputs=("/photos",), output=output, decoding=decoding or Decoding())
     images = len(rows) + len(failures)
     manifest = RunManifest(
-        "model-1", dataclasses.asdict(config.decoding), config.request, images, int(images > 0), skipped
+        "model-1", dataclasses.asdict(config.decoding), request_of(config), images, int(images > 0), skipped
     )
     run.storage.write(run.manifest, manifest.to_json())
     if images:

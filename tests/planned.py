@@ -8,6 +8,7 @@ from PIL import Image
 from beam_job.config import JobConfig
 from beam_job.inputs.lists import LISTING_FIELDS
 from beam_job.planning.plan import Plan, write_plan
+from beam_job.planning.recorded_config import request_of
 from beam_job.planning.run import Run, RunManifest
 from beam_job.storage import join, storage_for
 from model import DEFAULT_BUNDLE, check_bundle
@@ -37,7 +38,7 @@ def planned_run(folder: str, images: int, missing: int = 0, **options: object) -
     unknown = [None] * images
     columns = {"uri": uris} | {field.name: unknown for field in LISTING_FIELDS if field.name != "uri"}
     plan = write_plan(run, [pa.table(columns, schema=pa.schema(LISTING_FIELDS))], config.shard_size)
-    note = RunManifest(check_bundle(DEFAULT_BUNDLE), {}, config.request, plan.inputs, plan.shards, 0)
+    note = RunManifest(check_bundle(DEFAULT_BUNDLE), {}, request_of(config), plan.inputs, plan.shards, 0)
     run.storage.write(run.manifest, note.to_json())
     return config, run, plan
 

@@ -21,7 +21,7 @@ from beam_job.captioning.engines import ENGINES
 from beam_job.captioning.progress_file import ProgressFile
 from beam_job.config import JobConfig
 from beam_job.inputs.lists import RESERVED_COLUMNS
-from beam_job.output.sink import caption_table, unfilled_columns
+from beam_job.output.tables import caption_table, unfilled_columns
 from beam_job.records import METRIC_NAMESPACE, CaptionedImage, Failure
 from beam_job.storage import OPTIONS
 

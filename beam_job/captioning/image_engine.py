@@ -30,8 +30,10 @@ from beam_job.captioning.copies import Copies
 from beam_job.captioning.image_group import G
 from beam_job.captioning.progress_file import ProgressFile
 from beam_job.config import JobConfig
-from beam_job.loading.loader import LoadConfig, Loader, LoadEvent, ThreadLoader
+from beam_job.loading.load_config import LoadConfig
+from beam_job.loading.loader import Loader, LoadEvent
 from beam_job.loading.process_loader import ProcessLoader
+from beam_job.loading.thread_loader import ThreadLoader
 from beam_job.output.stage_clock import StageClock
 from beam_job.records import RUN_ENDED, CaptionedImage, DecodedImage, Failure, ImageInput, now
 from model import CaptionerError

@@ -10,7 +10,9 @@ from typing import Any
 from beam_job.config import JobConfig
 from beam_job.loading.loader import LoadEvent
 from beam_job.output.metrics import ShardResult, shard_work
-from beam_job.output.sink import ShardReport, caption_table, commit_shard
+from beam_job.output.shard_report import ShardReport
+from beam_job.output.sink import commit_shard
+from beam_job.output.tables import caption_table
 from beam_job.output.thumbnails import NO_THUMBNAILS, ShardThumbnails, ThumbnailSampler
 from beam_job.planning.plan import Shard
 from beam_job.planning.run import Run

@@ -16,6 +16,7 @@ from beam_job.cli.options import UsageError, parse
 from beam_job.cli.quiet import quiet_stderr
 from beam_job.cli.report import report
 from beam_job.cli.signals import Stopped, end_process, stop_on_signals
+from beam_job.config import JobConfig
 from beam_job.runners.dataflow import DataflowError, with_dataflow
 from beam_job.storage import StorageError, without_secrets
 from beam_job.text import command_name, printable
@@ -84,7 +85,11 @@ def _run(given: list[str], examples: bool) -> int:
         check_host()
     except (UsageError, DataflowError, HostLimitError) as error:
         return _refuse(error)
+    return _caption(config, beam_arguments, examples)
 
+
+def _caption(config: JobConfig, beam_arguments: Sequence[str], examples: bool) -> int:
+    """Runs the job, and reports how it ended."""
     # Imported here so that --help and usage errors do not wait for Beam.
     with quiet_stderr(config.verbose):
         from beam_job.cli.job import run_job

@@ -20,14 +20,9 @@ from beam_job.output.conclude import conclude
 from beam_job.output.metrics import RunMetrics
 from beam_job.output.summary import Summary
 from beam_job.planning.lease import Lease, LeaseLostError, lease
-from beam_job.planning.prepare import (
-    PlannedRun,
-    find_resumable_run,
-    format_skipped,
-    list_inputs,
-    plan_run,
-    record_choice,
-)
+from beam_job.planning.listed_inputs import list_inputs
+from beam_job.planning.new_images import format_skipped
+from beam_job.planning.prepare import PlannedRun, find_resumable_run, plan_run, record_choice
 from beam_job.results.corrections import apply_corrections, corrections_files
 from beam_job.results.latest_rows import read_latest_rows
 from beam_job.runners.beam_options import RunnerError, beam_options, runs_here
@@ -74,15 +69,7 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
         LOGGER.info(f"nothing to do, model {printable(version)}")
         return None
     with lease(config.output) as held:
-        try:
-            planned = plan(held)
-        except LeaseLostError as error:
-            raise ExplainedJobError(f"the run was not planned: {error}") from error
-        _log_plan(planned, version)
-        _log_min_score(config, planned)
-        if planned.choice:
-            conclude(dataclasses.replace(config, no_report=True), planned, 0.0, RunMetrics(), version)
-            record_choice(planned)
+        planned = _plan(config, plan, version, held)
         if not planned.plan.inputs:
             return None
         log_workers(config, beam_arguments, planned)
@@ -103,6 +90,20 @@ def _check_before_listing(config: JobConfig, options: PipelineOptions) -> None:
             _require_gpu(config)
     elif config.endpoint is not None and config.endpoint.max_tokens_total is not None:
         raise RunnerError("--max_tokens_total is counted by the processes of this machine; leave it out elsewhere")
+
+
+def _plan(config: JobConfig, plan: Callable[[Lease], PlannedRun], version: str, held: Lease) -> PlannedRun:
+    """Plans the run and logs its plan; of a run without images, what has to be recorded is recorded here."""
+    try:
+        planned = plan(held)
+    except LeaseLostError as error:
+        raise ExplainedJobError(f"the run was not planned: {error}") from error
+    _log_plan(planned, version)
+    _log_min_score(config, planned)
+    if planned.choice:
+        conclude(dataclasses.replace(config, no_report=True), planned, 0.0, RunMetrics(), version)
+        record_choice(planned)
+    return planned
 
 
 def _conclude(

@@ -36,6 +36,21 @@ def add_input_and_output(group: argparse._ArgumentGroup) -> None:
         metavar="FOLDER",
         help="the job's output folder: local, file://, gs:// or s3:// (required)",
     )
+    _add_columns(group)
+    group.add_argument(
+        "--dedupe",
+        choices=DEDUPE,
+        help="caption images with the same bytes once; each has its row, with the same caption",
+    )
+    group.add_argument(
+        "--delimiter",
+        type=_delimiter,
+        metavar="CHARACTER",
+        help="between the values of CSV lists, such as ';' or '\\t' (default: a comma, or a tab in .tsv)",
+    )
+
+
+def _add_columns(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--uri_column",
         default=JobConfig.uri_column,
@@ -57,17 +72,6 @@ def add_input_and_output(group: argparse._ArgumentGroup) -> None:
         default=(),
         metavar="NAMES",
         help=f"columns about each image to add to the captions, separated by commas: {', '.join(IMAGE_COLUMNS)}",
-    )
-    group.add_argument(
-        "--dedupe",
-        choices=DEDUPE,
-        help="caption images with the same bytes once; each has its row, with the same caption",
-    )
-    group.add_argument(
-        "--delimiter",
-        type=_delimiter,
-        metavar="CHARACTER",
-        help="between the values of CSV lists, such as ';' or '\\t' (default: a comma, or a tab in .tsv)",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import logging
 import os
 import re
@@ -119,56 +120,71 @@ def is_glob_of_lists(given: str) -> bool:
     return is_glob(given) and is_list(given)
 
 
+class _Kind(enum.Enum):
+    """What a file is, as far as its name and the input tell."""
+
+    IMAGE = enum.auto()
+    LIST = enum.auto()
+    TABLE = enum.auto()  # a list, unless there are images
+    TEXT = enum.auto()  # a list, unless there are images or tables
+    MARK = enum.auto()  # an image, unless there are tables and no other images
+    UNREADABLE = enum.auto()
+    NOTHING = enum.auto()
+
+
+def _kind_of(stored: StoredObject, contents: Contents) -> _Kind:
+    """The kind of a file; `contents` counts what is left out."""
+    uri = stored.uri
+    if contents.is_leftover(uri):
+        return _Kind.NOTHING
+    if stored.error is not None:
+        return _Kind.UNREADABLE
+    if is_glob_of_lists(contents.given):
+        return _Kind.NOTHING if contents.is_mark(uri, by_name=False) else _Kind.LIST
+    if is_image_name(uri) or is_tar(uri) or uri == contents.own_name:
+        return _Kind.IMAGE
+    if is_packed_tar(uri):
+        contents.add_packed_tar(uri)
+        return _Kind.NOTHING
+    if is_table(uri):
+        return _Kind.NOTHING if contents.is_mark(uri) else _Kind.TABLE
+    if uri.lower().endswith((".txt", ".txt.gz", ".txt.zst")):
+        return _Kind.TEXT
+    if not is_glob(contents.given):
+        return _Kind.NOTHING
+    return _Kind.MARK if contents.is_mark(uri) else _Kind.IMAGE
+
+
 def examined(listed: Iterator[StoredObject], contents: Contents) -> Iterator[tuple[StoredObject, bool]]:
     """The images and tars among what was listed; or, if there is neither, the lists. True marks a list.
 
     A glob may name any file, but what Spark writes beside lists makes no images of them. Lists that lie beside images
     are counted, and not read.
     """
-    given = contents.given
-    marks: list[StoredObject] = []
     tables: list[StoredObject] = []
     texts: list[StoredObject] = []
+    marks: list[StoredObject] = []
+    undecided = {_Kind.TABLE: tables, _Kind.TEXT: texts, _Kind.MARK: marks}
     has_images = False
     for stored in listed:
-        if contents.is_leftover(stored.uri):
-            continue
-        if stored.error is not None:
-            yield stored, False
-        elif is_glob_of_lists(given):
-            if not contents.is_mark(stored.uri, by_name=False):
-                contents.found += 1
-                yield stored, True
-        elif is_image_name(stored.uri) or is_tar(stored.uri) or stored.uri == contents.own_name:
-            has_images = True
+        kind = _kind_of(stored, contents)
+        if kind in (_Kind.IMAGE, _Kind.LIST):
+            has_images = has_images or kind is _Kind.IMAGE
             contents.found += 1
+            yield stored, kind is _Kind.LIST
+        elif kind is _Kind.UNREADABLE:
             yield stored, False
-        elif is_packed_tar(stored.uri):
-            contents.add_packed_tar(stored.uri)
-        elif is_table(stored.uri):
-            if not contents.is_mark(stored.uri):
-                tables.append(stored)
-        elif stored.uri.lower().endswith((".txt", ".txt.gz", ".txt.zst")):
-            if not has_images:  # else captions beside images, more of them than memory need hold
-                texts.append(stored)
-        elif is_glob(given) and contents.is_mark(stored.uri):
-            marks.append(stored)
-        elif is_glob(given):
-            has_images = True
-            contents.found += 1
-            yield stored, False
-    if not has_images and not tables:
-        has_images = bool(marks)
-    if has_images:
+        elif kind in undecided and not (kind is _Kind.TEXT and has_images):  # captions beside images may be many
+            undecided[kind].append(stored)
+    if has_images or (marks and not tables):
         contents.found += len(marks)
         yield from ((stored, False) for stored in marks)
-    if not has_images:
+        for stored in tables:
+            contents.add_unread_list(stored.uri)
+    else:
         lists = tables or texts
         contents.found += len(lists)
         yield from ((stored, True) for stored in lists)
-        return
-    for stored in tables:
-        contents.add_unread_list(stored.uri)
 
 
 def partitions_of(uri: str) -> Mapping[str, str | None]:

@@ -2,7 +2,13 @@
 
 Arrow raises an error for a record that has too many values and is not UTF-8, and a quote that is never closed makes all
 lines up to the next quote part of one value. So such bytes and quotes pass it as characters of Unicode's private use
-area.
+area, one for each of the 256 bytes:
+
+    uri,text
+    /a.jpg,"never closed      the quote is marked, so that the value ends with its line
+    /b.jpg,caf<E9>            the byte E9 is marked, since it is not UTF-8
+    /c.jpg,"two
+    lines"                    nothing is marked: the quote is closed at the end of a value
 """
 
 from __future__ import annotations
@@ -16,15 +22,18 @@ from typing import Any, BinaryIO
 import numpy as np
 
 _ERRORS = "caption_images.marked_bytes"
-_FIRST = 0x10FF00  # plus the byte
-_MARKED = re.compile(rb"\xf4\x8f([\xbc-\xbf])([\x80-\xbf])")  # U+10FF00 to U+10FFFF
+_FIRST = 0x10FF00  # the mark of the byte 0
+_MARKED = re.compile(rb"\xf4\x8f[\xbc-\xbf][\x80-\xbf]")  # U+10FF00 to U+10FFFF
 _QUOTE, _LINE_END, _RETURN = map(ord, '"\n\r')
-_ENDS = re.compile(rb"[\r\n]")
-_REST_OF_VALUE = re.compile(rb'[^"]*(?:""[^"]*)*"')  # behind a quote that opens it
+_QUOTED_VALUE = re.compile(rb'"[^"]*(?:""[^"]*)*"')  # quotes inside of it are doubled
 
 
 def _mark(byte: int) -> str:
     return chr(_FIRST + byte)
+
+
+def _unmark(mark: re.Match[bytes]) -> bytes:
+    return bytes([ord(mark[0].decode()) - _FIRST])
 
 
 def _mark_error(error: UnicodeError) -> tuple[str, int]:
@@ -67,7 +76,7 @@ class MarkedBytes(io.RawIOBase):
 
 def without_marks(value: bytes) -> bytes:
     """The bytes that were read, of a value of a `MarkedBytes` file."""
-    return _MARKED.sub(lambda match: bytes((match[2][0] - 0x80 + 0x40 * (match[1][0] - 0xBC),)), value)
+    return _MARKED.sub(_unmark, value)
 
 
 def may_have_marks(data: bytes) -> bool:
@@ -84,24 +93,44 @@ def closed_quotes(blocks: Iterator[bytes], delimiter: str, longest: int) -> Iter
       longest: bytes within which a quote has to be closed.
     """
     separators = delimiter.encode() + b"\r\n"
-    opening = re.compile(rb'(?:\A|[%s])"' % re.escape(separators))
     waiting = b""
-    while True:
-        block = next(blocks, None)
-        data = waiting + (block or b"")
-        whole = block is None or len(data) > 4 * longest  # else up to the end of a line
-        end = len(data) if whole else data.rfind(b"\n") + 1
-        lines, waiting = data[:end], data[end:]
-        if _has_odd_line(lines):  # otherwise no value of several lines begins or ends here
-            lines, opened = _with_marks(lines, opening, separators, 0 if block is None else longest)
-            waiting = opened + waiting
+    for block in blocks:
+        data = waiting + block
+        end = data.rfind(b"\n") + 1 if len(data) <= 4 * longest else len(data)  # else a line that is too long
+        lines, unclosed = _mark_unclosed(data[:end], separators, longest)
+        waiting = unclosed + data[end:]
         yield lines
-        if block is None:
-            return
+    yield _mark_unclosed(waiting, separators, 0)[0]
+
+
+def _mark_unclosed(lines: bytes, separators: bytes, longest: int) -> tuple[bytes, bytes]:
+    """The lines with marks, and what begins with a quote that later lines may close: fewer than `longest` bytes."""
+    if not _has_odd_line(lines):  # no value of several lines begins or ends here
+        return lines, b""
+    opening = re.compile(rb'(?:\A|[%s])"' % re.escape(separators))
+    done: list[bytes] = []
+    start = at = 0  # of what is not in `done` yet, and of what is not examined yet
+    while match := opening.search(lines, at):
+        quote = match.end() - 1
+        value = _QUOTED_VALUE.match(lines, quote)
+        if value is None and len(lines) - quote < longest:
+            return b"".join([*done, lines[start:quote]]), lines[quote:]
+        if value is not None and _is_closed(value, separators):
+            at = value.end()
+        else:
+            done += [lines[start:quote], _mark(_QUOTE).encode()]
+            start = at = quote + 1
+    return b"".join([*done, lines[start:]]), b""
+
+
+def _is_closed(value: re.Match[bytes], separators: bytes) -> bool:
+    """Whether a value in quotes is closed at its end, or else in the line of its start: then no other row suffers."""
+    lines, end = value.string, value.end()
+    return end == len(lines) or lines[end] in separators or not re.search(rb"[\r\n]", value[0])
 
 
 def _has_odd_line(lines: bytes) -> bool:
-    """Whether a line has an odd number of quotes."""
+    """Whether a line has an odd number of quotes. With NumPy, since every block of every list is searched."""
     if b'"' not in lines:
         return False
     found = np.frombuffer(lines, np.uint8)
@@ -109,23 +138,3 @@ def _has_odd_line(lines: bytes) -> bool:
     ends = np.flatnonzero((found == _LINE_END) | (found == _RETURN))
     before = np.searchsorted(quotes, ends)
     return bool((np.diff(before, prepend=0, append=len(quotes)) % 2).any())
-
-
-def _with_marks(lines: bytes, opening: re.Pattern[bytes], separators: bytes, longest: int) -> tuple[bytes, bytes]:
-    """The lines with marks, up to a quote that may be closed later: the second part, of `longest` bytes at most."""
-    done: list[bytes] = []
-    start = 0
-    at = 0
-    while match := opening.search(lines, at):
-        quote = match.end() - 1
-        rest = _REST_OF_VALUE.match(lines, match.end())
-        if rest is None and len(lines) - quote < longest:
-            return b"".join([*done, lines[start:quote]]), lines[quote:]
-        if rest is not None and (
-            rest.end() == len(lines) or lines[rest.end()] in separators or not _ENDS.search(rest.group())
-        ):
-            at = rest.end()
-            continue
-        done += [lines[start:quote], _mark(_QUOTE).encode()]
-        start = at = quote + 1
-    return b"".join([*done, lines[start:]]), b""

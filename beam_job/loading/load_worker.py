@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_job.loading.child_process import join_parent, report_ready
-from beam_job.loading.loader import LoadConfig, ThreadLoader
+from beam_job.loading.load_config import LoadConfig
+from beam_job.loading.thread_loader import ThreadLoader
 from beam_job.records import Failure, ImageInput
 from beam_job.storage import CredentialsError, use_access
 

@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_job.loading.child_process import ChildStartError, format_exit_code, start_child
+from beam_job.loading.load_config import LoadConfig
 from beam_job.loading.load_worker import GROUP, Answer, Decoded, fields_of, shared_bytes
-from beam_job.loading.loader import LoadConfig, Loader, LoadEvent
+from beam_job.loading.loader import Loader, LoadEvent
 from beam_job.records import DecodedImage, Failure, ImageInput
 from beam_job.storage import LATER
 

@@ -16,7 +16,8 @@ from apache_beam.metrics import Metrics
 from apache_beam.metrics.metric import MetricResults
 from apache_beam.runners.runner import PipelineResult
 
-from beam_job.output.sink import ShardReport, committed_shards, read_counts
+from beam_job.output.shard_report import ShardReport
+from beam_job.output.sink import committed_shards, read_counts
 from beam_job.planning.run import Run
 from beam_job.records import METRIC_NAMESPACE
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
-from beam_job.output.sink import LOW_CONFIDENCE
+from beam_job.output.tables import LOW_CONFIDENCE
 from beam_job.output.thumbnails import image_id
 from beam_job.storage import public_name
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from beam_job.output.formats import open_part
 from beam_job.output.page import MOST_CAPTIONS, Card, ReviewPage
-from beam_job.output.sink import LOW_CONFIDENCE
 from beam_job.output.summary import Summary
+from beam_job.output.tables import LOW_CONFIDENCE
 from beam_job.output.thumbnails import read_thumbnails, sample_key
 from beam_job.planning.run import Run
 from beam_job.storage import StorageError, join, public_name

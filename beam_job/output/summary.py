@@ -11,10 +11,12 @@ from typing import Any
 from beam_job.config import JobConfig
 from beam_job.inputs.filters import UNREADABLE_FOLDER
 from beam_job.output.metrics import RanWith, RunMetrics
-from beam_job.output.sink import ShardCounts, read_counts
+from beam_job.output.shard_report import ShardCounts
+from beam_job.output.sink import read_counts
 from beam_job.output.stage_clock import WAITED_FOR
 from beam_job.planning.damage import FORMAT
 from beam_job.planning.prepare import PlannedRun
+from beam_job.planning.recorded_config import public_options
 from beam_job.records import RUN_ENDED
 from beam_job.storage import public_name
 
@@ -151,7 +153,7 @@ def summarize(
         words={str(number): count for number, count in sorted(counted.words.items())},
         model=model_version,
         ran_with=metrics.ran_with,
-        options=config.options,
+        options=public_options(config),
         counts=dict(metrics.counts),
         copies=counted.copies if config.dedupe else None,
         left=counted.failures[f"caption: {RUN_ENDED}"],

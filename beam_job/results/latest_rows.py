@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_job.output.formats import damaged_part, open_part
-from beam_job.output.sink import FAILURE_SCHEMA, caption_schema
+from beam_job.output.tables import FAILURE_SCHEMA, caption_schema
 from beam_job.planning.damage import is_unusable
 from beam_job.planning.run import run_id_of, table_folder
 from beam_job.results.readable_runs import read_readable_runs

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from beam_job.config import JobConfig
+from beam_job.planning.recorded_config import config_of_request
 from beam_job.planning.run import Run, RunManifest, read_runs
 from beam_job.storage import StorageError
 
@@ -41,7 +42,7 @@ def config_of(run: Run, manifest: RunManifest) -> JobConfig:
       StorageError: it records something else.
     """
     try:
-        return JobConfig.from_request(manifest.request, run.output)
+        return config_of_request(manifest.request, run.output)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StorageError(
             f"{run.manifest} is damaged (request: {error!r}); remove the folder {run.folder} to forget the run"

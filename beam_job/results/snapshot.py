@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from beam_job.output.formats import PARQUET_FORMAT
-from beam_job.output.sink import mark_low_scores
+from beam_job.output.tables import mark_low_scores
 from beam_job.results.arguments import OutputParser, UsageError, refuse_wrong_usage, report_left_out, whole_number
 from beam_job.results.corrections import BAD, EDITED
 from beam_job.results.current_results import CurrentResults, read_current_results

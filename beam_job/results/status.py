@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from beam_job.inputs.listing import InputError
 from beam_job.output.summary import format_failure
-from beam_job.planning.prepare import NewImages, count_new, format_skipped, list_inputs
+from beam_job.planning.listed_inputs import list_inputs
+from beam_job.planning.new_images import NewImages, count_new, format_skipped
 from beam_job.planning.run import Run, RunManifest
 from beam_job.results.arguments import OutputParser, UsageError, refuse_wrong_usage, report_left_out
 from beam_job.results.corrections import apply_corrections

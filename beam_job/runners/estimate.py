@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from beam_job.loading.loader import default_threads
+from beam_job.loading.load_config import default_threads
 from beam_job.runners.dataflow import Workers
 from beam_job.runners.machines import GPUS, PRICES, READS, WRITES
 from beam_job.text import counted

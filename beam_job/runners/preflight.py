@@ -12,15 +12,10 @@ import pyarrow.compute as pc
 
 from beam_job.config import JobConfig
 from beam_job.output.sink import committed_shards
+from beam_job.planning.listed_inputs import list_inputs
+from beam_job.planning.new_images import count_new, format_skipped
 from beam_job.planning.plan import shard_of
-from beam_job.planning.prepare import (
-    PlannedRun,
-    count_new,
-    find_resumable_run,
-    format_skipped,
-    list_inputs,
-    new_manifest,
-)
+from beam_job.planning.prepare import PlannedRun, find_resumable_run, new_manifest
 from beam_job.runners.dataflow import on_dataflow, places_of, workers_of
 from beam_job.runners.estimate import MEAN_BYTES, describe, estimate_on_dataflow
 from beam_job.runners.measure import describe_measured, images_to_measure, measure

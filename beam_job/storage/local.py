@@ -7,10 +7,10 @@ import errno
 import os
 import stat as stat_module
 import urllib.parse
-import uuid
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
+from beam_job.storage.atomic_file import create_file, replace_file
 from beam_job.storage.base import (
     CONTENT,
     LATER,
@@ -24,6 +24,7 @@ from beam_job.storage.base import (
 )
 from beam_job.storage.checksum import check
 from beam_job.storage.near_miss import near_miss
+from beam_job.storage.regular_file import open_regular
 from beam_job.storage.retry import Deadline, Retrying, retrying
 from beam_job.storage.versions import listed_version, read_version
 from beam_job.storage.walk import Found, walk
@@ -33,7 +34,6 @@ _CHUNK = 1 << 20
 _TRANSIENT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _BAD_NAME = {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
-_NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 _HINTS = {
     errno.ENOTDIR: "; a part of this path is a file, name another path",
     errno.EACCES: "; change its permissions, or name another path",
@@ -44,9 +44,9 @@ _HINTS = {
 class LocalStorage:
     """Local paths and `file://`; relative paths start at the working directory.
 
-    Only regular files are read: opening a FIFO would wait for a writer for ever, and opening a device may do anything.
-    Reads check their deadline after each MiB. A network mount that is dead and was mounted "hard" can still block a
-    single system call (stat, open or read) for as long as the kernel waits; mount with `soft` to bound that.
+    Only regular files are read. Reads check their deadline after each MiB. A network mount that is dead and was mounted
+    "hard" can still block a single system call (stat, open or read) for as long as the kernel waits; mount with `soft`
+    to bound that.
     """
 
     def __init__(self, retrying: Retrying = retrying) -> None:
@@ -105,32 +105,22 @@ class LocalStorage:
 
     def open(self, uri: str) -> BinaryIO:
         with _local_errors(uri):
-            return _open_regular(uri)
+            return open_regular(local_path(uri), uri)
 
     def exists(self, uri: str) -> bool:
         return _stat_or_none(uri) is not None
 
     def write(self, uri: str, data: bytes) -> None:
-        with _local_errors(uri), _temporary(local_path(uri), data) as temporary:
-            os.replace(temporary, local_path(uri))
+        with _local_errors(uri):
+            replace_file(local_path(uri), data)
 
     def delete(self, uri: str) -> None:
         with _local_errors(uri):
             os.unlink(local_path(uri))
 
     def create(self, uri: str, data: bytes) -> bool:
-        path = local_path(uri)
-        with _local_errors(uri), _temporary(path, data) as temporary:
-            try:
-                os.link(temporary, path)
-            except FileExistsError:
-                # Over NFS an answer may be lost: the first attempt succeeded and the kernel's second one fails.
-                return _has_content(path, data)
-            except OSError as error:
-                if error.errno not in _NO_HARD_LINKS:
-                    raise
-                return _create_without_links(temporary, path, data)
-            return True
+        with _local_errors(uri):
+            return create_file(local_path(uri), data)
 
 
 def local_path(uri: str) -> str:
@@ -174,7 +164,7 @@ def local_uri(path: str) -> str:
 
 
 def _read(uri: str, deadline: Deadline, meter: ByteMeter, part: tuple[int, int] | None) -> tuple[bytes, str]:
-    with _local_errors(uri), _open_regular(uri) as file:
+    with _local_errors(uri), open_regular(local_path(uri), uri) as file:
         found = os.fstat(file.fileno())
         offset, size = part or (0, found.st_size)
         meter.version = listed_version(found)
@@ -193,34 +183,6 @@ def _read(uri: str, deadline: Deadline, meter: ByteMeter, part: tuple[int, int] 
         check(data, size, name=uri)
         return data, listed_version(found)
     return data, read_version(found, data)
-
-
-def _open_regular(uri: str) -> BinaryIO:
-    """Opens a regular file, and nothing else, without ever waiting for a writer."""
-    path = local_path(uri)
-    _check_is_regular(uri, os.stat(path))
-    # The file may have been replaced since: without O_NONBLOCK, opening a FIFO would hang.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        _check_is_regular(uri, os.fstat(descriptor))
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return os.fdopen(descriptor, "rb")
-
-
-def _check_is_regular(uri: str, found: os.stat_result) -> None:
-    if stat_module.S_ISREG(found.st_mode):
-        return
-    kinds = {
-        stat_module.S_IFDIR: "a folder",
-        stat_module.S_IFIFO: "a FIFO",
-        stat_module.S_IFSOCK: "a socket",
-        stat_module.S_IFCHR: "a device",
-        stat_module.S_IFBLK: "a device",
-    }
-    kind = kinds.get(stat_module.S_IFMT(found.st_mode), "a special file")
-    raise StorageError(f"{uri}: is {kind}, not a regular file", "NotAFile", retry_when=CONTENT)
 
 
 def _with_errors(uri: str, entries: Iterator[Found]) -> Iterator[Found]:
@@ -275,47 +237,6 @@ def _unreadable(path: str, error: OSError) -> StoredObject:
 
 def _stored(uri: str, found: os.stat_result) -> StoredObject:
     return StoredObject(uri, listed_version(found), found.st_size, modified=found.st_mtime)
-
-
-def _has_content(path: str, data: bytes) -> bool:
-    try:
-        if os.stat(path).st_size != len(data):
-            return False
-        with _open_regular(path) as file:
-            return file.read() == data
-    except FileNotFoundError:  # deleted since
-        return False
-
-
-def _create_without_links(temporary: str, path: str, data: bytes) -> bool:
-    """For file systems without hard links: an exclusive, empty file claims the name, then gets its content at once."""
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-    except FileExistsError:
-        return _has_content(path, data)
-    os.replace(temporary, path)
-    return True
-
-
-@contextlib.contextmanager
-def _temporary(path: str, data: bytes) -> Iterator[str]:
-    """A file beside `path` that holds `data`, synced to the disk; removed afterwards.
-
-    A killed process leaves it behind. It stays there, since nothing could tell it from one that another process is
-    still writing; readers of Parquet folders ignore names that begin with a dot.
-    """
-    folder, name = os.path.split(os.path.abspath(path))
-    os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        yield temporary
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
 
 
 @contextlib.contextmanager

@@ -18,18 +18,18 @@ from keras import ops
 
 from model.network import Decoder, Encoder
 from model.training.augment import augment
+from model.training.caption_words import Words, ended, one_of_each, some_of_each, trimmed
 from model.training.features import Features, Images
-from model.training.reward import Caption, Reward
+from model.training.reward import Reward
+from model.training.teacher_forcing import forced_loss, next_words, word_log_probabilities
 from model.training.train_options import SMALLEST_CROP
-from model.vocabulary import END, PAD, START
+from model.vocabulary import START
 
 Tensor = Any
-Words = npt.NDArray[np.int32]
 Batch = tuple[npt.NDArray[Any], ...]
 # (inputs of a learner, uniforms float32[B, K, T]) -> words int32[B, K, T], sampled from the decoder
 Draw = Callable[[Tensor, Tensor], Tensor]
 _UNLIKELY = -5.0  # log-probability of a word
-_LENGTH_STEP = 4  # captions are padded to a multiple of it, since TensorFlow traces a graph for each length
 
 
 class Learner(abc.ABC):
@@ -226,77 +226,11 @@ class SelfCritical(Learner):
     def loss(self, *batch: Tensor) -> Tensor:
         inputs, words, drawn, advantages = batch
         features = self.features(inputs)
-        logits, said, places = _next_words(self.decoder, drawn, features)
-        log_probabilities, _ = _of_words(logits, said)
+        logits, said, places = next_words(self.decoder, drawn, features)
+        log_probabilities, _ = word_log_probabilities(logits, said)
         advantages = ops.take(ops.reshape(advantages, (-1,)), places[:, 0] * drawn.shape[1] + places[:, 1])
         # Words that dropout made unlikely are not made less likely still: that never ends and would dominate the loss.
         kept = ops.cast(ops.logical_or(advantages > 0, log_probabilities > _UNLIKELY), "float32")
         reward = ops.sum(advantages * log_probabilities * kept) / ops.maximum(ops.sum(kept), 1.0)
         forced = forced_loss(self.decoder, features, words, self._label_smoothing) if self._forcing else 0.0
         return self._forcing * forced - (1.0 - self._forcing) * reward
-
-
-def references(words: Words) -> list[list[Caption]]:
-    """The human captions in the form that rewards take, from int32[N, K, T + 2]."""
-    return [[ended(row) for row in rows if row[0] == START] for rows in words]
-
-
-def trimmed(words: Words) -> Words:
-    """Removes columns that are padding in all captions: int32[B, K, T'] -> int32[B, K, T]."""
-    longest = int(np.count_nonzero(words, axis=-1).max())
-    return words[..., : min(words.shape[-1], -(-longest // _LENGTH_STEP) * _LENGTH_STEP)]
-
-
-def one_of_each(words: Words, rng: np.random.Generator) -> Words:
-    """Chooses a random caption of each image: int32[B, K, T] -> int32[B, 1, T]."""
-    captions = np.count_nonzero(words[..., 0], axis=1)  # the rest is padding
-    chosen = rng.integers(np.maximum(captions, 1))
-    return trimmed(words[np.arange(len(words)), chosen][:, None])
-
-
-def some_of_each(words: Words, count: int, rng: np.random.Generator) -> Words:
-    """`count` captions of each photograph, drawn at random, 0 for all: int32[B, K, T] -> int32[B, count, T]."""
-    if not 0 < count < words.shape[1]:
-        return words
-    keys = rng.random(words.shape[:2]) + (words[..., 0] == PAD)  # padding comes last
-    chosen = np.argsort(keys, axis=1)[:, :count]
-    return np.take_along_axis(words, chosen[..., None], axis=1)
-
-
-def ended(words: Words) -> tuple[int, ...]:
-    """The words after `<start>` up to `<end>`, which counts as a word: rewards include where a caption ends."""
-    said = [int(word) for word in words[1:] if word != PAD]
-    return tuple(said[: said.index(END) + 1] if END in said else said)
-
-
-def forced_loss(decoder: Decoder, features: Tensor, words: Tensor, label_smoothing: float) -> Tensor:
-    """Cross-entropy of the next words of human captions: float32[B, L, U], int32[B, K, T] -> float32[]."""
-    logits, said, _ = _next_words(decoder, words, features)
-    return cross_entropy(said, logits, label_smoothing)
-
-
-def cross_entropy(words: Tensor, logits: Tensor, label_smoothing: float) -> Tensor:
-    """Mean over W words: int32[W], logits float32[W, V] -> float32[]."""
-    said, normalizer = _of_words(logits, words)
-    spread = ops.mean(logits, axis=-1) - normalizer
-    return -ops.mean((1 - label_smoothing) * said + label_smoothing * spread)
-
-
-def _next_words(decoder: Decoder, words: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Teacher forcing at the W positions that are not padding.
-
-    Returns:
-      logits float32[W, V], the words int32[W] at these positions, and the positions int32[W, 3] in [B, K, T].
-    """
-    said = words[..., 1:]
-    places = ops.cast(ops.stack(ops.nonzero(ops.not_equal(said, PAD)), axis=-1), "int32")
-    joined = tf.gather_nd(decoder.joined(words[..., :-1], features, training=True), places)
-    return ops.cast(decoder.to_vocabulary(joined), "float32"), tf.gather_nd(said, places), places
-
-
-def _of_words(logits: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of `words`, and the normalizers of the logits: float32[W, V], int32[W] -> float32[W] both."""
-    # Not log_softmax: on a CPU, each pass over V words for all positions is expensive.
-    normalizer = ops.logsumexp(logits, axis=-1)
-    said = ops.take_along_axis(logits, words[:, None], axis=-1)[:, 0]
-    return said - normalizer, normalizer

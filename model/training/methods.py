@@ -13,9 +13,10 @@ import tensorflow as tf
 from model.captioner import Captioner
 from model.config import CaptionerConfig, Decoding
 from model.english import FUNCTION_WORDS
+from model.training.caption_words import Words, references
 from model.training.data import Example
 from model.training.features import Views, cached_features, cached_images, size_with_margin
-from model.training.learners import Draw, FineTuning, FrozenBackbone, Learner, SelfCritical, Words, references
+from model.training.learners import Draw, FineTuning, FrozenBackbone, Learner, SelfCritical
 from model.training.reward import Caption, CiderD, Reward, UnigramF
 from model.training.validation import Validation, mean_validation
 from model.vocabulary import END, PAD, Vocabulary
@@ -39,35 +40,58 @@ def create_learner(
       validation: sets of images to validate with; the mean of their scores counts.
       cache: folder for features or scaled images.
     """
-    encoder, decoder, size = captioner.encoder, captioner.decoder, captioner.config.input_size
     words = _encode_captions(training, captioner.vocabulary, captioner.config)
     base: FineTuning | FrozenBackbone
     if args.tuned_share:
-        images = cached_images(size_with_margin(size), training, cache / "train")
-        base = FineTuning(encoder, decoder, words, images, args.tuned_share, args.label_smoothing, args.smallest_crop)
-        sets = [
-            Validation(captioner, examples, cached_images(size, examples, cache / "validation"), encoder)
-            for examples in validation
-        ]
+        base, sets = _fine_tuning(args, captioner, words, training, validation, cache)
     else:
-        views = Views(args.views, args.smallest_crop)
-        features = cached_features(encoder, training, cache / "train", views)
-        base = FrozenBackbone(encoder, decoder, words, features, args.label_smoothing, args.captions_per_step)
-        sets = [
-            Validation(
-                captioner,
-                examples,
-                cached_features(encoder, examples, cache / "validation", Views(1))[:, 0],
-                encoder.project,
-            )
-            for examples in validation
-        ]
+        base, sets = _frozen_backbone(args, captioner, words, training, validation, cache)
     validate = mean_validation(sets)
     if args.method != "self_critical":
         return base, validate
     draw = _draw_function(captioner, base.features, args.samples)
     reward = _reward_function(references(words), captioner.vocabulary, args.f_weight, args.likeness_weight)
     return SelfCritical(base, draw, args.forcing, args.samples, args.label_smoothing, reward), validate
+
+
+def _fine_tuning(
+    args: argparse.Namespace,
+    captioner: Captioner,
+    words: Words,
+    training: Sequence[Example],
+    validation: Sequence[Sequence[Example]],
+    cache: Path,
+) -> tuple[FineTuning, list[Validation]]:
+    """The learner of the backbone's upper layers, and the validations, which see images."""
+    encoder, size = captioner.encoder, captioner.config.input_size
+    images = cached_images(size_with_margin(size), training, cache / "train")
+    learner = FineTuning(
+        encoder, captioner.decoder, words, images, args.tuned_share, args.label_smoothing, args.smallest_crop
+    )
+    sets = [
+        Validation(captioner, examples, cached_images(size, examples, cache / "validation"), encoder)
+        for examples in validation
+    ]
+    return learner, sets
+
+
+def _frozen_backbone(
+    args: argparse.Namespace,
+    captioner: Captioner,
+    words: Words,
+    training: Sequence[Example],
+    validation: Sequence[Sequence[Example]],
+    cache: Path,
+) -> tuple[FrozenBackbone, list[Validation]]:
+    """The learner of the decoder alone, and the validations, which see the backbone's features."""
+    encoder = captioner.encoder
+    features = cached_features(encoder, training, cache / "train", Views(args.views, args.smallest_crop))
+    learner = FrozenBackbone(encoder, captioner.decoder, words, features, args.label_smoothing, args.captions_per_step)
+    sets = []
+    for examples in validation:
+        plain = cached_features(encoder, examples, cache / "validation", Views(1))[:, 0]
+        sets.append(Validation(captioner, examples, plain, encoder.project))
+    return learner, sets
 
 
 def _reward_function(

@@ -89,17 +89,31 @@ def caption_metrics(references: Captions, candidates: Captions) -> Scores:
         cider, cider_of_each = Cider().compute_score(truth, said)
     values = zip((*_BLEU, "METEOR", "ROUGE-L", "CIDEr"), (*bleu, meteor, rouge, cider), strict=True)
     metrics = {name: 100.0 * float(value) for name, value in values}
-    draws = _bootstrap_draws(len(truth))
-    resampled = dict(zip(_BLEU, _bleu_of_draws(draws, bleu_scorer.ctest), strict=True))
-    for name, of_each in (("METEOR", meteor_of_each), ("ROUGE-L", rouge_of_each), ("CIDEr", cider_of_each)):
-        of_images = np.asarray(of_each, float)
-        # METEOR of a set is not quite the mean over its images: only the deviation from the mean is resampled.
-        resampled[name] = metrics[name] + 100.0 * (draws @ of_images / len(of_images) - of_images.mean())
+    by_image = {"METEOR": meteor_of_each, "ROUGE-L": rouge_of_each, "CIDEr": cider_of_each}
     return Scores(
         metrics,
         {image: 100.0 * float(value) for image, value in zip(truth, cider_of_each, strict=True)},
-        {name: _interval(values) for name, values in resampled.items()},
+        _intervals(metrics, bleu_scorer.ctest, by_image),
     )
+
+
+def _intervals(
+    metrics: Mapping[str, float], bleu_counts: Sequence[Mapping[str, Any]], by_image: Mapping[str, Sequence[float]]
+) -> dict[str, tuple[float, float]]:
+    """The bootstrap interval of each metric.
+
+    Args:
+      metrics: of the whole set, times 100.
+      bleu_counts: see `_bleu_of_draws`.
+      by_image: the other metrics of each image, not times 100, in the same order.
+    """
+    draws = _bootstrap_draws(len(bleu_counts))
+    resampled = dict(zip(_BLEU, _bleu_of_draws(draws, bleu_counts), strict=True))
+    for name, of_each in by_image.items():
+        of_images = np.asarray(of_each, float)
+        # METEOR of a set is not quite the mean over its images: only the deviation from the mean is resampled.
+        resampled[name] = metrics[name] + 100.0 * (draws @ of_images / len(of_images) - of_images.mean())
+    return {name: _interval(values) for name, values in resampled.items()}
 
 
 def _bootstrap_draws(images: int) -> Array:

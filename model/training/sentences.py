@@ -15,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from model.training.caption_words import Words, trimmed
 from model.training.data import DataError
-from model.training.learners import Batch, Learner, Words, forced_loss, trimmed
+from model.training.learners import Batch, Learner
+from model.training.teacher_forcing import forced_loss
 from model.vocabulary import Vocabulary
 
 Tensor = Any

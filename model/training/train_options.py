@@ -85,42 +85,7 @@ def fraction(text: str) -> float:
 def train_parser(description: str | None) -> argparse.ArgumentParser:
     """The command's options; `args.method` is one of `METHODS`."""
     parser = command_parser("train", description)
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--data",
-        required=True,
-        action="append",
-        help="Parquet files (image, captions), a captions JSON of COCO, or tfds:NAME[:SPLIT], such as "
-        "tfds:coco_captions; may be repeated, for example to add captions that people have corrected",
-    )
-    data.add_argument(
-        "--validation",
-        action="append",
-        help="validation data in the same formats (default: every 20th image of --data is held out); repeatable: the "
-        "mean CIDEr of the sets counts",
-    )
-    data.add_argument(
-        "--sentences",
-        action="append",
-        default=[],
-        type=Path,
-        help="text, one sentence a line, .gz too, that the decoder learns to write beside the captions; repeatable",
-    )
-    data.add_argument(
-        "--sentence_weight", type=float, default=0.5, help="weight of the sentences in the loss (default: %(default)s)"
-    )
-    data.add_argument(
-        "--images",
-        help="folder of the image files (default: the folder of --data; with tfds:, BUNDLE.training/photographs)",
-    )
-    data.add_argument("--output", required=True, type=Path, metavar="BUNDLE", help="folder of the bundle to write")
-    data.add_argument(
-        "--cache_features",
-        type=Path,
-        metavar="DIR",
-        help="folder for the backbone's features or the scaled images, which are computed once; trainings may share "
-        "it (default: BUNDLE.training)",
-    )
+    _add_data_options(parser)
     _add_model_options(parser)
     _add_training_options(parser)
     _add_reward_options(parser)
@@ -162,6 +127,45 @@ def recipe_options(args: argparse.Namespace) -> list[str]:
     ]
 
 
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("data")
+    group.add_argument(
+        "--data",
+        required=True,
+        action="append",
+        help="Parquet files (image, captions), a captions JSON of COCO, or tfds:NAME[:SPLIT], such as "
+        "tfds:coco_captions; may be repeated, for example to add captions that people have corrected",
+    )
+    group.add_argument(
+        "--validation",
+        action="append",
+        help="validation data in the same formats (default: every 20th image of --data is held out); repeatable: the "
+        "mean CIDEr of the sets counts",
+    )
+    group.add_argument(
+        "--sentences",
+        action="append",
+        default=[],
+        type=Path,
+        help="text, one sentence a line, .gz too, that the decoder learns to write beside the captions; repeatable",
+    )
+    group.add_argument(
+        "--sentence_weight", type=float, default=0.5, help="weight of the sentences in the loss (default: %(default)s)"
+    )
+    group.add_argument(
+        "--images",
+        help="folder of the image files (default: the folder of --data; with tfds:, BUNDLE.training/photographs)",
+    )
+    group.add_argument("--output", required=True, type=Path, metavar="BUNDLE", help="folder of the bundle to write")
+    group.add_argument(
+        "--cache_features",
+        type=Path,
+        metavar="DIR",
+        help="folder for the backbone's features or the scaled images, which are computed once; trainings may share "
+        "it (default: BUNDLE.training)",
+    )
+
+
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     model = CaptionerConfig()
     group = parser.add_argument_group("model (with --init, only --dropout and --input_size are used)")
@@ -201,6 +205,15 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         help="share of the backbone's layers to train, from the top, 0 to 1 (default: 0.6 with finetune, 0 with "
         "self_critical)",
     )
+    _add_view_options(group)
+    _add_precision_options(group)
+    for field in fields(TrainingOptions):
+        default = getattr(TrainingOptions, field.name)
+        text = f"{_HELP[field.name]} (default: %(default)s)"
+        group.add_argument(f"--{field.name}", type=type(default), default=default, help=text)
+
+
+def _add_view_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--views",
         type=int,
@@ -222,6 +235,9 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         help="smallest random crop, as a share of an image's side; near 1 if --input_size is above that of --init "
         "(default: %(default)s)",
     )
+
+
+def _add_precision_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--precision",
         default=PRECISIONS[0],
@@ -236,10 +252,6 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         help="precision of the decoder in training; bfloat16 saves a third of a step on a CPU with AVX512-BF16 or AMX "
         "(default: %(default)s)",
     )
-    for field in fields(TrainingOptions):
-        default = getattr(TrainingOptions, field.name)
-        text = f"{_HELP[field.name]} (default: %(default)s)"
-        group.add_argument(f"--{field.name}", type=type(default), default=default, help=text)
 
 
 def _add_reward_options(parser: argparse.ArgumentParser) -> None:

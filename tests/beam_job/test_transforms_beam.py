@@ -14,7 +14,7 @@ from apache_beam.testing.util import assert_that
 from apache_beam.transforms.window import FixedWindows, GlobalWindows, SlidingWindows, TimestampedValue
 from apache_beam.typehints.row_type import RowTypeConstraint
 
-from beam_job.output.sink import FAILURE_SCHEMA
+from beam_job.output.tables import FAILURE_SCHEMA
 from tests.elements import caption, in_process, write_photos
 from tests.fakes import FakeCaptioner
 

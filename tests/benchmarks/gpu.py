@@ -28,8 +28,9 @@ import numpy as np
 
 from beam_job.cli.quiet import quiet_stderr
 from beam_job.inputs.filters import Filters
-from beam_job.loading.loader import LoadConfig, ThreadLoader, default_threads
+from beam_job.loading.load_config import LoadConfig, default_threads
 from beam_job.loading.process_loader import ProcessLoader
+from beam_job.loading.thread_loader import ThreadLoader
 from beam_job.records import Failure, ImageInput
 from beam_job.storage import Allowed
 from model import CaptionerConfig, Decoding, load_captioner, load_config, pad_batch

@@ -24,9 +24,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_job.config import JobConfig
-from beam_job.output.sink import caption_schema
+from beam_job.output.tables import caption_schema
 from beam_job.planning.completed import completed_parts, read_completed
-from beam_job.planning.prepare import list_inputs, new_manifest, plan_run
+from beam_job.planning.listed_inputs import list_inputs
+from beam_job.planning.prepare import new_manifest, plan_run
 from beam_job.planning.run import Run, read_runs
 from beam_job.storage.parquet import parquet_bytes
 

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from model import search
+from model.decoding_loop import Hypotheses, Step, StepForImages
 from model.vocabulary import END, PAD
 from tests.model.word_table import GARDEN_PATH, WORDS, A, B, C, V, spelt, state_of, step_from, total
 
@@ -122,7 +123,7 @@ def test_loops_run_inside_a_graph() -> None:
     assert spelt(compiled(state_of(2, 2)))[1] == [[A, B, END], [B, END]]
 
 
-def spelling(sentences: list[list[int]], asked: list[int]) -> search.StepForImages:
+def spelling(sentences: list[list[int]], asked: list[int]) -> StepForImages:
     """Steps that spell each image's own sentence; the state counts words, `asked` the images of each step."""
     table = np.full((len(sentences), WORDS + 2, V), 1e-3)
     for image, sentence in enumerate(sentences):
@@ -130,7 +131,7 @@ def spelling(sentences: list[list[int]], asked: list[int]) -> search.StepForImag
             table[image, place, word] = 1.0
     logits_of = tf.constant(np.log(table / table.sum(axis=-1, keepdims=True)), tf.float32)
 
-    def step_for_images(images: tf.Tensor) -> search.Step:
+    def step_for_images(images: tf.Tensor) -> Step:
         def step(last: tf.Tensor, state: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             asked.append(len(last))
             place = tf.cast(state[..., 0], tf.int32)
@@ -148,7 +149,7 @@ def test_images_that_are_done_are_left_out(method: str) -> None:
     state, everyone = tf.zeros((8, captions, 1)), tf.range(8)
     uniforms = tf.constant(np.random.default_rng(0).random((8, captions, WORDS + 1)), tf.float32)
 
-    def found(step_for_images: search.StepForImages | None, step: search.Step) -> search.Hypotheses:
+    def found(step_for_images: StepForImages | None, step: Step) -> Hypotheses:
         if method == "beam":
             return search.beam(step, state, WORDS + 1, 1.0, step_for_images=step_for_images)
         if method == "sample":

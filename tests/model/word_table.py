@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from model import search
+from model.decoding_loop import Hypotheses
 from model.vocabulary import END, PAD, START
 
 A, B, C = 4, 5, 6
@@ -51,9 +51,9 @@ def state_of(images: int, captions: int) -> tf.Tensor:
     return tf.zeros((images, captions, WORDS))
 
 
-def spelt(found: search.Hypotheses) -> list[list[list[int]]]:
+def spelt(found: Hypotheses) -> list[list[list[int]]]:
     return [[[w for w in row if w != PAD] for row in image] for image in found.words.numpy().tolist()]
 
 
-def total(found: search.Hypotheses) -> np.ndarray:
+def total(found: Hypotheses) -> np.ndarray:
     return np.exp(found.log_probabilities.numpy().sum(axis=-1))

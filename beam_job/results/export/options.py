@@ -105,6 +105,12 @@ def _parser() -> OutputParser:
         action="store_true",
         help="only captions that a person has written (`correct`), for example for `python -m model train`",
     )
+    _add_format_options(parser)
+    add_allowed_options(parser.add_argument_group("where images may be read, in addition to where their run could"))
+    return parser
+
+
+def _add_format_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("options of some formats").add_argument
     add(
         "--images",
@@ -132,5 +138,3 @@ def _parser() -> OutputParser:
         metavar="N",
         help="webdataset, hf with embed: approximate bytes of a file (default: 500000000)",
     )
-    add_allowed_options(parser.add_argument_group("where images may be read, in addition to where their run could"))
-    return parser

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from beam_job.captioners.openai_endpoint import DEFAULT_PROMPT, open_captioner
+from beam_job.planning.recorded_config import public_options
 from model import Caption, CaptionerError, CaptionFailure, Decoding, EndRun, Picture
 from tests.endpoint_captioner import KEY, config, only, opened, picture
 from tests.openai_server import MODEL, OpenAiServer
@@ -115,7 +116,8 @@ def test_a_key_is_sent_and_never_shown(server: OpenAiServer, monkeypatch: pytest
     server.set(key="another")  # the server's error quotes what was sent
     with pytest.raises(CaptionerError, match=r"provided: Bearer \.\.\.\.; check the key in MY_KEY$") as refused:
         only(captioner)
-    shown = f"{refused.value!r} {refused.value.__cause__!r} {config(server).options} {vars(config(server).endpoint)}"
+    job = config(server)
+    shown = f"{refused.value!r} {refused.value.__cause__!r} {public_options(job)} {vars(job.endpoint)}"
     assert KEY not in shown
     server.set(key=KEY, by_colour={"red": {"text": f"a card that says {KEY}"}})
     assert only(captioner).text == "a card that says ..."
@@ -135,7 +137,7 @@ def test_a_query_is_sent_and_never_shown(server: OpenAiServer) -> None:
     with pytest.raises(CaptionerError) as refused:
         open_captioner(job, None).check()
     assert server.asked[0]["path"] == "/v1/chat/completions?token=abcdef123"
-    assert "abcdef123" not in f"{refused.value} {job.options}"
+    assert "abcdef123" not in f"{refused.value} {public_options(job)}"
 
 
 def test_a_budget_of_tokens_leaves_the_rest_for_the_next_run(server: OpenAiServer) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from beam_job.captioning import batches, open_shard
 from beam_job.cli.progress import read_progress
-from beam_job.loading import loader as loading
+from beam_job.loading import thread_loader
 from beam_job.loading.images import fetch
 from beam_job.planning.run import Run
 from beam_job.records import ImageInput
@@ -91,7 +91,7 @@ def test_images_ahead_of_the_model_are_bounded(run: Run, tmp_path: Path, monkeyp
             full.set()
         return fetch(image, *limits)
 
-    monkeypatch.setattr(loading, "fetch", counting_fetch)
+    monkeypatch.setattr(thread_loader, "fetch", counting_fetch)
     gate = threading.Semaphore(0)
     images = [grey(tmp_path, brightness) for brightness in range(10, 110)]
     # A file's bytes are given back once it is decoded; the pixels' when the model's thread takes them.
@@ -111,8 +111,8 @@ def test_images_ahead_of_the_model_are_bounded(run: Run, tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("stage", "module", "step"),
     [
-        pytest.param("fetch", loading, "fetch", id="fetch"),
-        pytest.param("decode", loading, "decode", id="decode"),
+        pytest.param("fetch", thread_loader, "fetch", id="fetch"),
+        pytest.param("decode", thread_loader, "decode", id="decode"),
         pytest.param("model", batches, "pad_batch", id="model"),
         pytest.param("write", open_shard, "commit_shard", id="write"),
     ],

@@ -163,7 +163,7 @@ def test_a_library_that_exits_in_a_thread_costs_one_image(
             raise SystemExit(3)
         return fetch(image, *limits)
 
-    monkeypatch.setattr("beam_job.loading.loader.fetch", fetch_or_exit)
+    monkeypatch.setattr("beam_job.loading.thread_loader.fetch", fetch_or_exit)
     [result] = run_shards(run, FakeCaptioner(), [grey(tmp_path, brightness) for brightness in range(10, 14)])
     assert result.report.captions == 3
     assert [(failure.stage, failure.error_type) for failure in result.report.failures] == [("fetch", "SystemExit")]

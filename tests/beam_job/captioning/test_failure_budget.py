@@ -183,7 +183,7 @@ def test_who_waits_hears_of_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert going_on.wait(60)
         return fetch(image, *limits)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("beam_job.loading.loader.fetch", hang)
+    monkeypatch.setattr("beam_job.loading.thread_loader.fetch", hang)
     config = JobConfig((str(tmp_path),), str(tmp_path / "out"), in_flight_bytes=1000)
     failures = FailureBudget(config.max_failure_ratio, 100)
     engine = Engine(config, Run(config.output, "r1"), FakeCaptioner(), 8, 2, ProgressFile(None), failures)

@@ -12,7 +12,7 @@ from apache_beam.internal import pickler
 from beam_job.captioning.caption_shards import CaptionShards
 from beam_job.config import JobConfig
 from beam_job.loading.images import FetchedImage
-from beam_job.output.sink import ShardReport
+from beam_job.output.shard_report import ShardReport
 from beam_job.pipeline import build_pipeline
 from beam_job.planning.plan import Plan
 from beam_job.planning.run import Run, RunManifest

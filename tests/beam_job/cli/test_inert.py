@@ -17,6 +17,7 @@ from PIL import Image
 from beam_job.cli.command import _same_command, main
 from beam_job.cli.demo import print_captions
 from beam_job.config import JobConfig
+from beam_job.planning.recorded_config import request_of
 from beam_job.records import Failure
 from beam_job.storage import local_path, public_name, without_secrets
 from beam_job.text import printable, printable_lines
@@ -189,9 +190,9 @@ def test_an_input_with_a_secret_is_noted_without_it(
 
 
 def test_requests_with_other_queries_are_other_requests() -> None:
-    requests = [JobConfig((f"https://host/x.jpg?id={number}",), "out").request for number in (1, 1, 2)]
+    requests = [request_of(JobConfig((f"https://host/x.jpg?id={number}",), "out")) for number in (1, 1, 2)]
     assert requests[0] == requests[1] != requests[2]
-    assert JobConfig(("photos/?.jpg", "gs://b/?.jpg"), "out").request["inputs"] == [
+    assert request_of(JobConfig(("photos/?.jpg", "gs://b/?.jpg"), "out"))["inputs"] == [
         f"{Path.cwd()}/photos/?.jpg",
         "gs://b/?.jpg",
     ]

@@ -15,8 +15,9 @@ import pytest
 from beam_job.cli.logs import log_to
 from beam_job.cli.report import first_captions, report
 from beam_job.config import JobConfig
-from beam_job.output.sink import caption_table, commit_shard
+from beam_job.output.sink import commit_shard
 from beam_job.output.summary import Summary
+from beam_job.output.tables import caption_table
 from beam_job.planning.plan import Shard
 from beam_job.planning.run import Run
 from beam_job.records import RUN_ENDED, CaptionedImage, Failure, ImageInput

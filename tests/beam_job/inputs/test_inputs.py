@@ -9,6 +9,7 @@ import pytest
 from beam_job.config import JobConfig
 from beam_job.inputs.listing import InputError, list_images
 from beam_job.inputs.rows import ListOptions
+from beam_job.planning.recorded_config import request_of
 from tests.tars import write_tar
 
 
@@ -153,7 +154,7 @@ def test_a_relative_input_belongs_to_the_folder_where_it_was_given(
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
-        requests += [JobConfig((given,), "out").request for given in ("photos", "./photos/", f"{tmp_path}/l.txt")]
+        requests += [request_of(JobConfig((given,), "out")) for given in ("photos", "./photos/", f"{tmp_path}/l.txt")]
     assert requests[0] == requests[1]
     assert requests[0]["inputs"] == [f"{tmp_path}/a/photos"]
     assert requests[3]["inputs"] == [f"{tmp_path}/b/photos"]

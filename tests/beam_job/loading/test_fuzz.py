@@ -34,7 +34,7 @@ from beam_job.storage import (
     without_secrets,
 )
 from beam_job.storage.allow import check_addresses
-from beam_job.storage.gcs import _split
+from beam_job.storage.gcs_objects import split
 from beam_job.text import printable
 from model import BundleError, check_bundle
 from model.bundle import load_captioner
@@ -83,7 +83,7 @@ def test_uris(uri: str) -> None:
     with contextlib.suppress(StorageError):
         assert "\0" in local_path(uri) or os.path.isabs(real_path(uri))
     with contextlib.suppress(StorageError):
-        bucket = _split(uri)[0] if scheme_of(uri) == "gs" else "x"
+        bucket = split(uri)[0] if scheme_of(uri) == "gs" else "x"
         assert bucket
         assert "/" not in bucket
         assert scheme_of(uri) != "gs" or bucket_of(uri) == f"gs://{bucket}"

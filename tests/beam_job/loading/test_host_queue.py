@@ -9,7 +9,8 @@ import pytest
 
 from beam_job.inputs.filters import Filters
 from beam_job.loading.host_queue import HostQueue
-from beam_job.loading.loader import LoadConfig, ThreadLoader
+from beam_job.loading.load_config import LoadConfig
+from beam_job.loading.thread_loader import ThreadLoader
 from beam_job.records import DecodedImage, Failure, ImageInput
 from beam_job.storage import Allowed, Hosts
 from tests.fault_server import FaultServer, Handler, ok, serve, status

@@ -13,9 +13,11 @@ from PIL import Image
 from beam_job.config import IMAGE_COLUMNS, JobConfig
 from beam_job.inputs.filters import Filters
 from beam_job.loading.image_columns import image_columns
-from beam_job.loading.loader import LoadConfig, Loader, ThreadLoader
+from beam_job.loading.load_config import LoadConfig
+from beam_job.loading.loader import Loader
 from beam_job.loading.process_loader import ProcessLoader
-from beam_job.output.sink import caption_table
+from beam_job.loading.thread_loader import ThreadLoader
+from beam_job.output.tables import caption_table
 from beam_job.records import CaptionedImage, DecodedImage, ImageInput, now
 from beam_job.storage import Allowed
 from model import Caption, load_image

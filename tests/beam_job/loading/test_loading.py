@@ -18,9 +18,11 @@ from beam_job.inputs.filters import Filters
 from beam_job.loading.byte_budget import ByteBudget
 from beam_job.loading.decode_pool import DecodePool
 from beam_job.loading.images import FetchedImage
+from beam_job.loading.load_config import LoadConfig
 from beam_job.loading.load_worker import GROUP, shared_bytes
-from beam_job.loading.loader import LoadConfig, Loader, LoadEvent, ThreadLoader
+from beam_job.loading.loader import Loader, LoadEvent
 from beam_job.loading.process_loader import ProcessLoader
+from beam_job.loading.thread_loader import ThreadLoader
 from beam_job.records import DecodedImage, Failure, ImageInput
 from beam_job.storage import LATER, Allowed, CredentialsError
 from model import load_image
@@ -31,12 +33,11 @@ SIZE = 8
 # A process that does what the name of its image says.
 HOOKED = """
 import os, signal, threading
-from beam_job.loading import load_worker
-from beam_job.loading import loader as loading
+from beam_job.loading import load_worker, thread_loader
 from beam_job.records import ImageInput
 from beam_job.storage import CredentialsError
 
-def fetch(image, *limits, really=loading.fetch):
+def fetch(image, *limits, really=thread_loader.fetch):
     name = os.path.basename(image.uri)
     if name.startswith("abort"):
         os.abort()
@@ -52,7 +53,7 @@ def fetch(image, *limits, really=loading.fetch):
         open(image.uri + ".is", "w").write(str(os.getpid()))
     return really(image, *limits)
 
-loading.fetch = fetch
+thread_loader.fetch = fetch
 load_worker.main()
 """
 
@@ -317,8 +318,8 @@ def test_bytes_in_flight_are_bounded_as_they_are(tmp_path: Path, monkeypatch: py
     budget, giant = 10_000_000, 30_000_000
     sizes = {f"{n}.jpg": size for n, size in enumerate([1_000] * 40 + [6_000_000] * 8 + [giant] * 3 + [10] * 40)}
     gauge = Gauge(sizes)
-    monkeypatch.setattr("beam_job.loading.loader.fetch", gauge.fetch)
-    monkeypatch.setattr("beam_job.loading.loader.decode", gauge.decode)
+    monkeypatch.setattr("beam_job.loading.thread_loader.fetch", gauge.fetch)
+    monkeypatch.setattr("beam_job.loading.thread_loader.decode", gauge.decode)
     config = config_for(tmp_path, fetch_threads=8, decode_threads=2, in_flight_bytes=budget, filters=Filters())
     images = [ImageInput(uri, size=size if known else None) for uri, size in sizes.items()]
     drawn = load_all(ThreadLoader(config), images)

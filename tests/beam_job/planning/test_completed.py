@@ -14,9 +14,12 @@ import pytest
 from beam_job.config import JobConfig
 from beam_job.inputs.filters import Filters
 from beam_job.inputs.listing import InputError
-from beam_job.output.sink import caption_table, commit_shard
+from beam_job.output.sink import commit_shard
+from beam_job.output.tables import caption_table
+from beam_job.planning.listed_inputs import list_inputs
+from beam_job.planning.new_images import count_new
 from beam_job.planning.plan import PlanReader, Shard, write_plan
-from beam_job.planning.prepare import PlannedRun, count_new, list_inputs, new_manifest, plan_run
+from beam_job.planning.prepare import PlannedRun, new_manifest, plan_run
 from beam_job.planning.run import Run
 from beam_job.records import CaptionedImage, Failure, ImageInput
 from beam_job.storage import StorageError
@@ -81,7 +84,7 @@ def test_a_listing_longer_than_what_is_held_is_planned_the_same(
     monkeypatch.setattr("beam_job.inputs.list_formats.BLOCK_BYTES", 256)
     given = tmp_path / "inventory.csv"
     given.write_text("bucket,name,size\n" + "".join(f"b,{n},1\n" for n in range(300)) + "b,y,large\n")
-    monkeypatch.setattr("beam_job.planning.prepare._HELD_BYTES", 1)
+    monkeypatch.setattr("beam_job.planning.listed_inputs._HELD_BYTES", 1)
     config = job(tmp_path, *(f"gs://b/{n % 7}" for n in range(20)))
     earlier_run(config, {"gs://b/2": "1"})
     run, uris = planned(config)
@@ -93,7 +96,7 @@ def test_a_listing_that_breaks_off_leaves_no_plan(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("beam_job.inputs.list_formats.BLOCK_BYTES", 256)
     given = tmp_path / "inventory.csv"
     given.write_text("bucket,name,size\n" + "".join(f"b,{n},1\n" for n in range(300)) + "b,y,large\n")
-    monkeypatch.setattr("beam_job.planning.prepare._HELD_BYTES", 1)
+    monkeypatch.setattr("beam_job.planning.listed_inputs._HELD_BYTES", 1)
     config = job(tmp_path, inputs=(str(given),))
     with pytest.raises(InputError, match="cannot be read as an inventory report"):
         planned(config)

@@ -21,7 +21,8 @@ from beam_job.captioning.caption_shards import CaptionShards
 from beam_job.config import JobConfig
 from beam_job.output import sink
 from beam_job.output.metrics import RunMetrics
-from beam_job.output.sink import ShardReport, committed_shards
+from beam_job.output.shard_report import ShardReport
+from beam_job.output.sink import committed_shards
 from beam_job.output.summary import summarize
 from beam_job.planning.plan import Plan
 from beam_job.planning.prepare import PlannedRun

@@ -13,8 +13,9 @@ from PIL import Image
 from beam_job.cli.command import main
 from beam_job.config import JobConfig
 from beam_job.planning.damage import FORMAT
+from beam_job.planning.listed_inputs import list_inputs
 from beam_job.planning.plan import PlanReader
-from beam_job.planning.prepare import PlannedRun, find_resumable_run, list_inputs, new_manifest, plan_run
+from beam_job.planning.prepare import PlannedRun, find_resumable_run, new_manifest, plan_run
 from beam_job.planning.run import Run, RunManifest, read_manifest, read_runs
 from beam_job.storage import StorageError
 from model import Decoding

@@ -82,7 +82,7 @@ def test_an_error_while_a_local_file_is_read(
         def read(self, size: int | None = -1) -> bytes:
             raise error
 
-    monkeypatch.setattr("beam_job.storage.local.os.fdopen", Failing)
+    monkeypatch.setattr("beam_job.storage.regular_file.os.fdopen", Failing)
     with pytest.raises(StorageError) as caught:
         LocalStorage(ONCE).read(str(tmp_path / "x.jpg"))
     assert caught.value.retry_when == LATER

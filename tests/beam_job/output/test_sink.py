@@ -1,9 +1,8 @@
-"""The stored plan, and the commit of a shard when attempts are killed, repeated or doubled."""
+"""The commit of a shard when attempts are killed, repeated or doubled."""
 
 from __future__ import annotations
 
 import datetime
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from beam_job.inputs.lists import LISTING_FIELDS
-from beam_job.output.sink import ShardReport, caption_table, commit_shard, publish_failures, read_report
-from beam_job.planning.plan import Plan, PlanReader, Shard, write_plan
+from beam_job.output.shard_report import ShardReport
+from beam_job.output.sink import commit_shard, publish_failures, read_report
+from beam_job.output.tables import caption_table
+from beam_job.planning.plan import Shard
 from beam_job.planning.run import Run
 from beam_job.records import CaptionedImage, Failure, ImageInput
 from model import Caption
@@ -37,56 +37,6 @@ def failure(uri: str, message: str = "gone") -> Failure:
 
 def commit(run: Run, rows: list[CaptionedImage], failures: list[Failure], several: bool = False) -> ShardReport:
     return commit_shard(run, 0, caption_table(rows, "model-1", several), failures, SHARD)
-
-
-def listing(*uris: str, **carried: list) -> pa.Table:
-    columns = {
-        "uri": list(uris),
-        "object_version": ["v1"] * len(uris),
-        "size": [3] * len(uris),
-        "crc32c": [None] * len(uris),
-        **dict.fromkeys(("tar_offset", "list_error", "parquet_place", "is_trusted"), [None] * len(uris)),
-    }
-    table = pa.table(columns, schema=pa.schema(LISTING_FIELDS))
-    for name, values in carried.items():
-        table = table.append_column(name, pa.array(values))
-    return table
-
-
-def test_plan_is_read_back_shard_by_shard(run: Run) -> None:
-    uris = [f"gs://b/{n}.jpg" for n in range(8)]
-    table = listing(*uris, label=[[n] for n in range(8)])
-    assert write_plan(run, [table.slice(0, 5), table.slice(5)], shard_size=3) == Plan(inputs=8, shards=3)
-    reader = PlanReader(run)
-    shards = [reader.shard(number) for number in range(3)]
-    reader.close()
-    assert [[image.uri for image in shard.images] for shard in shards] == [uris[:3], uris[3:6], uris[6:]]
-    assert shards[0].images[0] == ImageInput("gs://b/0.jpg", "v1", 3, None)
-    assert [shard.carried.to_pydict() for shard in shards[1:]] == [{"label": [[3], [4], [5]]}, {"label": [[6], [7]]}]
-
-
-def test_a_long_plan_has_several_files(run: Run) -> None:
-    uris = [f"{n}.jpg" for n in range(205)]
-    assert write_plan(run, [listing(*uris)], shard_size=1) == Plan(inputs=205, shards=205)
-    assert len(list(Path(run.folder, "plan").iterdir())) == 3
-    reader = PlanReader(run)
-    assert [[image.uri for image in reader.shard(number).images] for number in (204, 0, 99, 100)] == [
-        ["204.jpg"],
-        ["0.jpg"],
-        ["99.jpg"],
-        ["100.jpg"],
-    ]
-
-
-def test_runs_have_names_of_their_own_that_sort_by_age(tmp_path: Path) -> None:
-    names = []
-    for _ in range(20):
-        names.append(Run.new(str(tmp_path)).run_id)
-        moment = time.time_ns() // 1_000_000
-        while time.time_ns() // 1_000_000 == moment:
-            pass
-    assert names == sorted(names)
-    assert len({Run.new(str(tmp_path)).run_id for _ in range(20)}) == 20
 
 
 def test_schema_and_values(run: Run) -> None:
