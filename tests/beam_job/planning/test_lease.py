@@ -447,3 +447,16 @@ def test_a_stopped_run_that_wakes_up_without_its_lease_ends(tmp_path: Path, stop
     assert not list((tmp_path / "out").rglob("summary.json"))
     held.verify()
     held.release()
+
+
+def test_files_of_others_in_the_folder_are_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "_LEASE"
+    (folder / "old").mkdir(parents=True)
+    others = [folder / "000001.json", folder / "0000099.json", folder / "old" / "000099.json", folder / "notes.txt"]
+    for file in others:
+        file.write_text('{"mine": true}')
+    put(tmp_path, 2, gone())
+    with lease(str(tmp_path)):
+        assert (folder / "000003.json").exists()
+    assert [file.read_text() for file in others] == ['{"mine": true}'] * 4
+    assert not (folder / "000002.json").exists()
