@@ -36,6 +36,7 @@ _BAD_NAME = {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 _HINTS = {
     errno.ENOTDIR: "; a part of this path is a file, name another path",
+    errno.EEXIST: "; a part of this path is a file or a link that leads nowhere, name another path",
     errno.EACCES: "; change its permissions, or name another path",
     errno.EPERM: "; change its permissions, or name another path",
 }
