@@ -375,3 +375,12 @@ def test_a_relative_input_belongs_to_the_folder_where_it_was_given(
     assert requests[0]["inputs"] == [f"{tmp_path}/a/photos"]
     assert requests[3]["inputs"] == [f"{tmp_path}/b/photos"]
     assert requests[2] != requests[5]
+
+
+def test_a_working_directory_that_was_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(StorageError, match="the working directory was removed, so give an absolute path"):
+        storage_for("out/a").write("out/a", b"")
