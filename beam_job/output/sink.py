@@ -27,6 +27,7 @@ from beam_job.output.formats import PARQUET_FORMAT, damaged_part, open_part
 from beam_job.planning.plan import Shard
 from beam_job.planning.run import Run
 from beam_job.records import CaptionedImage, Failure
+from beam_job.storage import CONTENT
 from beam_job.storage.parquet import parquet_bytes
 
 LOW_CONFIDENCE = "low_confidence"
@@ -92,6 +93,7 @@ class ShardCounts:
       words: captions by number of words.
       work: what the attempt took that wrote the shard, by name: milliseconds of a stage, bytes, batches.
       copies: images with the captions of another one, with `--dedupe`.
+      bad_files: of the failures, those of files that are no images: only other content can help.
     """
 
     captions: int = 0
@@ -101,6 +103,7 @@ class ShardCounts:
     words: Counter[int] = field(default_factory=Counter)
     work: Counter[str] = field(default_factory=Counter)
     copies: int = 0
+    bad_files: int = 0
 
     def __add__(self, other: ShardCounts) -> ShardCounts:
         return ShardCounts(
@@ -111,6 +114,7 @@ class ShardCounts:
             self.words + other.words,
             self.work + other.work,
             self.copies + other.copies,
+            self.bad_files + other.bad_files,
         )
 
 
@@ -131,7 +135,8 @@ class ShardReport:
         """Without the failures themselves, which may be many."""
         reasons = Counter(f"{failure.stage}: {failure.error_type}" for failure in self.failures)
         counts = Counter(self.scores), Counter(self.words), Counter(self.work)
-        return ShardCounts(self.captions, reasons, self.low_confidence, *counts, self.copies)
+        bad_files = sum(failure.retry_when == CONTENT for failure in self.failures)
+        return ShardCounts(self.captions, reasons, self.low_confidence, *counts, self.copies, bad_files)
 
 
 def commit_shard(
