@@ -175,3 +175,14 @@ def test_closed_streams_do_no_harm(closed: str, tmp_path: Path) -> None:
     lines = (tmp_path / "set" / "captions.csv").read_text().splitlines()
     assert len(lines) == 2
     assert "a dog" in lines[1]
+
+
+def test_a_reader_that_has_had_enough_ends_the_command_in_silence(tmp_path: Path) -> None:
+    add_run(f"{tmp_path}/out", 1, {"/photos/a.jpg": "a dog"})
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "beam_job", "status", "--no_listing", "--output=out"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
