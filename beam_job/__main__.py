@@ -10,6 +10,7 @@ _INTERRUPTED = 130
 
 def command() -> None:
     """Runs the command and ends the process; from its first moment on, Ctrl-C ends it without a traceback."""
+    _open_closed_streams()
     try:
         if shadowed := _shadowed_model():
             sys.exit(_refuse(shadowed))
@@ -18,6 +19,20 @@ def command() -> None:
         sys.stderr.flush()
         os._exit(_INTERRUPTED)
     run()
+
+
+def _open_closed_streams() -> None:
+    """Opens the null device for stdin, stdout and stderr where they are closed, as with `2>&-`.
+
+    Otherwise the next file that is opened gets such a number, and what a library prints is written into it.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115  # None if it was closed
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _shadowed_model() -> str | None:

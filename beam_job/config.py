@@ -102,7 +102,8 @@ class JobConfig:
         this nor `precision` decides whether an image needs a new caption.
       precision: number format of the encoder, one of `model.engine_choice.PRECISIONS`.
       require_gpu: refuse to caption on the CPU.
-      max_failure_ratio: share of the inputs, from 0 to 1; if more of them fail, so does the job.
+      max_failure_ratio: share of the images, from 0 to 1; if more of them fail, so does the job, see
+        `Summary.failure_ratio`.
       no_report: do not write a review page.
       report_samples: captions that have a picture on the page.
       gpu: GPU type of each Dataflow worker, one of `machines.GPUS`.

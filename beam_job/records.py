@@ -17,6 +17,7 @@ METRIC_NAMESPACE = "caption_images"
 # Error type of images that a captioner has left for the next run (`model.EndRun`); they do not count as failed.
 RUN_ENDED = "EndRun"
 STAGES = ("list", "fetch", "decode", "caption")
+RUN_ID = r"\d{8}T\d{6,9}Z-[0-9a-f]{4,8}"  # a pattern; `planning.run.Run.new` makes such names
 
 
 def now() -> datetime.datetime:

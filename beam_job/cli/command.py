@@ -21,6 +21,7 @@ from beam_job.runners.dataflow import DataflowError, with_dataflow
 from beam_job.storage import StorageError, without_secrets
 from beam_job.text import command_name, printable
 
+_READER_GONE = 141  # as a shell reports SIGPIPE
 # Each module is imported only when its command is used.
 _SUBCOMMANDS = {
     "correct": "beam_job.results.correct",
@@ -131,9 +132,14 @@ def _caption(config: JobConfig, beam_arguments: Sequence[str], examples: bool) -
 
 def _subcommand(name: str, arguments: list[str]) -> int:
     try:
-        return int(importlib.import_module(_SUBCOMMANDS[name]).main(arguments))
+        code = int(importlib.import_module(_SUBCOMMANDS[name]).main(arguments))
+        sys.stdout.flush()
+        return code
     except StorageError as error:
         return _refuse(error)
+    except BrokenPipeError:  # whoever reads has had enough, such as `head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
+        return _READER_GONE
 
 
 def _report_exit(error: SystemExit) -> int:

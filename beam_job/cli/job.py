@@ -177,6 +177,8 @@ def _log_plan(planned: PlannedRun, model_version: str) -> None:
     run = f"{'resuming ' if planned.resumed else ''}run {planned.run.run_id}"
     line = ", ".join(filter(None, [size, retried, skipped and f"{skipped}, skipped", run, model]))
     LOGGER.info(line, extra={"fields": {"inputs": planned.plan.inputs, **counts}})
+    if planned.resumed:
+        LOGGER.info("images added since that run began are left for the next one; repeat the command after this one")
 
 
 def _log_min_score(config: JobConfig, planned: PlannedRun) -> None:

@@ -13,6 +13,7 @@ import itertools
 import json
 import logging
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
@@ -46,7 +47,8 @@ class _Handler(logging.StreamHandler[TextIO]):
     """Writes between two states of a progress bar, if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        with tqdm.external_write_mode(file=self.stream):
+        # The lock is not left to tqdm, which releases it even if a signal came before it had it.
+        with tqdm.get_lock(), tqdm.external_write_mode(file=self.stream, nolock=True):
             super().emit(record)
 
 
@@ -60,6 +62,7 @@ def log_to(stream: TextIO, in_json: bool = False) -> Iterator[logging.Handler]:
         if isinstance(given, _Handler):
             yield given
             return
+    tqdm.set_lock(threading.RLock())  # its own starts a process, at a time when a signal may come
     handler = _Handler(stream)
     handler.setFormatter(JsonFormatter() if in_json else TextFormatter())
     before = LOGGER.level, LOGGER.propagate

@@ -87,7 +87,7 @@ def add_model(group: argparse._ArgumentGroup) -> None:
         "--captioner",
         metavar="NAME",
         help=f"caption with something else than a bundle: {', '.join(NAMED_CAPTIONERS)}, or MODULE:FUNCTION for your "
-        "own (see docs/captioners.md)",
+        "own (what FUNCTION returns: python -m pydoc model.ImageCaptioner)",
     )
     group.add_argument(
         "--prompt",
@@ -185,9 +185,10 @@ def add_failures(group: argparse._ArgumentGroup) -> None:
         type=number,
         default=JobConfig.max_failure_ratio,
         metavar="R",
-        help="exit with 1 if more than this share of the images failed, from 0 to 1 (default: %(default)s); a worker "
-        "stops the run early after 200 failures if no image has succeeded, if the last 200 failures were all "
-        "temporary, or if more than this share has failed; 1 never stops it",
+        help="exit with 1 if more than this share of the images failed, from 0 to 1 (default: %(default)s): of all "
+        "images listed, or of the new ones, where bad files do not count; a worker stops the run early after 200 "
+        "failures if no image has succeeded, if the last 200 failures were all temporary, or if more than this share "
+        "has failed; 1 never stops it",
     )
     add_number(group, "fetch_timeout", JobConfig.fetch_timeout, "seconds to fetch one image, including retries")
     add_number(

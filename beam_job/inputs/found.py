@@ -12,11 +12,17 @@ from collections.abc import Iterator, Mapping
 from beam_job.inputs.lists import is_list, is_table
 from beam_job.inputs.names import has_leftover, is_image_name
 from beam_job.inputs.tars import is_packed_tar, is_tar
+from beam_job.records import RUN_ID
 from beam_job.storage import StoredObject, is_glob, literal_part, local_path, local_uri, public_name, scheme_of
 from beam_job.text import counted
 
 _LOGGER = logging.getLogger(__name__)
 _MARK = re.compile(r"/[_.](?![^/]*=)")  # but `_date=2024-05-06` is a partition
+# What this job writes, in an output that lies in the input.
+_OWN = re.compile(
+    rf"(?:^|/)(?:(?:captions|failures)/run={RUN_ID}/|runs/{RUN_ID}/|_LEASE/\.?\d{{6,}}\.json"
+    r"|corrections/\.?\d{8}T\d{9}Z-[0-9a-f]+\.jsonl)"
+)
 _NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -30,6 +36,7 @@ class Contents:
       own_name: the name of the input, if it is a single file, as a listing spells it.
       found: files, except for leftovers.
       leftovers: files that are leftovers of operating systems.
+      own: files that this job has written into an output below the input.
       unread_lists: lists that lie beside images.
       packed_tars: compressed tars, which are not read.
       marked_lists: lists that are not read since they, or their folders, begin with `_` or a dot.
@@ -39,6 +46,7 @@ class Contents:
         self.given = given
         self.found = 0
         self.leftovers = 0
+        self.own = 0
         self.unread_lists = 0
         self.packed_tars = 0
         self.marked_lists = 0
@@ -55,6 +63,12 @@ class Contents:
         self.leftovers += 1
         self._examples.setdefault("leftover", uri)
         return True
+
+    def is_own(self, uri: str) -> bool:
+        """Whether this job has written a file, which is counted; not if the input lies within the output."""
+        is_own = _OWN.search(uri.removeprefix(self._root)) is not None
+        self.own += is_own
+        return is_own
 
     def is_mark(self, uri: str, by_name: bool = True) -> bool:
         """Whether a file is not meant to be read, as Spark and Delta Lake name theirs: `_SUCCESS`, `_delta_log/0.json`.
@@ -88,7 +102,9 @@ class Contents:
         """What else was found there."""
         leftovers = f"{self.leftovers:,} leftovers of operating systems" if self.leftovers else ""
         packed = counted(self.packed_tars, "compressed tar") if self.packed_tars else ""
-        return f" (only {' and '.join(filter(None, [leftovers, packed]))})" if leftovers or packed else ""
+        own = f"{counted(self.own, 'file')} of an output of this command" if self.own else ""
+        others = ", ".join(filter(None, [leftovers, packed, own]))
+        return f" (only {others})" if others else ""
 
     def log(self) -> None:
         """Logs what was skipped."""
@@ -110,8 +126,8 @@ class Contents:
             )
         if self.unread_lists:
             _LOGGER.info(
-                f"{name}: its images are captioned; {self.unread_lists:,} lists beside them are not read, such as "
-                f"{self._examples['list']} (give them as --input)"
+                f"{name}: its images are captioned; {counted(self.unread_lists, 'list')} beside them not read, such as "
+                f"{self._examples['list']} (to read lists, give them as --input)"
             )
 
 
@@ -135,7 +151,7 @@ class _Kind(enum.Enum):
 def _kind_of(stored: StoredObject, contents: Contents) -> _Kind:
     """The kind of a file; `contents` counts what is left out."""
     uri = stored.uri
-    if contents.is_leftover(uri):
+    if contents.is_leftover(uri) or contents.is_own(uri):
         return _Kind.NOTHING
     if stored.error is not None:
         return _Kind.UNREADABLE

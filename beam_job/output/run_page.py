@@ -14,7 +14,7 @@ from beam_job.output.page import MOST_CAPTIONS, Card, ReviewPage
 from beam_job.output.summary import Summary
 from beam_job.output.tables import LOW_CONFIDENCE
 from beam_job.output.thumbnails import read_thumbnails, sample_key
-from beam_job.planning.run import Run
+from beam_job.planning.run import Run, is_part
 from beam_job.storage import StorageError, join, public_name
 from beam_job.text import printable
 
@@ -56,7 +56,7 @@ def _cards(run: Run) -> Iterator[Card]:
     rows = [
         row
         for stored in run.storage.list(run.captions_folder)
-        if stored.uri.endswith(".parquet")
+        if is_part(stored.uri)
         for row in card_rows(open_part(stored.uri).read()).to_pylist()
     ]
     yield from map(Card.of_row, sorted(rows, key=lambda row: sample_key(row["uri"])))
@@ -78,8 +78,9 @@ def _pictured(thumbnails: pa.Table) -> Iterator[Card]:
 def _failures(run: Run, count: int) -> Iterator[dict[str, str]]:
     """The first failures, in the order of the shards."""
     left = min(count, MOST_FAILURES)
-    for stored in run.storage.list(run.failures_folder) if left else ():
-        rows: Sequence[dict[str, Any]] = open_part(stored.uri).read(columns=FAILURE_COLUMNS)[:left].to_pylist()
+    parts = (stored.uri for stored in run.storage.list(run.failures_folder) if is_part(stored.uri))
+    for part in parts if left else ():
+        rows: Sequence[dict[str, Any]] = open_part(part).read(columns=FAILURE_COLUMNS)[:left].to_pylist()
         yield from (row | {"uri": public_name(row["uri"])} for row in rows)
         left -= len(rows)
         if not left:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from beam_job.output.tables import LOW_CONFIDENCE
 from beam_job.records import Failure
+from beam_job.storage import CONTENT
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class ShardCounts:
       words: captions by number of words.
       work: what the attempt took that wrote the shard, by name: milliseconds of a stage, bytes, batches.
       copies: images with the captions of another one, with `--dedupe`.
+      bad_files: of the failures, those of files that are no images: only other content can help.
     """
 
     captions: int = 0
@@ -38,6 +40,7 @@ class ShardCounts:
     words: Counter[int] = field(default_factory=Counter)
     work: Counter[str] = field(default_factory=Counter)
     copies: int = 0
+    bad_files: int = 0
 
     def __add__(self, other: ShardCounts) -> ShardCounts:
         return ShardCounts(
@@ -48,6 +51,7 @@ class ShardCounts:
             self.words + other.words,
             self.work + other.work,
             self.copies + other.copies,
+            self.bad_files + other.bad_files,
         )
 
 
@@ -96,7 +100,8 @@ class ShardReport:
         """Without the failures themselves, which may be many."""
         reasons = Counter(f"{failure.stage}: {failure.error_type}" for failure in self.failures)
         counts = Counter(self.scores), Counter(self.words), Counter(self.work)
-        return ShardCounts(self.captions, reasons, self.low_confidence, *counts, self.copies)
+        bad_files = sum(failure.retry_when == CONTENT for failure in self.failures)
+        return ShardCounts(self.captions, reasons, self.low_confidence, *counts, self.copies, bad_files)
 
     def to_json(self) -> bytes:
         """The report as the captions file keeps it, without the number of captions, which is that of its rows."""

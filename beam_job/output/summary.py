@@ -53,6 +53,8 @@ class Summary:
       copies: images with the captions, or the captioner's failure, of another one with the same content; None without
         --dedupe=content.
       left: of the failures, those that the captioner has left for the next run (`model.EndRun`).
+      bad_files: of the failures, those of files that are no images (`retry_when` is "content").
+      retried: of the inputs, those that earlier runs failed to caption; of a resumed run 0.
       page: the review page; None where it was not requested or could not be written.
       format: `beam_job.planning.damage.FORMAT` of the version that wrote it.
     """
@@ -79,6 +81,8 @@ class Summary:
     counts: Mapping[str, int] = field(default_factory=dict)
     copies: int | None = None
     left: int = 0
+    bad_files: int = 0
+    retried: int = 0
     page: str | None = None
     format: int = FORMAT
 
@@ -91,15 +95,20 @@ class Summary:
 
     @property
     def failure_ratio(self) -> float:
-        """Failures divided by inputs; images that are left for the next run are neither.
+        """The share of images that failed, of all that were listed or of those that are new, whichever is larger.
 
-        Nor are folders that may not be read, as long as there is another image that is or was captioned.
+        Of the new ones bad files do not count: one among many images must not fail the night on which nothing else is
+        new. Images that are left for the next run are neither inputs nor failures. Nor are folders that may not be
+        read, as long as there is another image that is or was captioned.
         """
         others = self.left
         if self.captions or self.skipped:
             others += self.failures_by_reason.get(f"list: {UNREADABLE_FOLDER}", 0)
         tried = self.inputs - others
-        return (self.failures - others) / tried if tried else 0.0
+        if not tried:
+            return 0.0
+        failed = self.failures - others
+        return max(failed / (tried + self.skipped), (failed - self.bad_files - self.retried) / tried)
 
     def to_json(self) -> bytes:
         """The file's content."""
@@ -157,6 +166,8 @@ def summarize(
         counts=dict(metrics.counts),
         copies=counted.copies if config.dedupe else None,
         left=counted.failures[f"caption: {RUN_ENDED}"],
+        bad_files=counted.bad_files,
+        retried=prepared.retried,
         **_times(metrics.seconds_by_stage),
     )
 

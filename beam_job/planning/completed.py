@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from beam_job.inputs.tars import container_of
 from beam_job.planning.damage import is_damaged, naming_damage, warn
 from beam_job.planning.keys import KEY_BYTES, URI_BYTES, Keys, KeySet, uri_keys, version_keys
-from beam_job.planning.run import Run, RunManifest
+from beam_job.planning.run import Run, RunManifest, is_part
 from beam_job.storage import CONTENT, Allowed, StorageError, scheme_of, storage_for
 from beam_job.storage.parquet import read_parquet
 from beam_job.storage.version_columns import content_versions, listed_versions
@@ -210,7 +210,7 @@ def _read_version(uri: str, allowed: Allowed) -> str | None:
 
 
 def _files(folder: str) -> list[str]:
-    return [stored.uri for stored in storage_for(folder).list(folder) if stored.uri.endswith(".parquet")]
+    return [stored.uri for stored in storage_for(folder).list(folder) if is_part(stored.uri)]
 
 
 def _is_as_strict(name: str, before: Limits, now: Limits) -> bool:

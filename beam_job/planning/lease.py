@@ -31,7 +31,7 @@ HEARTBEAT_S = 10.0
 STALE_AFTER_S = 60.0
 _POLL_S = 2.0
 _JOIN_S = 5.0  # for a heartbeat under way when the run ends
-_NAME = re.compile(r"/(\d{6,})\.json$")
+_NAME = re.compile(r"/_LEASE/(\d{6,})\.json$")
 
 
 class LeaseError(RuntimeError):
@@ -186,8 +186,15 @@ class Lease:
     def _delete_older(self) -> None:
         with contextlib.suppress(StorageError):  # they do no harm, and the next holder tries again
             for number in self._numbers():
-                if number < self._number:
+                if number < self._number and self._is_lease(number):
                     self._storage.delete(self._uri(number))
+
+    def _is_lease(self, number: int) -> bool:
+        """Whether file `number` is a lease, and not somebody else's file of such a name."""
+        try:
+            return self._read(number) is not None
+        except LeaseError:
+            return False
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
@@ -208,7 +215,7 @@ class Lease:
 
     def _numbers(self) -> list[int]:
         matches = (_NAME.search(stored.uri) for stored in self._storage.list(self._folder))
-        return [int(match.group(1)) for match in matches if match]
+        return [int(match[1]) for match in matches if match and match[1] == f"{int(match[1]):06d}"]
 
     def _read(self, number: int) -> LeaseRecord | None:
         """The content of file `number`; None where it has been superseded and deleted."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from beam_job.planning.damage import FORMAT, check_format, is_damaged, naming_damage, warn
+from beam_job.records import RUN_ID
 from beam_job.storage import Storage, StorageError, join, storage_for
 from model import Decoding
 
 _DEFAULT_DECODING = dataclasses.asdict(Decoding())
 _THREADS = 16
+_MANIFEST = re.compile(rf"/runs/{RUN_ID}/run\.json$")
+_PART = re.compile(r"/run=[^/]+/part-\d{5,}\.parquet$")
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,11 @@ class Run:
 def table_folder(output: str, name: str) -> str:
     """The folder of a table of all runs: "captions" or "failures"."""
     return join(output, name)
+
+
+def is_part(uri: str) -> bool:
+    """Whether a file in the folder of a table is one of a run: not somebody else's, nor left by a killed write."""
+    return _PART.search(uri) is not None
 
 
 def run_id_of(part: str) -> str:
@@ -214,7 +223,8 @@ def read_runs(output: str, on_damaged: Callable[[StorageError], None] = warn) ->
 
 
 def _is_manifest(uri: str) -> bool:
-    return uri.endswith("/run.json")
+    """By its whole name: other tools write into folders called `runs` too."""
+    return _MANIFEST.search(uri) is not None
 
 
 def read_manifest(run: Run) -> RunManifest:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from beam_job.output.formats import damaged_part, open_part
 from beam_job.output.tables import FAILURE_SCHEMA, caption_schema
 from beam_job.planning.damage import is_unusable
-from beam_job.planning.run import run_id_of, table_folder
+from beam_job.planning.run import is_part, run_id_of, table_folder
 from beam_job.results.readable_runs import read_readable_runs
 from beam_job.storage import CONTENT, LATER, OPTIONS, StorageError, StoredObject, storage_for
 from beam_job.storage.version_columns import content_versions
@@ -143,7 +143,7 @@ def read_rows(parts: Sequence[Part], positions: pa.Table, part: int) -> pa.Table
 def _read_table(output: str, table: str) -> tuple[list[Part], pa.Table, list[str]]:
     """The readable files of a table, the `_KEYS` of all their rows, and a line for each other file."""
     listed = storage_for(output).list(table_folder(output, table))
-    files = sorted((file for file in listed if file.uri.endswith(".parquet")), key=lambda file: file.uri)
+    files = sorted((file for file in listed if is_part(file.uri)), key=lambda file: file.uri)
     parts: list[Part] = []
     keys = [_KEYS.empty_table()]
     left_out: list[str] = []

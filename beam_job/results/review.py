@@ -50,6 +50,8 @@ def main(arguments: list[str]) -> int:
 
 def _write(output: str, to: Path) -> int:
     latest = read_latest_rows(output)
+    if not (latest.captions.num_rows or latest.failures.num_rows or latest.left_out):
+        raise UsageError(f"there is no caption in {output}; is it the --output of a run?")
     page = _page(output, CurrentResults(latest, _NO_CORRECTIONS))
     pictures = _pictures(output, {card.id for card in page.cards})
     text, sheets = page.files(pictures, f"{to.stem}_pictures")
@@ -112,7 +114,8 @@ def _check_replaceable(path: Path) -> None:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Writes a file in one step."""
+    """Writes a file in one step, at the end of a link that leads to it."""
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:

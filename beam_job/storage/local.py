@@ -36,6 +36,7 @@ _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _BAD_NAME = {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
 _HINTS = {
     errno.ENOTDIR: "; a part of this path is a file, name another path",
+    errno.EEXIST: "; a part of this path is a file or a link that leads nowhere, name another path",
     errno.EACCES: "; change its permissions, or name another path",
     errno.EPERM: "; change its permissions, or name another path",
 }

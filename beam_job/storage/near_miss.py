@@ -20,6 +20,9 @@ def near_miss(path: str) -> str:
     """
     try:
         missing = os.path.abspath(path)
+    except FileNotFoundError:
+        return "; the working directory was removed, so give an absolute path"
+    try:
         while not os.path.exists(folder := os.path.dirname(missing)):
             missing = folder
         name = os.path.basename(missing)

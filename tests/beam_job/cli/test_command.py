@@ -14,6 +14,7 @@ from beam_job.cli import demo
 from beam_job.cli.command import _same_command, main
 from tests.conftest import ROOT
 from tests.fakes import FakeCaptioner
+from tests.outputs import add_run
 
 _CAPTIONER = """
 import sys
@@ -162,3 +163,26 @@ def test_an_estimate_here_is_measured(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "estimate: 5 images in less than a minute with one process like this" in error
     assert "at $2.00 an hour" in error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_do_no_harm(closed: str, tmp_path: Path) -> None:
+    add_run(f"{tmp_path}/out", 1, {"/photos/a.jpg": "a dog"})
+    command = [sys.executable, "-m", "beam_job", "export", "--format=csv", "--output=out", "--to=set"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    shell = ["sh", "-c", f'exec "$@" {closed}', "sh", *command]
+    assert subprocess.run(shell, cwd=tmp_path, env=environment, check=False).returncode == 0
+    lines = (tmp_path / "set" / "captions.csv").read_text().splitlines()
+    assert len(lines) == 2
+    assert "a dog" in lines[1]
+
+
+def test_a_reader_that_has_had_enough_ends_the_command_in_silence(tmp_path: Path) -> None:
+    add_run(f"{tmp_path}/out", 1, {"/photos/a.jpg": "a dog"})
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "beam_job", "status", "--no_listing", "--output=out"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")

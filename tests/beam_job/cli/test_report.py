@@ -108,3 +108,21 @@ def test_each_kind_of_failure_has_its_first_message(tmp_path: Path, capsys: pyte
 def test_a_folder_that_may_not_be_read_is_no_image(known: dict[str, int], ratio: float) -> None:
     reasons = {"list: UnreadableFolder": 1}
     assert summary_of(**{"failures": 1, "failures_by_reason": reasons, **known}).failure_ratio == ratio
+
+
+@pytest.mark.parametrize(
+    ("known", "ratio"),
+    [
+        pytest.param({"inputs": 1, "bad_files": 1, "skipped": 9}, 0.1, id="one bad file of ten images"),
+        pytest.param({"inputs": 1, "bad_files": 1}, 1.0, id="a bad file and nothing else"),
+        pytest.param({"inputs": 9, "bad_files": 9, "skipped": 1}, 0.9, id="nine bad files of ten images"),
+        pytest.param({"inputs": 1, "skipped": 9}, 1.0, id="all that is new cannot be read"),
+        pytest.param({"inputs": 4, "captions": 2, "failures": 2, "bad_files": 1, "skipped": 4}, 0.25, id="both"),
+        pytest.param({"inputs": 2, "retried": 2, "skipped": 8}, 0.2, id="two that fail every night"),
+    ],
+)
+def test_bad_files_count_among_all_images_and_what_can_be_fixed_among_the_new(
+    known: dict[str, int], ratio: float
+) -> None:
+    failures = known.get("failures", known["inputs"])
+    assert summary_of(**{"captions": 0, **known, "failures": failures}).failure_ratio == ratio

@@ -167,3 +167,32 @@ def test_a_second_signal_ends_at_once(
     assert process.returncode in (130, 143)  # two signals at once come in any order
     assert "to resume" not in printed
     finish(server, arguments, tmp_path, capfd)
+
+
+def test_a_signal_while_a_line_is_logged_is_not_lost() -> None:
+    """The line waits for the bar's lock when the signal comes; in another process, since it sets signal handlers."""
+    script = """
+import os, signal, sys, threading
+from tqdm import tqdm
+from beam_job.cli.logs import LOGGER, log_to
+from beam_job.cli.signals import Stopped, stop_on_signals
+
+def hold(lock, held, done):
+    with lock:
+        held.set()
+        done.wait()
+
+held, done = threading.Event(), threading.Event()
+with log_to(sys.stderr), stop_on_signals("too late"):
+    threading.Thread(target=hold, args=(tqdm.get_lock(), held, done)).start()
+    held.wait()
+    try:
+        threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGTERM)).start()
+        LOGGER.info("a line")
+    except Stopped as stopped:
+        print(stopped.exit_code)
+    finally:
+        done.set()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "143\n"), done.stderr

@@ -10,6 +10,7 @@ from beam_job.config import JobConfig
 from beam_job.inputs.listing import InputError, list_images
 from beam_job.inputs.rows import ListOptions
 from beam_job.planning.recorded_config import request_of
+from beam_job.storage import StorageError, storage_for
 from tests.tars import write_tar
 
 
@@ -159,3 +160,12 @@ def test_a_relative_input_belongs_to_the_folder_where_it_was_given(
     assert requests[0]["inputs"] == [f"{tmp_path}/a/photos"]
     assert requests[3]["inputs"] == [f"{tmp_path}/b/photos"]
     assert requests[2] != requests[5]
+
+
+def test_a_working_directory_that_was_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(StorageError, match="the working directory was removed, so give an absolute path"):
+        storage_for("out/a").write("out/a", b"")

@@ -119,3 +119,16 @@ def test_a_live_lease_of_an_earlier_version_refuses(tmp_path: Path, where: str) 
     path.unlink()
     with lease(str(tmp_path)):  # the refused contender holds nothing
         pass
+
+
+def test_files_of_others_in_the_folder_are_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "_LEASE"
+    (folder / "old").mkdir(parents=True)
+    others = [folder / "000001.json", folder / "0000099.json", folder / "old" / "000099.json", folder / "notes.txt"]
+    for file in others:
+        file.write_text('{"mine": true}')
+    put(tmp_path, 2, gone())
+    with lease(str(tmp_path)):
+        assert (folder / "000003.json").exists()
+    assert [file.read_text() for file in others] == ['{"mine": true}'] * 4
+    assert not (folder / "000002.json").exists()

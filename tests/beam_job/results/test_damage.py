@@ -12,10 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_job.cli.command import main
+from beam_job.output.run_page import write_page
 from beam_job.output.sink import read_report
 from beam_job.planning.run import Run
 from beam_job.records import Failure
 from beam_job.storage import StorageError, storage_for
+from tests.beam_job.cli.test_report import summary_of
 from tests.outputs import add_run
 
 
@@ -256,3 +258,23 @@ def test_carried_columns_of_types_that_do_not_go_together_become_text(tmp_path: 
     table = ds.dataset(tmp_path / "to/data").to_table()
     assert table["label"].to_pylist() == ["3", "three", "[3, 4]"]
     assert table["size"].to_pylist() == [1.0, 1.5, None]
+
+
+def test_files_of_others_are_neither_read_nor_called_damaged(output: str, capfd: pytest.CaptureFixture[str]) -> None:
+    others = ["runs/train/run.json", "runs/detect/train/run.json", "captions/mine.parquet", "failures/old/a.parquet"]
+    for name in others:
+        Path(output, name).parent.mkdir(parents=True, exist_ok=True)
+        Path(output, name).write_text("{}")
+    for command in (["status", "--no_listing"], ["snapshot", f"--to={output}.newest"]):
+        assert main([command[0], f"--output={output}", *command[1:]]) == 0
+    printed = capfd.readouterr()
+    assert "current: 2 captions, 2 failures" in printed.out
+    assert not printed.err
+
+
+def test_what_a_killed_write_left_is_not_read(output: str, tmp_path: Path) -> None:
+    run = Run(output, part(output, "failures").parent.name.removeprefix("run="))
+    Path(run.failures_folder, ".part-00000.parquet.0123.tmp").write_bytes(b"PAR1")
+    summary = summary_of(run_id=run.run_id, inputs=2, failures=1)
+    assert write_page(run, summary) == run.page
+    assert "/photos/c.jpg" in Path(run.page).read_text()

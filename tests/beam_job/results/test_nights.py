@@ -199,3 +199,26 @@ def test_another_shard_size_is_ignored_when_a_run_is_resumed(
     with caplog.at_level(logging.INFO):
         assert caption(photos, "--shard_size=5") == 0
     assert "--shard_size=5 is ignored: the resumed run was planned with 3 shards" in capsys.readouterr().err
+
+
+def test_a_night_whose_only_new_image_is_broken_succeeds(photos: Path, tmp_path: Path) -> None:
+    assert caption(photos) == 0
+    (photos / "half.png").write_bytes(b"no image either")
+    assert caption(photos, "--max_failure_ratio=0.5", "--retry=none") == 0
+    (photos / "lost.png").symlink_to(photos / "nowhere")
+    assert caption(photos, "--max_failure_ratio=0.5", "--retry=none") == 1  # something can be done about it
+    assert caption(photos, "--max_failure_ratio=0.5") == 0  # and it has been reported once
+
+
+def test_an_output_within_the_input_is_no_input(photos: Path, tmp_path: Path, capsys) -> None:
+    out = photos / "out"
+    arguments = [f"--output={out}", "--max_failure_ratio=1"]
+    for given in (photos, f"{photos}/**"):
+        assert main([f"--input={given}", *arguments, "--retry=none"]) == 0
+        planned = {run: json.loads(run.read_text())["inputs"] for run in sorted(out.glob("runs/*/run.json"))}
+        assert list(planned.values()) == [5]
+    assert "lists" not in capsys.readouterr().err
+    for path in photos.glob("*.*"):
+        path.unlink()
+    assert main([f"--input={photos}", *arguments]) == 0  # its own captions are no lists of images
+    assert f"{photos} holds no images (only " in capsys.readouterr().err

@@ -78,3 +78,20 @@ def test_other_files_are_not_replaced(
 def test_not_into_the_output(output: Path, capsys) -> None:
     assert main(["review", f"--output={output}", f"--to={output}/review.html"]) == 2
     assert "lies in --output" in capsys.readouterr().err
+
+
+def test_a_folder_without_captions_is_refused(tmp_path: Path, capsys) -> None:
+    (tmp_path / "mine").mkdir()
+    assert main(["review", f"--output={tmp_path}/mine", f"--to={tmp_path}/review.html"]) == 2
+    assert f"there is no caption in {tmp_path}/mine; is it the --output of a run?" in capsys.readouterr().err
+    assert not (tmp_path / "review.html").exists()
+
+
+def test_a_link_to_a_page_stays_a_link(output: Path, tmp_path: Path) -> None:
+    page, link = tmp_path / "review.html", tmp_path / "latest.html"
+    main(["review", f"--output={output}", f"--to={page}"])
+    link.symlink_to(page)
+    page.write_text(page.read_text(encoding="utf-8") + "<!-- old -->", encoding="utf-8")
+    assert main(["review", f"--output={output}", f"--to={link}"]) == 0
+    assert link.is_symlink()
+    assert "<!-- old -->" not in page.read_text(encoding="utf-8")
