@@ -33,14 +33,13 @@ from beam_job.text import counted
 from model.decoding_options import number
 
 _DESCRIPTION = """\
-Writes the current captions of an output as a table of its own: each URI once, with its newest caption, in
-DIR/data/train-00000-of-0000N.parquet, as datasets.load_dataset(DIR) expects; and the URIs without a caption, with the
-reason, in DIR/failures/. It may run during a run, and then holds the shards that are done. The column `correction` is
-`edited` where a person wrote the caption with `correct` (it has no score then), `bad` where a person rejected it, and
-null elsewhere.
+Writes each URI of an output once, with its newest caption, to DIR/data/train-00000-of-0000N.parquet, as
+datasets.load_dataset(DIR) expects; URIs without a caption, with the reason, go to DIR/failures/. During a run, the
+snapshot contains the shards that are complete. The column `correction` is `edited` if a person wrote the caption (it
+has no score then), `bad` if a person rejected it, and null otherwise.
 
 An earlier snapshot in DIR is replaced. DIR/_SNAPSHOT.json lists the files of the snapshot; no other file is overwritten
-or deleted, and DIR must lie outside of --output.
+or deleted. DIR must be outside --output.
 """
 _EPILOG = (
     "exit codes: 0 done, 1 damaged files of the output were left out, or images are missing with --missing=fail, "
@@ -162,14 +161,18 @@ def main(arguments: list[str]) -> int:
     parser = OutputParser("snapshot", _DESCRIPTION, _EPILOG)
     parser.add_argument("--to", required=True, metavar="DIR", help="folder for the snapshot, local or gs://")
     parser.add_argument(
-        "--max_rows", type=whole_number, default=MAX_ROWS, metavar="N", help="rows of a file (default: %(default)s)"
+        "--max_rows",
+        type=whole_number,
+        default=MAX_ROWS,
+        metavar="N",
+        help="maximum rows per file (default: %(default)s)",
     )
     parser.add_argument(
         "--max_bytes",
         type=whole_number,
         default=MAX_BYTES,
         metavar="N",
-        help="approximate bytes of a file (default: %(default)s)",
+        help="approximate maximum size of a file in bytes (default: %(default)s)",
     )
     parser.add_argument(
         "--min_score",
