@@ -1,4 +1,4 @@
-"""The records that travel through the job."""
+"""The records that the stages of the job pass on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The choice of what runs the encoder, TensorFlow, LiteRT or OpenVINO, and of its precision.
+"""Chooses the engine that runs the encoder (TensorFlow, LiteRT or OpenVINO) and its precision.
 
 Captions do not depend on the choice, except for rounding. Importing this module does not import TensorFlow.
 """

@@ -99,9 +99,9 @@ class OpenAiCaptioner:
         except EndpointError as error:
             raise self._explained(error) from error
         if self._max_tokens is not None and tokens_in(answer) is None:
-            raise self._wrong("does not tell the tokens that it uses, which --max_tokens_total needs")
+            raise self._wrong("does not report the tokens that it uses, which --max_tokens_total needs")
         if len(answer["choices"]) < self._num_captions:
-            raise self._wrong(f"gives one caption for a request, not --num_captions={self._num_captions}")
+            raise self._wrong(f"returns one caption per request, not --num_captions={self._num_captions}")
         try:
             caption, *_ = captions_in(answer, 1)
         except CaptionFailure:

@@ -1,4 +1,4 @@
-"""How many requests are under way: fewer when the server says that it is overloaded, and slowly more again."""
+"""Limits concurrent requests: fewer when the server says that it is overloaded, then slowly more again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The DoFn: a shard's number in, its files written; captions, pixels and features never cross a stage boundary."""
+"""The job's DoFn: takes a shard's number and writes its files; captions, pixels and features never leave the stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images through fetch, decode and caption, overlapped: the heart of the job and of `CaptionImages`.
+"""Fetches, decodes and captions images, with overlapping steps: the core of the job and of `CaptionImages`.
 
     submit ──> the loader ────────> the model's thread ──> complete
                fetches, decodes     draws, makes batches
@@ -7,11 +7,11 @@ An image belongs to the loader from `submit` until the model's thread draws its 
 the model's thread until its row is in its group, a shard or a single image.
 
 The next images are fetched and decoded while the model works on the last ones, and a batch may hold images of several
-groups. The model waits only where images arrive too slowly. On a GPU two batches run at the same time, one being copied
+groups. The model waits only if images arrive too slowly. On a GPU two batches run at the same time, one being copied
 to the device while it computes the other, and the loader has processes instead of threads.
 
-An error that would hit every image alike (credentials that have expired, a spent failure budget) fails the engine as a
-whole: the groups under way fail with it, and so does every later `submit`.
+An error that affects every image (expired credentials, a spent failure budget) fails the whole engine: the groups in
+progress fail with it, and so does every later `submit`.
 """
 
 from __future__ import annotations

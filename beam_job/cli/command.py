@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None, examples: bool = True) -> int:
     again = _same_command(given)
     with (
         log_to(sys.stderr, wants_json(given)) as handler,
-        stop_on_signals(format_error(f"stopped at once; to resume: {again}", handler)) as terminal,
+        stop_on_signals(format_error(f"stopped immediately; to resume: {again}", handler)) as terminal,
     ):
         try:
             return _run(given, examples)

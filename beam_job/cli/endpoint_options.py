@@ -56,5 +56,5 @@ def endpoint_from(args: argparse.Namespace) -> Endpoint | None:
         return endpoint
     for name, value in given.items():
         if value != getattr(Endpoint, name):
-            raise ValueError(f"--{name} applies to --captioner=openai with --endpoint=URL only; remove it or add those")
+            raise ValueError(f"--{name} applies only to --captioner=openai with --endpoint=URL; remove it or add them")
     return None

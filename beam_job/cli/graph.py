@@ -1,4 +1,4 @@
-"""Running Beam's graph to its end, while signals, the lease and worker processes are watched; and why it failed."""
+"""Runs Beam's graph while watching signals, the lease and worker processes; explains why it failed."""
 
 from __future__ import annotations
 

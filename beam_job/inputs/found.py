@@ -1,4 +1,4 @@
-"""What a folder, a glob or a bucket turns out to hold: images, tars, lists, and leftovers of operating systems."""
+"""The content of a folder, glob or bucket: images, tars, lists, and operating system files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Contents:
     Attributes:
       own_name: the name of the input, if it is a single file, as a listing spells it.
       found: files, except for leftovers.
-      leftovers: files that are leftovers of operating systems.
+      leftovers: files that are operating system files.
       unread_lists: lists that lie beside images.
       packed_tars: compressed tars, which are not read.
       marked_lists: lists that are not read since they, or their folders, begin with `_` or a dot.
@@ -85,7 +85,7 @@ class Contents:
     @property
     def description(self) -> str:
         """What else was found there."""
-        leftovers = f"{self.leftovers:,} leftovers of operating systems" if self.leftovers else ""
+        leftovers = f"{self.leftovers:,} operating system files" if self.leftovers else ""
         packed = counted(self.packed_tars, "compressed tar") if self.packed_tars else ""
         return f" (only {' and '.join(filter(None, [leftovers, packed]))})" if leftovers or packed else ""
 
@@ -94,8 +94,7 @@ class Contents:
         name = public_name(self.given)
         if self.leftovers:
             _LOGGER.info(
-                f"{name}: {self.leftovers:,} leftovers of operating systems skipped, such as "
-                f"{self._examples['leftover']}"
+                f"{name}: {self.leftovers:,} operating system files skipped, such as {self._examples['leftover']}"
             )
         if self.packed_tars:
             _LOGGER.warning(
@@ -104,12 +103,12 @@ class Contents:
             )
         if self.marked_lists:
             _LOGGER.info(
-                f"{name}: {counted(self.marked_lists, 'list')} not read, whose name or folder begins with _ or a dot, "
-                f"such as {self._examples['marked']}"
+                f"{name}: {counted(self.marked_lists, 'list')} skipped because the name or folder begins with _ or a "
+                f"dot, such as {self._examples['marked']}"
             )
         if self.unread_lists:
             _LOGGER.info(
-                f"{name}: its images are captioned; {self.unread_lists:,} lists beside them are not read, such as "
+                f"{name}: its images are captioned; {self.unread_lists:,} lists next to them are not read, such as "
                 f"{self._examples['list']} (give them as --input)"
             )
 

@@ -1,4 +1,4 @@
-"""Prompts: what a captioner is asked, by name, with columns of the user's lists filled in for each picture."""
+"""Named prompts for captioners, with columns of the user's lists filled in for each picture."""
 
 from __future__ import annotations
 

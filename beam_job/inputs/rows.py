@@ -1,4 +1,4 @@
-"""The rows that inputs are read into: their columns, and how a row tells that it has failed already."""
+"""The rows that inputs are read into: their columns, and how a row that has already failed is marked."""
 
 from __future__ import annotations
 

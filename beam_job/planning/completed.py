@@ -1,4 +1,4 @@
-"""What earlier runs have completed, so that it is not captioned again."""
+"""The images that earlier runs have completed, which are not captioned again."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def read_completed_part(part: CompletedPart) -> tuple[Keys, Keys]:
     if part.only_final:
         columns += ["transient", "retry_when", "stage", "error_type", "error_message"]
     remedy = (
-        "its images count as not completed and are captioned again; restore the file, or delete it to end this message"
+        "its images count as not completed and are captioned again; restore the file, or delete it to stop this message"
     )
     with naming_damage(part.uri, remedy):
         table = read_parquet(part.uri).read(columns=columns)

@@ -142,7 +142,7 @@ def main(arguments: list[str]) -> int:
         return 2
     corrections = counted(added.corrections, "correction")
     if not added.changed:
-        print(f"nothing changed: {corrections} already in force")
+        print(f"nothing changed: {corrections} already in effect")
         return 0
     print(f"{corrections} added to {corrections_folder(args.output)}")
     if added.outdated:

@@ -78,7 +78,7 @@ def check_missing(output: str, latest: LatestRows, missing: str) -> set[str]:
     gone = find_missing(output, captioned_uris(latest))
     if gone and (missing == FAIL or len(gone) == latest.captions.num_rows):
         head = format_missing(len(gone))
-        hint = "" if missing == FAIL else "; these are all: is their disk mounted? --missing=keep writes them"
+        hint = "" if missing == FAIL else "; all images are missing: is their disk mounted? --missing=keep writes them"
         raise MissingImagesError(f"nothing was written: {head}, such as {public_name(min(gone))}{hint}")
     return gone
 

@@ -1,4 +1,4 @@
-"""`snapshot`: one row a URI, the newest, as compact Parquet, and the current failures beside it."""
+"""`snapshot`: writes the current row of each URI and the current failures as compact Parquet."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def main(arguments: list[str]) -> int:
         "--min_score",
         type=number,
         metavar="X",
-        help="mark all captions with a score below X, such as -1.0, in the column low_confidence (default: as the runs "
+        help="flag all captions with a score below X, such as -1.0, in the column low_confidence (default: as the runs "
         "that wrote them did)",
     )
     add_missing(parser, "keep")

@@ -1,4 +1,4 @@
-"""How this process asks storages for files: a run's options that hold for all reads of a process."""
+"""Options for requests to storages: those of a run that apply to all reads of a process."""
 
 from __future__ import annotations
 

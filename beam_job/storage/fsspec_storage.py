@@ -165,7 +165,7 @@ class FsspecStorage(ReadOnly):
             while chunk := file.read(min(_CHUNK, size - len(data))):
                 data += chunk
                 if deadline.expired:
-                    raise TimeoutError(f"only {len(data)} bytes came within the time limit")
+                    raise TimeoutError(f"only {len(data)} bytes were received within the time limit")
         return bytes(data)
 
     @contextlib.contextmanager

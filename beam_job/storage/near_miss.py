@@ -1,4 +1,4 @@
-"""Names that nearly match a local file that is not there: what a failure says besides "No such file"."""
+"""Finds names that nearly match a missing local file, for error messages better than "No such file"."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def near_miss(path: str) -> str:
             missing = folder
         name = os.path.basename(missing)
         if os.path.islink(missing):
-            return f"; {missing} is a symbolic link to {os.readlink(missing)}, which is not there"
+            return f"; {missing} is a symbolic link to {os.readlink(missing)}, which does not exist"
         near = _folded_names(folder, os.stat(folder).st_mtime_ns).get(_folded(name))
         if near is not None:
             same = unicodedata.normalize("NFC", near) == unicodedata.normalize("NFC", name)
             how = "its Unicode form (NFC or NFD)" if same else "capitals"
-            return f"; there is {os.path.join(folder, near)}, which differs in {how} alone"
+            return f"; there is {os.path.join(folder, near)}, which differs only in {how}"
         return _other_spelling(os.path.abspath(path), folder)
     except (OSError, ValueError):
         return ""

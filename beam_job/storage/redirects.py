@@ -1,4 +1,4 @@
-"""Requests over several hops: redirects, the cookies that they set, and turns at each server."""
+"""Requests with several hops: redirects, the cookies that they set, and the request limit of each server."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Request:
     def _check_noai(self, response: requests.Response) -> None:
         if found := forbids_ai(response.raw.headers.getlist("X-Robots-Tag")):
             raise DownloadError(
-                f"{self.name}: the server does not want it to be used by AI (X-Robots-Tag: {found})",
+                f"{self.name}: the server forbids its use by AI (X-Robots-Tag: {found})",
                 "NoAI",
                 retry_when=CONTENT,
             )

@@ -48,7 +48,7 @@ _LETTER, _LINE = 7, 18  # pixels of the legend's font, width and height
 _RED, _OPACITY = (255, 40, 0), 0.7
 _LEGEND = (
     "Red: the parts of the picture that the decoder weighted most when it chose the word. Each part stands for a large "
-    "area around it, so red often lies beside the thing that the word names, and proves nothing about it."
+    "area around it, so red is often next to the object that the word names, and proves nothing about the word."
 )
 
 

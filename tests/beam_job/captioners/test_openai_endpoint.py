@@ -292,7 +292,7 @@ def test_each_process_has_its_share_of_the_budget(server: OpenAiServer) -> None:
 def test_a_budget_needs_a_server_that_counts(server: OpenAiServer) -> None:
     server.set(usage=None)
     assert only(opened(server)).text == "a red picture of 40x30"
-    with pytest.raises(CaptionerError, match="does not tell the tokens that it uses, which --max_tokens_total needs"):
+    with pytest.raises(CaptionerError, match="does not report the tokens that it uses, which --max_tokens_total needs"):
         opened(server, max_tokens_total=200).check()
 
 

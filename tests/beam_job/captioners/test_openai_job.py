@@ -141,7 +141,9 @@ def test_a_key_that_is_refused_on_the_way_ends_the_run_without_failures(
         pytest.param(["--captioner=openai", "--endpoint=http://x"], "needs --model=NAME", id="no model"),
         pytest.param(["--endpoint=localhost:8000"], "http://localhost:8000/v1, not 'localhost:8000'", id="no URL"),
         pytest.param(["--endpoint=http://me:secret@x/v1"], "=http://x/v1 must not contain a user", id="password"),
-        pytest.param(["--endpoint=http://x:99999/v1"], "--endpoint=http://x:99999/v1 is no URL: Port out", id="port"),
+        pytest.param(
+            ["--endpoint=http://x:99999/v1"], "--endpoint=http://x:99999/v1 is not a URL: Port out", id="port"
+        ),
         pytest.param(["--endpoint=http://x", "--concurrency=0"], "--concurrency must be a whole number from 1", id="0"),
         pytest.param(
             ["--endpoint=http://x", "--jpeg_quality=101"], "--jpeg_quality must be at most 100, not 101", id="quality"

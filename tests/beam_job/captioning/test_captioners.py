@@ -160,5 +160,5 @@ def test_a_captioner_that_ends_the_process_is_no_success(method: str, photos: Pa
 
 def test_a_worker_with_another_version_refuses(saved_model: Path) -> None:
     config = JobConfig(("photos",), "out", captioner="tests.saved_model_captioner:make", model=str(saved_model))
-    with pytest.raises(CaptionerError, match="the run began with version saved-0, and a worker has saved-"):
+    with pytest.raises(CaptionerError, match="the run started with version saved-0, and a worker has saved-"):
         captioner_of_run(config, "saved-0")

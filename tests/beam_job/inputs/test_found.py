@@ -148,7 +148,7 @@ def test_a_folder_of_images_and_lists_says_what_it_takes(folder: Path, caplog: p
     fill(folder, "a.jpg", "a.txt", "b.jpg", "b.txt", "metadata.csv")
     with caplog.at_level(logging.INFO):
         assert names(folder, folder) == ["a.jpg", "b.jpg"]
-    assert f"1 lists beside them are not read, such as {folder}/metadata.csv" in caplog.text
+    assert f"1 lists next to them are not read, such as {folder}/metadata.csv" in caplog.text
 
 
 def test_one_list_of_several_that_is_damaged(folder: Path) -> None:
@@ -172,7 +172,7 @@ def test_one_list_of_several_that_is_damaged(folder: Path) -> None:
         ("empty.jsonl", "is empty"),
         ("empty.parquet", "is empty"),
         ("empty.*", "holds no"),
-        ("?mpty", "holds no images (only 1 leftovers of operating systems)"),
+        ("?mpty", "holds no images (only 1 operating system files)"),
     ],
 )
 def test_what_is_there_and_empty_is_no_error(
@@ -229,7 +229,7 @@ def test_leftovers_are_skipped_and_counted(given: str, folder: Path, caplog: pyt
     fill(folder, "a.jpg", "deep/b.jpg", *LEFTOVERS)
     with caplog.at_level(logging.INFO):
         assert names(folder, f"{folder}{given}") == ["a.jpg", "deep/b.jpg"]
-    assert "10 leftovers of operating systems skipped" in caplog.text
+    assert "10 operating system files skipped" in caplog.text
 
 
 def test_leftovers_in_a_bucket(bucket, caplog: pytest.LogCaptureFixture) -> None:
@@ -240,7 +240,7 @@ def test_leftovers_in_a_bucket(bucket, caplog: pytest.LogCaptureFixture) -> None
         caplog.clear()
         with caplog.at_level(logging.INFO):
             assert [row["uri"] for row in rows(given)] == [f"{root}/a.jpg", f"{root}/deep/b.jpg"]
-        assert "10 leftovers of operating systems skipped" in caplog.text
+        assert "10 operating system files skipped" in caplog.text
 
 
 def test_leftovers_that_are_asked_for_by_name(folder: Path) -> None:
@@ -348,8 +348,8 @@ def test_a_name_that_is_nearly_there(name: str, asked: str, how: str, folder: Pa
     [
         pytest.param("a%20b.jpg", "there is {}/a b.jpg, the same name without %-escapes", id="URL"),
         pytest.param("sub\\c.jpg", "there is {}/sub/c.jpg, the same name with slashes", id="Windows"),
-        pytest.param("dangling.jpg", "{}/dangling.jpg is a symbolic link to gone.jpg, which is not there", id="link"),
-        pytest.param("linked/c.jpg", "{}/linked is a symbolic link to gone, which is not there", id="linked folder"),
+        pytest.param("dangling.jpg", "{}/dangling.jpg is a symbolic link to gone.jpg, which does not exist", id="link"),
+        pytest.param("linked/c.jpg", "{}/linked is a symbolic link to gone, which does not exist", id="linked folder"),
         pytest.param("..%2Fsecret.jpg", "No such file or directory$", id="outside"),
     ],
 )

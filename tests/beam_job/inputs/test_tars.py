@@ -136,7 +136,7 @@ def test_a_tar_that_ends_within_an_image(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "x.tar", {"1.jpg": b"a" * 400})
     tar.write_bytes(tar.read_bytes()[:700])
     image, last = images(members(tar))
-    assert "188 bytes came instead of 400" in reason(image)
+    assert "received 188 bytes instead of 400" in reason(image)
     assert "is damaged after 1 images" in reason(last, "list")
 
 
@@ -145,8 +145,8 @@ def test_json_that_is_none_costs_its_image(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "x.tar", {**files, "2.json": b"[" * 100_000})
     batch = members(tar, "width")
     assert batch.column("width").to_pylist() == [20, None, None]
-    assert "the .json file beside 1.jpg is not JSON" in reason(images(batch)[1], "list")
-    assert "the .json file beside 2.jpg is not JSON: it is nested too deeply" in reason(images(batch)[2], "list")
+    assert "the .json file of 1.jpg is not JSON" in reason(images(batch)[1], "list")
+    assert "the .json file of 2.jpg is not JSON: it is nested too deeply" in reason(images(batch)[2], "list")
 
 
 def test_values_of_several_types_become_text(tmp_path: Path) -> None:
@@ -256,7 +256,9 @@ def test_links_within_the_tar(tmp_path: Path) -> None:
     }
     broken = [name for name, image in found.items() if image.list_error]
     assert broken == ["gone.jpg", "circle.jpg"]
-    assert "gone.jpg is a link to ../../etc/passwd, which is no image in this tar" in reason(found["gone.jpg"], "list")
+    assert "gone.jpg is a link to ../../etc/passwd, which is not an image in this tar" in reason(
+        found["gone.jpg"], "list"
+    )
 
 
 def test_archives_that_were_appended(tmp_path: Path) -> None:
@@ -275,7 +277,7 @@ def test_one_name_twice(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
     tar = write_entries(tmp_path / "x.tar", ("a.jpg", b"old"), ("b.jpg", b"b"), ("a.jpg", b"new"))
     assert {image.uri[-5:]: read(image) for image in images(members(tar))} == {"b.jpg": b"b", "a.jpg": b"new"}
     assert read(ImageInput(f"{tar}#a.jpg")) == b"new"
-    assert f"{tar}: 1 names come more than once; the last of each is captioned" in caplog.text
+    assert f"{tar}: 1 names occur more than once; the last image of each name is captioned" in caplog.text
 
 
 def test_leftovers_in_a_tar(tmp_path: Path) -> None:

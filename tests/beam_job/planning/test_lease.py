@@ -85,7 +85,7 @@ def output(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def test_a_lease_is_held_by_one_at_a_time_and_given_back(output: str) -> None:
     with lease(output):
-        with pytest.raises(LeaseError, match=f"another run writes into this output: process {os.getpid()} on "):
+        with pytest.raises(LeaseError, match=f"another run is writing to this output: process {os.getpid()} on "):
             Lease(output).acquire()
         assert [record.released for record in records(output).values()] == [False]
     with lease(output):
@@ -172,7 +172,7 @@ def test_a_contender_with_an_old_listing_steps_back(output: str) -> None:
             storage_for(old).delete(old)
         return storage_for(uri).create(uri, data)
 
-    with pytest.raises(LeaseError, match="another run writes into this output"):
+    with pytest.raises(LeaseError, match="another run is writing to this output"):
         Lease(output, Faulty(output, create=create)).acquire()
     assert [*records(output)] == [7]
 

@@ -120,7 +120,7 @@ def test_another_min_score_marks_new_images_and_captions_none_again(
     rows = ds.dataset(nights.output / "captions").to_table(["score", "low_confidence"]).to_pylist()
     assert {round(row["score"], 1): row["low_confidence"] for row in rows} == {-0.5: False, -0.6: True, -0.7: True}
     assert nights.run("--min_score=-0.68") == []
-    said = "--min_score=-0.68 marks new captions; to mark all: caption-images snapshot "
+    said = "--min_score=-0.68 flags new captions only; to flag all: caption-images snapshot "
     assert said in capfd.readouterr().err
     to = nights.output.parent / "snapshot"
     assert main(["snapshot", f"--output={nights.output}", f"--to={to}", "--min_score=-0.68"]) == 0
@@ -281,7 +281,7 @@ def test_a_second_run_at_the_same_time_is_refused(nights: Nights, capfd: pytest.
     with lease(str(nights.output)):
         assert main([f"--input={nights.photos}", f"--output={nights.output}"]) == 3
     error = capfd.readouterr().err
-    assert f"another run writes into this output: process {os.getpid()}" in error
+    assert f"another run is writing to this output: process {os.getpid()}" in error
     assert nights.run() == ["a.png"]
 
 
@@ -359,7 +359,7 @@ def test_status_tells_of_runs_and_reasons_and_of_what_is_next(nights: Nights, ca
     assert main(["status", f"--output={nights.output}"]) == 0
     status = capsys.readouterr().out
     assert "done, 2 captions, 1 failure, 0 already done" in status
-    assert "current: 2 captions, 1 failure\n  1 x decode: ImageError (tried again when its content changes)" in status
+    assert "current: 2 captions, 1 failure\n  1 x decode: ImageError (retried when its content changes)" in status
     assert (
         "would caption 1 image and skip 2 images already done, 1 failed for good (--retry=all tries it again)" in status
     )

@@ -261,7 +261,9 @@ def test_pandas_and_duckdb_read_the_csv(job: Job, tmp_path: Path, capfd: pytest.
     rows = duckdb.sql(f"select uri, caption from read_csv('{path}', header=true, quote='\"', escape='\"')").fetchall()
     assert dict(rows) == job.captions()
     assert json.loads(frame["a.b"][0]) == {"n": [0]}
-    assert "1 value would be a formula in a spreadsheet; for one, add --for_spreadsheets" in capfd.readouterr().out
+    assert (
+        "a spreadsheet would read 1 value as formulas; add --for_spreadsheets to prevent that" in capfd.readouterr().out
+    )
 
 
 def test_csv_for_spreadsheets_holds_no_formula(job: Job, tmp_path: Path) -> None:
@@ -442,7 +444,7 @@ def test_what_comes_to_its_place_meanwhile_is_not_replaced(
 
     monkeypatch.setattr("beam_job.results.export.command.write_csv", slow)
     assert job.export("csv", to) == 2
-    assert "by somebody else during the export" in capfd.readouterr().err
+    assert "by another process during the export" in capfd.readouterr().err
     assert {path.name: path.read_text() for path in to.iterdir()} == {"captions.csv": "theirs"}
     assert os.listdir(tmp_path) == ["to"]
 

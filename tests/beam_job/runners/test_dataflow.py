@@ -189,7 +189,7 @@ def test_a_missing_bucket_is_found_before_anything_is_written(ended: dict[str, F
 def test_a_template_holds_what_the_options_mean(ended: dict[str, Future[Ended]]) -> None:
     run = ended["template"].result()
     assert run.code == 0, run.stderr
-    assert f"template written to {run.template}; started once, it captions what run" in only_line(run)
+    assert f"template written to {run.template}; launch it to caption what run" in only_line(run)
     assert not run.service.jobs
     environment: dict[str, Any] = json.loads(run.template.read_text())["environment"]
     assert environment["serviceOptions"] == ["worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver:5xx"]
