@@ -19,9 +19,8 @@ class Caption:
 
     Attributes:
       text: words in lower case, separated by blanks.
-      score: mean natural log-probability of the words, including `<end>`; at most 0, and closer to 0 is more certain.
-      None if the
-        captioner returns no score; this project's own model always does.
+      score: mean natural log-probability of the words, including `<end>`; at most 0, and closer to 0 is more
+        certain. None if the captioner returns no score; this project's own model always returns one.
     """
 
     text: str

@@ -36,14 +36,14 @@ class EndpointFailure(CaptionFailure):
 class OpenAiCaptioner:
     """Captions pictures by requests to an endpoint.
 
-    An error that may hit every picture alike is told from one of a single picture by a request with a picture of the
-    captioner's own: if that fails too, the run ends.
+    To distinguish errors that affect every picture from those of a single one, the captioner sends a request with a
+    test picture of its own: if that fails too, the run ends.
 
     Args:
       endpoint: where requests go, and how.
       model: the model's name there.
       decoding: temperature, seed and number of captions.
-      max_new_tokens: of an answer.
+      max_new_tokens: limit for a response.
       max_side: of a picture, in pixels.
       version: see `PictureCaptioner`.
       max_tokens: after which no more requests are sent; None for no limit.

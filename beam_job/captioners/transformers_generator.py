@@ -182,10 +182,10 @@ class Generator:
 
 
 class SeededSampler(LogitsProcessor):
-    """Draws the next token of each picture with random numbers of its own: those of its pixels, the seed and the try.
+    """Draws the next token of each picture with random numbers that depend on its pixels, the seed and the attempt.
 
-    Adding Gumbel noise to the log-probabilities and taking the largest is drawing from them, so that the batch has no
-    part in what is drawn. All other tokens are excluded.
+    Adding Gumbel noise to the log-probabilities and taking the largest is equivalent to sampling from them, so the
+    result does not depend on the batch. All other tokens are excluded.
 
     Args:
       pictures: of the rows.

@@ -61,11 +61,11 @@ class BatchCaptioner:
     def caption(self, images: list[DecodedImage]) -> list[CaptionedImage | Failure]:
         """A row for each image, in their order.
 
-        If a batch fails, its halves are tried, down to the image that is to blame; if the device runs out of memory,
-        smaller batches are tried, now and from now on. With several prompts, an image that fails for one fails.
+        If a batch fails, its halves are tried, down to the image that causes it; if the device runs out of memory, this
+        batch and all later ones are made smaller. With several prompts, an image that fails for one fails.
 
         Raises:
-          CaptionerError: the captioner cannot go on.
+          CaptionerError: the captioner cannot continue.
         """
         failed: dict[int, Failure] = {}
         found: list[list[tuple[Caption, ...]]] = [[] for _ in images]

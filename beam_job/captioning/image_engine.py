@@ -120,10 +120,10 @@ class ImageEngine(abc.ABC, Generic[G]):
         self._progress.close()
 
     def fail(self, error: BaseException) -> None:
-        """Fails the groups under way and all later ones with `error`; only those that have all their rows are written.
+        """Fails the groups in progress and all later ones with `error`; only complete groups are written.
 
-        Images that wait to be fetched, decoded or captioned are dropped, a batch under way ends, a fetch under way is
-        left alone. Of several errors the first counts.
+        Images that wait to be fetched, decoded or captioned are dropped; a batch in progress is finished, and a fetch
+        in progress is not interrupted. If there are several errors, the first one is used.
         """
         with self._lock:
             if self._error:

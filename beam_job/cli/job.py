@@ -44,18 +44,18 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
 
     Args:
       config: the job.
-      beam_arguments: for Beam's PipelineOptions.
+      beam_arguments: arguments for Beam's PipelineOptions.
 
     Returns:
       the summary, as in `summary.json`; `_SUCCESS` exists unless too many images failed. None if there was nothing to
-      do, with `config.estimate`, and if Dataflow's job is not waited for.
+      do, with `config.estimate`, and if the job runs on Dataflow without waiting for its end.
 
     Raises:
       InputError, BundleError, CaptionerError, RunnerError, NoGpuError, EngineError, PreflightError, StorageError: wrong
         usage, before anything was written.
       LeaseError: another run writes to the same output.
-      JobError: the pipeline failed; committed shards remain.
-      Stopped: a signal came; committed shards remain.
+      JobError: the pipeline failed; committed shards are kept.
+      Stopped: a signal stopped the run; committed shards are kept.
     """
     started = time.monotonic()
     use_access(config.access)

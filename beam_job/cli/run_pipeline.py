@@ -37,7 +37,7 @@ _LAST_BATCH_S = 5.0  # for the batch under way when a signal comes
 
 
 class JobError(RuntimeError):
-    """The run failed after it had begun; the message gives the reason as far as it is known."""
+    """The run failed after it had started; the message gives the reason, if it is known."""
 
 
 class ExplainedJobError(JobError):

@@ -108,7 +108,7 @@ def read_image(
       place: from the plan.
       version: of the list when it was read.
       max_bytes: see `Storage.read`.
-      on_size: likewise.
+      on_size: see `Storage.read`.
 
     Raises:
       NoBytesError: there are none.

@@ -57,11 +57,11 @@ class ListOptions:
 
 
 class ListedFailure(NamedTuple):
-    """Why a listed row cannot be captioned, known before anything is fetched.
+    """The reason why a listed row cannot be captioned, known before anything is fetched.
 
     Attributes:
       error_type: as in `failures/`.
-      message: likewise.
+      message: the `error_message` in `failures/`.
       retry_when: one of `storage.RETRY_WHEN`.
     """
 

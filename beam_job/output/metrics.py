@@ -29,7 +29,7 @@ _RAN_WITH = "shards with"  # prefix of the counters of engine, precision and bat
 
 @dataclass(frozen=True)
 class ShardResult:
-    """A committed shard, and what it took.
+    """A committed shard, and its timings.
 
     Attributes:
       report: its row counts and failures.

@@ -92,7 +92,7 @@ class Card:
 
 @dataclass(frozen=True)
 class ReviewPage:
-    """What a page shows.
+    """The content of a review page.
 
     Attributes:
       name: of the run or output; corrections are kept in the browser under this name.

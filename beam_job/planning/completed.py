@@ -41,7 +41,7 @@ class CompletedPart:
     Attributes:
       uri: of the file.
       is_failures: whether it is a failures file.
-      only_final: of a failures file: only final failures count, the others are tried again.
+      only_final: of a failures file: only final failures count, the others are retried.
       strict: limits by name that are still as strict as they were; failures that they caused are final.
     """
 
@@ -57,8 +57,8 @@ class Completed:
 
     Attributes:
       captioned: keys of captioned images in their versions (`keys.version_keys`).
-      failed: likewise of failures that another run would only repeat.
-      retried: keys of URIs whose failures are tried again.
+      failed: keys of failed images in their versions whose failures another run would only repeat.
+      retried: keys of URIs whose failures are retried.
     """
 
     captioned: KeySet

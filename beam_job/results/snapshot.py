@@ -51,7 +51,7 @@ MAX_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a snapshot holds.
+    """The content of a snapshot.
 
     Attributes:
       captions: rows of `data/`.
@@ -70,7 +70,7 @@ class Snapshot:
     left_out: tuple[str, ...] = field(default=())
 
     def line(self, to: str) -> str:
-        """What was written to the folder `to`, in a line."""
+        """One line that says what was written to the folder `to`."""
         people = f" ({self.edited:,} edited, {self.bad:,} marked bad)" if self.edited or self.bad else ""
         captions, failures = counted(self.captions, "caption"), counted(self.failures, "failure")
         gone = f"; {format_missing(self.missing)} left out" if self.missing else ""

@@ -33,7 +33,7 @@ class DataflowError(ValueError):
 
 @dataclass(frozen=True)
 class Workers:
-    """What the arguments ask Dataflow for.
+    """The workers that the arguments request from Dataflow.
 
     Attributes:
       machine: its type.
@@ -83,7 +83,7 @@ def on_dataflow(arguments: Sequence[str]) -> bool:
 def with_dataflow(config: JobConfig, arguments: Sequence[str]) -> tuple[JobConfig, list[str]]:
     """The configuration and Beam's arguments with all that Dataflow needs; as they are with another runner.
 
-    What the user gives of Beam's own options stands; the rest is added.
+    Beam options that the user sets are kept; the others are added.
 
     Raises:
       DataflowError: options are missing or contradict each other.

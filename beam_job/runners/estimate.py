@@ -31,7 +31,7 @@ _ROWS_A_LISTING = 1_000
 
 @dataclass(frozen=True)
 class Speed:
-    """Images a second that each part of one worker lets pass.
+    """Images per second that each part of one worker can process.
 
     Attributes:
       parts: by name: "fetching", then on the CPU "decoding and the model", beside a GPU each for itself.
@@ -80,7 +80,7 @@ def speed(cores: int, gpu: str | None, mean_bytes: float, fetch_threads: int | N
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run takes.
+    """The estimated time and cost of a run.
 
     Attributes:
       images: to be captioned.

@@ -24,7 +24,7 @@ _IMAGES_OF_OTHERS = 16  # a captioner that is not the bundled one may be slow, o
 
 @dataclass(frozen=True)
 class Measured:
-    """What captioning some images took here.
+    """The time that captioning some images took on this machine.
 
     Attributes:
       images: how many.

@@ -37,7 +37,7 @@ class _Host:
 
 
 class Hosts:
-    """What a process knows about web servers; all methods may be called from any thread.
+    """The state of web servers as seen by this process; all methods are thread-safe.
 
     Args:
       clock: monotonic seconds.

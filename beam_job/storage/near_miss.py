@@ -15,7 +15,7 @@ _FOLDERS_KEPT = 4
 def near_miss(path: str) -> str:
     """A hint for the message about a file that does not exist; "" if there is none.
 
-    It finds dangling links, names that differ only in capitals or Unicode form, which macOS and Windows ignore,
+    It finds dangling links, names that differ only in letter case or Unicode form, which macOS and Windows ignore,
     and names with %-escapes or backslashes.
     """
     try:
@@ -28,7 +28,7 @@ def near_miss(path: str) -> str:
         near = _folded_names(folder, os.stat(folder).st_mtime_ns).get(_folded(name))
         if near is not None:
             same = unicodedata.normalize("NFC", near) == unicodedata.normalize("NFC", name)
-            how = "its Unicode form (NFC or NFD)" if same else "capitals"
+            how = "its Unicode form (NFC or NFD)" if same else "letter case"
             return f"; there is {os.path.join(folder, near)}, which differs only in {how}"
         return _other_spelling(os.path.abspath(path), folder)
     except (OSError, ValueError):

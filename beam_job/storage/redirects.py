@@ -29,13 +29,13 @@ _WITH_VALUES = ("unavailable_after", "max-snippet", "max-image-preview", "max-vi
 
 @dataclass(frozen=True)
 class Route:
-    """How a request may travel.
+    """Rules for the redirects and responses of a request.
 
     Attributes:
       redirects: how many to follow.
       allowed: checks the target of each redirect; None allows all.
       respect_noai: whether to refuse answers whose `X-Robots-Tag` forbids use by AI.
-      takes_turns: whether each server gets a few requests at a time only.
+      takes_turns: whether the number of concurrent requests per server is limited.
     """
 
     redirects: int = 0

@@ -160,7 +160,7 @@ def test_a_tar_that_may_have_been_cut_between_images(tmp_path: Path, caplog: pyt
     assert "cut" not in caplog.text
     tar.write_bytes(tar.read_bytes()[:1024])
     assert [image.uri for image in images(members(tar))] == [f"{tar}#1.jpg"]
-    assert f"{tar} ends without the mark of its end, so it may have been cut" in caplog.text
+    assert f"{tar} has no end-of-archive marker, so it may be truncated" in caplog.text
 
 
 def test_devices_are_rows(tmp_path: Path) -> None:

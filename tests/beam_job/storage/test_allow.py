@@ -246,7 +246,7 @@ def test_what_may_not_be_read_is_a_row_among_others_and_is_done_once_it_may(
     outside = f"{lists}-of-others/b.jpg"
     uris = [f"{lists}/sub/a.jpg", outside, "gs://photos/x.jpg", "http://127.0.0.1:9/x.jpg", "ftp://host/x.jpg"]
     assert job(uris) == 0
-    assert re.search(r"3 x list: NotAllowed, such as \S+ lies outside .*", capfd.readouterr().err)
+    assert re.search(r"3 x list: NotAllowed, such as \S+ is outside .*", capfd.readouterr().err)
     assert [row["uri"] for row in rows(tmp_path, "captions")] == uris[:1]
     failures = {row["uri"]: row for row in rows(tmp_path, "failures")}
     assert sorted(failures) == sorted(uris[1:])
