@@ -88,7 +88,9 @@ def test_a_model_that_cannot_be_had_is_one_line(model: str, message: str, asked:
 
 def test_a_model_that_is_not_there_offline_is_one_line(asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(CaptionerError, match=r"some/model is not in the cache .* cannot be reached; connect, or"):
+    with pytest.raises(
+        CaptionerError, match=r"some/model is not in the cache .* cannot be reached; connect to the network, or"
+    ):
         find_source("some/model")
 
 

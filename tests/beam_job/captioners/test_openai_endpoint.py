@@ -136,7 +136,7 @@ def test_the_version_covers_what_captions_depend_on(server: OpenAiServer) -> Non
         pytest.param({"refusal": "I cannot\nhelp."}, "RefusedAnswer", "refused: I cannot help.", id="refused"),
         pytest.param({"text": " \n"}, "EmptyAnswer", "empty (finish_reason stop)", id="empty"),
         pytest.param({"text": None}, "EmptyAnswer", "empty", id="null"),
-        pytest.param({"finish": "length"}, "CutAnswer", "cut at --max_new_tokens: it begins 'a red pict", id="cut"),
+        pytest.param({"finish": "length"}, "CutAnswer", "cut off at --max_new_tokens: it begins 'a red pict", id="cut"),
         pytest.param({"finish": "length", "text": ""}, "CutAnswer", "no words yet", id="still thinking"),
         pytest.param({"finish": "content_filter"}, "FilteredAnswer", "content filter", id="filtered answer"),
         pytest.param(
@@ -263,7 +263,7 @@ def test_a_key_of_blanks_or_line_breaks_is_refused_unseen(
     server: OpenAiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret\nvalue")
-    with pytest.raises(CaptionerError, match="OPENAI_API_KEY holds blanks") as refused:
+    with pytest.raises(CaptionerError, match="OPENAI_API_KEY contains blanks") as refused:
         opened(server)
     assert "secret" not in str(refused.value)
 

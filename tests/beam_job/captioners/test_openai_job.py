@@ -150,7 +150,7 @@ def test_a_key_that_is_refused_on_the_way_ends_the_run_without_failures(
         ),
         pytest.param(["--endpoint=http://x", "--request_timeout=nan"], "--request_timeout must be above 0", id="nan"),
         pytest.param(["--endpoint=http://x", f"--api_key_env={KEY}"], "--api_key_env must be the name", id="the key"),
-        pytest.param(["--max_tokens_total=5"], "--max_tokens_total applies to --captioner=openai", id="alone"),
+        pytest.param(["--max_tokens_total=5"], "--max_tokens_total applies only to --captioner=openai", id="alone"),
     ],
 )
 def test_options_that_do_not_fit(arguments: list[str], said: str, capfd: pytest.CaptureFixture[str]) -> None:

@@ -203,9 +203,9 @@ def without_config(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "code", "message"),
     [
-        pytest.param(remote_code, 2, "it needs Python code of its own, which is not run", id="remote code"),
+        pytest.param(remote_code, 2, "it needs its own Python code, which is not run", id="remote code"),
         pytest.param(pickled, 2, "has no weights as safetensors; other formats can run code", id="pickle"),
-        pytest.param(text_only, 2, "no model that makes text from images", id="text only"),
+        pytest.param(text_only, 2, "it is not an image-to-text model", id="text only"),
         pytest.param(damaged, 1, "cannot be loaded: SafetensorError", id="damaged"),
         pytest.param(without_config, 2, "has no config.json, so transformers cannot load it", id="no config"),
         pytest.param(shutil.rmtree, 2, "is neither a folder here nor a name like ORGANIZATION/NAME", id="nowhere"),

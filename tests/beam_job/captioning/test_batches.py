@@ -194,8 +194,10 @@ def test_a_captioner_that_answers_another_number_of_times_loses_no_row(answers: 
     [
         pytest.param((), "returned () instead of one or more model.Caption", id="no caption"),
         pytest.param("a dog", "returned 'a dog' instead of one or more model.Caption", id="text"),
-        pytest.param(DOG[0], "answered Caption(text='a dog', score=-0.5), not one", id="not in a list"),
-        pytest.param((Caption(None, 0.0),), "answered (Caption(text=None, score=0.0),), which is no text", id="None"),
+        pytest.param(DOG[0], "returned Caption(text='a dog', score=-0.5) instead of one", id="not in a list"),
+        pytest.param(
+            (Caption(None, 0.0),), "returned (Caption(text=None, score=0.0),), which is not a text", id="None"
+        ),
         pytest.param((Caption("a \udc80", 0.0),), "which is not a text with a score", id="no UTF-8"),
         pytest.param((Caption("a dog", "high"),), "which is not a text with a score", id="no number"),
         pytest.param((Caption("a dog", 10**400),), "which is not a text with a score", id="no float"),

@@ -110,7 +110,7 @@ HERE = "tests.beam_job.captioning.test_captioners"
 @pytest.mark.parametrize(
     ("captioner", "message"),
     [
-        pytest.param("no_such_module:make", "No module named 'no_such_module'; the folder that it", id="module"),
+        pytest.param("no_such_module:make", "No module named 'no_such_module'; its folder must be", id="module"),
         pytest.param(f"{HERE}:nothing", f"{HERE} has no function nothing", id="function"),
         pytest.param(f"{HERE}:HERE", f"{HERE} has no function HERE", id="no function"),
         pytest.param(f"{HERE}:failing", "failed: ValueError: no model x for beam", id="it fails"),
