@@ -160,7 +160,9 @@ def test_a_refused_job_names_what_is_missing(ended: dict[str, Future[Ended]]) ->
     run = ended["forbidden"].result()
     assert run.code == 1
     line = only_line(run)
-    assert "Dataflow refused the job: 403 The caller lacks dataflow.jobs.create; the Dataflow API must be on" in line
+    assert (
+        "Dataflow refused the job: 403 The caller lacks dataflow.jobs.create; the Dataflow API must be enabled" in line
+    )
     assert len(run.service.jobs) == 1
 
 
@@ -213,7 +215,7 @@ def test_an_estimate_writes_nothing(photographs_in_bucket: str, capsys: pytest.C
     told = capsys.readouterr().err
     assert "estimate: 4 images" in told
     assert "cost: $" in told
-    assert "$3.00, as given" in told
+    assert "$3.00 per worker-hour, as given" in told
     assert not stored(output)
 
 

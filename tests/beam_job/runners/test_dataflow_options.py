@@ -152,7 +152,10 @@ def test_other_runners_keep_their_arguments(runner: list[str]) -> None:
             id="right fitting",
         ),
         pytest.param(
-            config("nvidia-l4"), [*DATAFLOW, IMAGE, "--experiments=a,enable_prime"], "enable_prime is right", id="Prime"
+            config("nvidia-l4"),
+            [*DATAFLOW, IMAGE, "--experiments=a,enable_prime"],
+            "enable_prime uses right",
+            id="Prime",
         ),
         pytest.param(config("nvidia-tesla-t4"), [*DATAFLOW, IMAGE, MPS], "name two GPUs; leave one", id="two GPUs"),
         pytest.param(
@@ -240,7 +243,7 @@ def test_an_estimate_by_hand() -> None:
     assert estimate.cost == pytest.approx(2 * estimate.worker_hours + estimate.requests_cost)
     told = "\n".join(describe(estimate, listed=True, own_price=True))
     assert "1,000,000 images, 52.0 GB (52 kB each)" in told
-    assert "$2.00, as given" in told
+    assert "$2.00 per worker-hour, as given" in told
     assert "assumed" in told
 
 
