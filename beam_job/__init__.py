@@ -1,14 +1,14 @@
-"""An offline batch captioning job on Apache Beam: images from folders or buckets in, captions in Parquet out.
+"""An offline batch job on Apache Beam that captions images in folders or buckets and writes the captions to Parquet.
 
     from beam_job import JobConfig, run_job
 
     summary = run_job(JobConfig(inputs=("photos",), output="captions"))
 
-Inside a pipeline of your own:
+In your own pipeline:
 
     results = uris | CaptionImages(allow_buckets=["gs://photos"])
 
-The names below are imported when they are first used: `import beam_job` imports neither Beam nor TensorFlow.
+The names below are imported lazily: `import beam_job` imports neither Beam nor TensorFlow.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The Beam graph of a run, as a whole."""
+"""The complete Beam graph of a run."""
 
 from __future__ import annotations
 
@@ -80,6 +80,6 @@ def _conclude(unattended: Unattended, config: JobConfig, done: Iterable[None]) -
     if summary.failure_ratio > config.max_failure_ratio:
         raise FailureBudgetError(
             f"{summary.failure_ratio:.0%} of the images failed, more than "
-            f"--max_failure_ratio={config.max_failure_ratio}; the run is complete nevertheless, see "
+            f"--max_failure_ratio={config.max_failure_ratio}; the run is complete, see "
             f"{unattended.prepared.run.summary}"
         )

@@ -1,4 +1,4 @@
-"""The records that travel through the job."""
+"""The records that the stages of the job pass on."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class ImageInput:
       object_version: `storage.StoredObject.version` as listed; None if the URI comes from a list.
       size: bytes as listed, or None.
       crc32c: checksum in base64 as listed, or None.
-      tar_offset: where its bytes begin in the tar that contains it; None for a file of its own.
-      list_error: why it cannot be captioned, known since it was listed (`inputs.rows.ListedFailure`); None elsewhere.
-      parquet_place: where its bytes lie in a Parquet file (`inputs.packed.Place`); None for a file of its own.
-      is_trusted: whether it comes from an input on the disk of whoever began the run, and may lie anywhere.
+      tar_offset: offset of its bytes in the tar that contains it; None if it is not in a tar.
+      list_error: the reason found during listing why it cannot be captioned (`inputs.rows.ListedFailure`), or None.
+      parquet_place: position of its bytes in a Parquet file (`inputs.packed.Place`); None if it is not in one.
+      is_trusted: whether it comes from an input on the disk of the user who started the run, and may name any place.
     """
 
     uri: str
@@ -57,11 +57,11 @@ class DecodedImage:
 
     Attributes:
       input: the planned image.
-      pixels: uint8[S, S, 3], RGB; uint8[H, W, 3] for a captioner that takes pictures in their own aspect ratio.
+      pixels: uint8[S, S, 3], RGB; uint8[H, W, 3] for a captioner that takes images with their aspect ratio.
       width: pixels of the original as a viewer shows it.
       height: pixels of the original as a viewer shows it.
       object_version: of the file that was read.
-      columns: carried columns, where the captioner takes them.
+      columns: carried columns, if the captioner takes them.
       image_columns: what `--image_columns` asks for.
     """
 
@@ -101,13 +101,13 @@ class CaptionedImage:
 
 @dataclass(frozen=True)
 class Failure:
-    """A row of `failures/`: why an input has no caption.
+    """A row of `failures/`: the reason why an input has no caption.
 
     Attributes:
       uri: of the input.
       stage: where it failed, one of `STAGES`.
       error_type: name of the exception.
-      error_message: one line for people; secrets of signed URLs are removed, and what is no valid UTF-8 is escaped.
+      error_message: one line; secrets of signed URLs are removed, and invalid UTF-8 is escaped.
       transient: whether another run may succeed with the same file and options: `retry_when` is "later".
       object_version: of the file that failed, or None if it is unknown.
       failed_at: UTC.

@@ -1,4 +1,4 @@
-"""Captions inside anybody's pipeline: a transform, and a model handler for `RunInference`.
+"""Captions images in your own Beam pipeline: a transform, and a model handler for `RunInference`.
 
     import apache_beam as beam
     from beam_job import CaptionImages
@@ -8,7 +8,7 @@
         results.captions | "Print" >> beam.Map(print)
         results.failures | "Log" >> beam.Map(logging.warning)
 
-They need no output folder, plan or lease, and caption with the same loaders, batches and captioners as the command.
+Both use the same loaders, batches and captioners as the command, but need no output folder, plan or lease.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class CaptionResults(dict[str, Any]):
     """The two outputs of `CaptionImages`; each element of its input is in exactly one of them.
 
     Attributes:
-      captions: a PCollection of dicts with the columns of `captions/` (docs/output.md), and the element's own fields.
-      failures: a PCollection of dicts with the columns of `failures/`, and the element's own fields.
+      captions: a PCollection of dicts with the columns of `captions/` (docs/output.md), and the fields of the input
+      element. failures: a PCollection of dicts with the columns of `failures/`, and the fields of the input element.
     """
 
     def __init__(self, captions: beam.PCollection[Row], failures: beam.PCollection[Row], config: JobConfig) -> None:
@@ -78,7 +78,8 @@ class CaptionResults(dict[str, Any]):
         """`captions` with a Beam schema, for SqlTransform, data frames and other languages.
 
         Args:
-          fields: types of the elements' own fields that the rows have, such as `product_id=int`; no others are kept.
+          fields: types of the input fields to keep in the rows, such as `product_id=int`; other input fields are
+          dropped.
         """
         unfilled = unfilled_columns(self._config.decoding.num_captions > 1, self._config.min_score is not None)
         columns = [column for column in caption_schema(self._config.prompts) if column.name not in unfilled]
@@ -95,10 +96,10 @@ class CaptionImages(beam.PTransform):
     The input is a PCollection of URIs, or of dicts (or rows with a schema) that have a field `uri`; other fields are
     carried to the output. Timestamps and windows are kept. The output is a `CaptionResults`.
 
-    What may be read has to be named, since URIs may come from strangers: other URIs become failures.
+    The places that may be read must be named, since URIs may come from strangers; other URIs become failures.
 
     Args:
-      options: options of the command by their names, with the same defaults and checks: those of the captioner
+      options: options of the command, with the same names, defaults and checks: those of the captioner
         (`model`, `captioner`, `decoding`, `prompts`, `batch_size`, `engine`, `precision`, `require_gpu`, `max_side`,
         `max_new_tokens`), those that say what may be read (`allow_buckets`, `allow_root`, `allow_schemes`,
         `allow_private_addresses`), limits (`min_bytes`, `max_bytes`, `max_pixels`, `fetch_timeout`, `batch_timeout`,
@@ -115,13 +116,13 @@ class CaptionImages(beam.PTransform):
         self._config = _config("CaptionImages", _OPTIONS, options)
         if not self._config.allowed.schemes:
             raise ValueError(
-                "CaptionImages reads only what it is allowed to; name the places of the images: "
+                "CaptionImages reads only from places that you allow; name those of the images: "
                 "allow_buckets=['gs://photos'], allow_root=['/data/photos'] or allow_schemes=['https']"
             )
 
     def expand(self, pcoll: beam.PCollection[Any]) -> CaptionResults:
         if "dask" in type(pcoll.pipeline.runner).__name__.lower():
-            raise ValueError("CaptionImages does not run on DaskRunner, which drops what the end of a bundle emits")
+            raise ValueError("CaptionImages does not run on DaskRunner, which drops elements emitted in finish_bundle")
         found = pcoll | "Caption" >> beam.ParDo(CaptionElements(self._config)).with_outputs(FAILURES, main="captions")
         for output in (found.captions, found[FAILURES]):
             output.element_type = dict[str, Any]

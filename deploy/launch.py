@@ -1,7 +1,7 @@
-"""What Dataflow's launcher of a flex template runs: the same command, with the template's parameters as options.
+"""The program that Dataflow's flex template launcher runs: the same command, with the template's parameters as options.
 
-The launcher adds `--runner`, `--project`, `--region`, `--template_location` and more, and starts the job that it finds
-at the last of them when this process has ended well; without one it counts the launch as failed.
+The launcher adds `--runner`, `--project`, `--region`, `--template_location` and more. When this process has exited with
+0, it starts the job that was written to `--template_location`; if there is none, the launch counts as failed.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from beam_job.runners.dataflow import with_dataflow
 from beam_job.runners.dataflow_job import options_without_gpu, template_of
 from beam_job.storage import storage_for
 
-# Options without a value; of the template's parameters each has one.
+# Options without a value; template parameters always have one.
 FLAGS = tuple(action.dest for action in job_parser()._actions if isinstance(action.default, bool))
 
 
 def launch(parameters: Sequence[str]) -> int:
-    """Plans the night's run and writes its job; the exit code."""
+    """Plans the nightly run and writes its job; returns the exit code."""
     arguments = as_options(parameters)
     code = main(arguments)
     return code or write_idle_job_where_none_is(arguments)
 
 
 def as_options(parameters: Sequence[str]) -> list[str]:
-    """Leaves out parameters that were left empty, and gives flags their form."""
+    """Drops empty parameters, and turns `--flag=true` into `--flag`."""
     options = []
     for parameter in parameters:
         name, _, value = parameter.partition("=")
@@ -43,7 +43,7 @@ def as_options(parameters: Sequence[str]) -> list[str]:
 
 
 def write_idle_job_where_none_is(arguments: Sequence[str]) -> int:
-    """Where nothing was to be done, a job that does nothing, on a worker without a GPU."""
+    """If there was nothing to do, writes a job that does nothing, on a worker without a GPU."""
     options = beam_options(*with_dataflow(*parse(arguments)))
     location = template_of(options)
     if location and not storage_for(location).exists(location):
@@ -56,4 +56,4 @@ def write_idle_job_where_none_is(arguments: Sequence[str]) -> int:
 if __name__ == "__main__":
     code = launch(sys.argv[1:])
     if code:
-        end_process(code)  # of a job that broke threads may hang in a read
+        end_process(code)  # threads of a failed job may hang in a read

@@ -1,4 +1,4 @@
-"""Writes bundles, whose format `model.bundle` describes, without ever losing what is in their place."""
+"""Writes bundles, whose format `model.bundle` describes, without ever losing an earlier bundle."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ class Caption:
 
     Attributes:
       text: words in lower case, separated by blanks.
-      score: mean natural log-probability of the words, `<end>` included; at most 0, which means certain. None where the
-        captioner knows none; this project's own model always does.
+      score: mean natural log-probability of the words, including `<end>`; at most 0, and closer to 0 is more
+        certain. None if the captioner returns no score; this project's own model always returns one.
     """
 
     text: str

@@ -38,7 +38,7 @@ class CaptionerConfig:
       dropout: dropout rate of the embeddings and the decoder's output in training.
       int8: the backbone computes with 8-bit integers (`model.int8_layers`); for EfficientNet-Lite only.
       length_penalty: the default of beam search (`Decoding`), chosen for the model's weights.
-      content_words_once: for English captions: while `Decoding.no_repeat_ngram` is not 0, no content word comes twice.
+      content_words_once: for English captions: while `Decoding.no_repeat_ngram` is not 0, no content word is repeated.
     """
 
     backbone: str = "efficientnet_lite2"
@@ -74,7 +74,7 @@ class Decoding:
     """How captions are decoded.
 
     Attributes:
-      method: "beam" search, "greedy" (always the likeliest word), or "sample" from the `top_k` likeliest words.
+      method: "beam" search, "greedy" (always the most likely word), or "sample" from the `top_k` most likely words.
       num_captions: captions for each image; more than one with "beam" or "sample".
       beam_width: hypotheses that beam search keeps, at least `num_captions`.
       length_penalty: alpha of Wu et al. 2016 ("Google's Neural Machine Translation System", section 7); 0 prefers
@@ -83,8 +83,8 @@ class Decoding:
       temperature: of sampling; below 1 favours likely words.
       seed: of sampling; the same image and seed give the same captions in any batch.
       no_repeat_ngram: n; no caption contains the same n consecutive words twice, or a word twice in a row; 0 allows
-        both. With 2, fewer than half as many captions of the default model repeat a content word, at no cost in CIDEr
-        (`model/default/MODEL_CARD.md`).
+        both. With 2, fewer than half as many captions of the default model repeat a content word, without a loss in
+        CIDEr (`model/default/MODEL_CARD.md`).
     """
 
     method: str = "beam"

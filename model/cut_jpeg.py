@@ -1,4 +1,4 @@
-"""JPEGs whose last bytes are missing: how much of the picture that costs, and a file that decoders accept.
+"""JPEGs whose last bytes are missing: how much of the picture is lost, and a file that decoders accept.
 
 Without the end-of-image marker, whose two bytes many cameras and broken transfers omit, the whole picture is there, and
 browsers show it. How much is missing shows where the data ends: two decoded pictures, one of all the bytes and one of a

@@ -9,11 +9,11 @@ from model.config import METHODS, Decoding
 
 _HELP = {
     "num_captions": "captions per image, best first",
-    "beam_width": "hypotheses that beam search keeps",
-    "top_k": "number of likeliest words that sampling draws from",
+    "beam_width": "number of hypotheses that beam search keeps",
+    "top_k": "number of most likely words that sampling draws from",
     "temperature": "temperature of sampling; below 1 favours likely words",
     "seed": "seed of sampling; the same seed gives the same captions",
-    "no_repeat_ngram": "no caption repeats N consecutive words, or a word twice in a row; 0 allows both",
+    "no_repeat_ngram": "do not repeat N consecutive words in a caption, or a word twice in a row; 0 allows both",
 }
 
 

@@ -1,4 +1,4 @@
-"""The choice of what runs the encoder, TensorFlow, LiteRT or OpenVINO, and of its precision.
+"""Chooses the engine that runs the encoder (TensorFlow, LiteRT or OpenVINO) and its precision.
 
 Captions do not depend on the choice, except for rounding. Importing this module does not import TensorFlow.
 """
@@ -33,10 +33,9 @@ def add_engine_options(group: argparse._ArgumentGroup) -> None:
         "--engine",
         choices=ENGINES,
         default="auto",
-        help="what runs the model: litert (with NumPy for the decoder) takes half the CPU time of tensorflow, and a "
-        "fifth with 8-bit models; openvino is faster still on a CPU without VNNI, and a quarter of the captions "
-        "differ; auto is litert if it is available and there is no GPU, otherwise tensorflow "
-        "(default: %(default)s)",
+        help="engine that runs the model: litert (with NumPy for the decoder) takes half the CPU time of tensorflow, "
+        "with 8-bit models a fifth; openvino is faster still on a CPU without VNNI, but a quarter of the captions "
+        "differ; auto is litert if it is available and there is no GPU, otherwise tensorflow (default: %(default)s)",
     )
     group.add_argument(
         "--precision",

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-_KEPT = 4  # files for each suffix, the last used; one takes 16 MB for the model that ships, and 200 MB for the largest
+_KEPT = 4  # files for each suffix, the last used; one takes 16 MB for the bundled model, and 200 MB for the largest
 _OUR_NAME = r"[0-9a-f]{64}-[0-9a-f]{64}"  # only such files are ever removed
 
 

@@ -24,16 +24,16 @@ _HEIC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", 
 _AVIF_BRANDS = frozenset((b"avif", b"avis"))
 # What lists and folders hold instead of images, by first bytes.
 _OTHERS = {
-    "a JPEG XL file, which is not read; convert it": (b"\xff\x0a", b"\0\0\0\x0cJXL "),
-    "a JPEG 2000 file, which is not read; convert it": (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
-    "a Photoshop file, which is not read; convert it": (b"8BPS",),
-    "a PDF file, which is not read; convert its pages": (b"%PDF-",),
-    "a pointer of Git LFS; get the file itself with: git lfs pull": (b"version https://git-lfs.github.com/spec",),
-    "a text in JSON": (b'{"', b'[{"', b"{}", b"[]"),
+    "a JPEG XL file, which is not supported; convert it": (b"\xff\x0a", b"\0\0\0\x0cJXL "),
+    "a JPEG 2000 file, which is not supported; convert it": (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
+    "a Photoshop file, which is not supported; convert it": (b"8BPS",),
+    "a PDF file, which is not supported; convert its pages": (b"%PDF-",),
+    "a Git LFS pointer; fetch the file with: git lfs pull": (b"version https://git-lfs.github.com/spec",),
+    "JSON text": (b'{"', b'[{"', b"{}", b"[]"),
     "a compressed file; unpack it": (
         *(b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!"),
     ),
-    "a video, which is not read": (b"\x1aE\xdf\xa3",),
+    "a video, which is not supported": (b"\x1aE\xdf\xa3",),
 }
 _HEAD_BYTES = 1024
 
@@ -78,11 +78,11 @@ def format_of(data: bytes) -> str:
 def _other(data: bytes) -> str | None:
     """What a file is that is no image, if that can be said."""
     if data[4:8] == b"ftyp":
-        return "a video, which is not read"
+        return "a video, which is not supported"
     head = data[:_HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip()
     if head.startswith(b"<"):
         is_drawing = b"<svg" in head.lower()
-        return "an SVG drawing, which is not read; convert it" if is_drawing else "a web page or XML"
+        return "an SVG drawing, which is not supported; convert it" if is_drawing else "a web page or XML"
     return next((what for what, starts in _OTHERS.items() if head.startswith(starts)), None)
 
 

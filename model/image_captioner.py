@@ -12,7 +12,7 @@ from model.caption import Caption
 
 
 class ImageCaptioner(Protocol):
-    """Captions batches of square images; `model.PictureCaptioner` takes them in their own shape, with prompts.
+    """Captions batches of square images; `model.PictureCaptioner` takes pictures with their aspect ratio.
 
     Any object with these three members is a captioner; it need not inherit from this class. The command also creates a
     captioner to read its version, so slow initialization belongs in an optional method `load()`, which is called once
@@ -24,7 +24,7 @@ class ImageCaptioner(Protocol):
         """Identifies the model in the column `model_version`.
 
         Images with a caption of the same version and decoding are not captioned again, so captioners whose captions
-        differ, for example by their weights, need different versions.
+        differ, for example because of their weights, need different versions.
         """
 
     @property
@@ -35,7 +35,7 @@ class ImageCaptioner(Protocol):
         """Captions each image of a batch.
 
         Calls never overlap, but may come from different threads. B is always --batch_size: a smaller batch is padded
-        with black images. After an error, both halves of the batch are tried again, so that only the images that cause
+        with black images. After an error, both halves of the batch are retried, so that only the images that cause
         it fail. After an out-of-memory error (`model.devices.is_out_of_memory`), all later batches are smaller.
 
         Args:
@@ -43,5 +43,6 @@ class ImageCaptioner(Protocol):
 
         Returns:
           for each of the B images as many captions as `decoding.num_captions` says, best first, with scores that are
-          None or finite as float32; greater scores are better. Fewer captions are a failure of the image, more are cut.
+          None or finite as float32; greater scores are better. With fewer captions the image fails; surplus captions
+          are dropped.
         """

@@ -29,7 +29,7 @@ class BeamSearch:
       max_words: T.
       length_penalty: the alpha of Wu et al. 2016, equation 14.
       no_repeat_ngram: as `model.search` describes it.
-      once: bool[V], likewise.
+      once: bool[V], as `model.search` describes it.
     """
 
     width: int

@@ -24,7 +24,7 @@ class Sampling:
       top_k: number of words to draw from; V or more means all words.
       temperature: divides the logits.
       no_repeat_ngram: as `model.search` describes it.
-      once: bool[V], likewise.
+      once: bool[V], as `model.search` describes it.
     """
 
     max_words: int

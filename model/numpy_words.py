@@ -1,4 +1,4 @@
-"""Which words may come next, and the likeliest of them, in NumPy.
+"""Selects the words that may come next, and the most likely of them, in NumPy.
 
 Dimensions: R hypotheses, T maximum words, V words of the vocabulary.
 """

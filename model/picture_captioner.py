@@ -1,4 +1,4 @@
-"""The interface of captioners that take pictures in their own aspect ratio, with URI, columns and prompt."""
+"""The interface of captioners that take pictures with their original aspect ratio, with URI, columns and prompt."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Picture:
       pixels: uint8[H, W, 3], RGB, as a viewer shows it; the longer side has at most `max_side` pixels.
       uri: of the input.
       columns: the row's --carry_columns, as Python values.
-      prompt: what --prompt says for this picture, its `{column}`s filled in; None without --prompt.
+      prompt: the --prompt for this picture, with its `{column}`s filled in; None without --prompt.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -32,7 +32,7 @@ class Picture:
 
 
 class CaptionFailure(Exception):
-    """One picture has no caption: it becomes a row of `failures/` with the stage `caption`.
+    """Says that one picture has no caption; it becomes a row of `failures/` with the stage `caption`.
 
     The name of the (sub)class is the row's `error_type`, the message its `error_message`.
 
@@ -55,8 +55,8 @@ class CaptionFailure(Exception):
 class EndRun(CaptionFailure):
     """This picture and all that follow are left for the next run, for example because a budget is spent.
 
-    The run ends in good order: pictures that have captions keep them, the others become failures that the next run
-    tries again, nothing more is fetched, and the exit code does not count them as failed.
+    The run ends cleanly: pictures that have captions keep them, the others become failures that the next run retries,
+    no more images are fetched, and the exit code does not count the remaining ones as failed.
 
     Args:
       message: why, in one line.
@@ -67,7 +67,7 @@ class EndRun(CaptionFailure):
 
 
 class CaptionerError(ValueError):
-    """The captioner cannot be made, or cannot go on; the run ends with this message, which says what to do."""
+    """The captioner cannot be created, or cannot continue; the run ends with this message, which says what to do."""
 
 
 class PictureCaptioner(Protocol):
@@ -75,35 +75,35 @@ class PictureCaptioner(Protocol):
 
     Any object with these three members is a captioner; it need not inherit from this class. Optional members:
 
-      batch_size (int): pictures in a call where --batch_size is not given; by default what suits TensorFlow's device.
-      batches_at_once (int): calls of `caption_pictures` that may overlap, each in a thread of its own; by default 1. A
-        client of a service takes batches of one, as many at once as it wants to have requests under way.
-      on_gpu (bool): whether a GPU waits for pictures; then they are loaded in processes. Read after `load()`.
+      batch_size (int): pictures per call if --batch_size is not given; the default depends on TensorFlow's device.
+      batches_at_once (int): calls of `caption_pictures` that may run at the same time, each in its own thread; 1 by
+        default. A client of a web service sets `batch_size` to 1 and this to the number of concurrent requests.
+      on_gpu (bool): whether the captioner runs on a GPU; if so, pictures are loaded in processes. Read after `load()`.
       engine, precision (str): for the summary, one word each. Read after `load()`.
       load(): called once in each process that captions, before the first batch. The command also creates a captioner
         to read its version, so slow initialization belongs here.
       check(): called once before a run on this machine, before anything is written. It raises `CaptionerError` if there
         would be no captions, for example because a service cannot be reached.
-      take_counts(): whole numbers by name since the last call, such as {"requests": 3, "tokens_in": 2100}; their sums
-        over all processes stand in the summary. Called when a shard is done, from any thread.
+      take_counts(): returns counts by name since the last call, such as {"requests": 3, "tokens_in": 2100}; the summary
+        contains their sums over all processes. Called when a shard is done, from any thread.
 
-    For what hits every picture alike, such as a key that is refused, any of its methods, and the function that makes
-    it, raise `CaptionerError`: the run ends with that line, and no picture is recorded as failed.
+    For errors that affect every picture, such as a refused key, any method, or the function that creates the captioner,
+    raises `CaptionerError`: the run ends with its message, and no picture is recorded as failed.
     """
 
     @property
     def version(self) -> str:
-        """See `model.ImageCaptioner.version`. Prompts and decoding options are recorded beside it, by the job."""
+        """See `model.ImageCaptioner.version`. The job records prompts and decoding options separately."""
 
     @property
     def max_side(self) -> int:
-        """The longest side of a picture, in pixels; larger ones are scaled down, smaller ones are left as they are."""
+        """The longest side of a picture, in pixels; larger ones are scaled down, smaller ones are unchanged."""
 
     def caption_pictures(self, pictures: Sequence[Picture]) -> Sequence[Sequence[Caption] | CaptionFailure]:
         """Captions pictures, from one to `batch_size` of them, fewer where they are large.
 
-        With several prompts it is called for each of them, with the same pictures. After an error other than
-        `CaptionFailure`, `EndRun` and `CaptionerError`, both halves of the batch are tried again, so that only the
+        With several prompts it is called once per prompt, with the same pictures. After an error other than
+        `CaptionFailure`, `EndRun` and `CaptionerError`, both halves of the batch are retried, so that only the
         pictures that cause it fail. After an out-of-memory error, all later batches are smaller.
 
         Returns:

@@ -68,12 +68,12 @@ _REASONS = (
     (r"broken data stream|decoder error|unrecognized data stream", "its pixel data is broken"),
     (r"cannot handle \d+-bit layers", "a JPEG of more than 8 bits, which is not supported; convert it to 8 bits"),
     (r"could not create decoder object", "it is damaged, or ends too early"),
-    (r"unknown pixel mode", "a kind of samples that Pillow does not know; convert them to 8 bits"),
-    (r"codec configuration|unknown raw mode|not implemented", "a variant that Pillow does not know"),
-    (r"tile cannot extend|outside image", "its first frame lies outside the picture"),
+    (r"unknown pixel mode", "a sample format that Pillow does not support; convert it to 8 bits"),
+    (r"codec configuration|unknown raw mode|not implemented", "a variant that Pillow does not support"),
+    (r"tile cannot extend|outside image", "its first frame is outside the picture"),
     (r"cannot load this image", "it holds no picture"),
-    (r"MAX_TEXT", "its text unpacks to more than 1 MiB"),
-    (r"not identified by this driver", "its header tells no size"),
+    (r"MAX_TEXT", "its text decompresses to more than 1 MiB"),
+    (r"not identified by this driver", "its header contains no size"),
     (r"seek to frame", "its first page is not where the header says"),
 )
 

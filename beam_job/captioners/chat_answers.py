@@ -1,4 +1,4 @@
-"""What a chat completion says: captions with scores, or why there is none."""
+"""Reads a chat completion: captions with scores, or the reason why there are none."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def captions_in(answer: Mapping[str, Any], num_captions: int) -> list[Caption]:
         except CaptionFailure as failure:
             failures.append(failure)
     if len(found) < num_captions:
-        raise failures[0] if failures else EmptyAnswer(f"the endpoint gave {len(found)} of {num_captions} captions")
+        raise failures[0] if failures else EmptyAnswer(f"the endpoint returned {len(found)} of {num_captions} captions")
     if all(caption.score is not None for caption in found):
         found.sort(key=lambda caption: -(caption.score or 0.0))
     return found
@@ -76,8 +76,11 @@ def _caption(choice: Mapping[str, Any]) -> Caption:
     if refusal := message.get("refusal"):
         raise RefusedAnswer(f"the model refused: {' '.join(str(refusal).split())[:300]}")
     if reason == "length":
-        shown = f"it begins {text[:_SHOWN]!r}" if text else "it has no words yet, as of a model that thinks first"
-        raise CutAnswer(f"the answer was cut at --max_new_tokens: {shown}; allow more, or ask for less with --prompt")
+        shown = f"it begins {text[:_SHOWN]!r}" if text else "it has no words yet, as with a model that reasons first"
+        raise CutAnswer(
+            f"the answer was cut off at --max_new_tokens: {shown}; allow more tokens, or ask for a shorter answer with "
+            "--prompt"
+        )
     if not text:
         raise EmptyAnswer(f"the answer is empty (finish_reason {reason!s:.40})")
     return Caption(text, _score(choice.get("logprobs")))

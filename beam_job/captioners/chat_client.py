@@ -1,4 +1,4 @@
-"""Chat completions over HTTP: retries, deadlines, and errors in one line in which the key never occurs."""
+"""Chat completions over HTTP: retries, deadlines, and one-line errors that never contain the key."""
 
 from __future__ import annotations
 
@@ -166,7 +166,9 @@ class ChatClient:
 def _key_of(variable: str) -> str | None:
     key = os.environ.get(variable, "").strip()
     if key and not _KEY.fullmatch(key):
-        raise KeyFormatError(f"the environment variable {variable} holds blanks or other characters that no key has")
+        raise KeyFormatError(
+            f"the environment variable {variable} contains blanks or other characters that a key cannot have"
+        )
     return key or None
 
 
@@ -209,7 +211,7 @@ def _answer(response: requests.Response, data: bytes) -> dict[str, Any]:
         code = parsed["error"].get("code") if isinstance(parsed["error"], dict) else None
         status = code if isinstance(code, int) and 400 <= code < 600 else 500
         raise _refusal(status, parsed, data, response.headers.get("Retry-After"))
-    what = "JSON that was cut, or no JSON" if parsed is None else "JSON that is no chat completion"
+    what = "truncated JSON, or no JSON" if parsed is None else "JSON that is not a chat completion"
     raise EndpointError(f"sent {what}: {_line(data.decode('utf-8', 'replace'))[:80]!r}", "BadAnswer", transient=True)
 
 

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face Hub or in a local folder: which revision, which files, and what is wrong in one line."""
+"""Models of the Hugging Face Hub or in a local folder: their revision, their files, and one-line errors."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _kind_of(config: Path, model: str) -> str:
             "has no config.json" if isinstance(error, FileNotFoundError) else "has no model_type in its config.json"
         )
         raise CaptionerError(
-            f"--model={model} {reason}, so it is no model for transformers; give one that save_pretrained has written"
+            f"--model={model} {reason}, so transformers cannot load it; give a folder that save_pretrained has written"
         ) from error
 
 
@@ -120,11 +120,13 @@ def _explained(name: str, revision: str) -> Iterator[None]:
         raise CaptionerError(f"--model={name} has no revision {revision!r}; see {page}/commits") from error
     except errors.LocalEntryNotFoundError as error:  # also where the Hub cannot be reached
         reason = f"is not in the cache ({constants.HF_HUB_CACHE}), and {constants.ENDPOINT} cannot be reached"
-        raise CaptionerError(f"--model={name} {reason}; connect, or give a folder") from error
+        raise CaptionerError(f"--model={name} {reason}; connect to the network, or give a folder") from error
     except errors.EntryNotFoundError as error:
-        raise CaptionerError(f"--model={name} has no config.json, so it is no model for transformers") from error
+        raise CaptionerError(f"--model={name} has no config.json, so transformers cannot load it") from error
     except errors.HFValidationError as error:
-        raise CaptionerError(f"--model={name} is no name of a model: {' '.join(str(error).split())[:200]}") from error
+        raise CaptionerError(
+            f"--model={name} is not a valid model name: {' '.join(str(error).split())[:200]}"
+        ) from error
     except (OSError, errors.HfHubHTTPError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CaptionerError(f"--model={name} cannot be downloaded: {reason}") from error

@@ -35,7 +35,7 @@ def open_captioner(config: JobConfig, version: str | None) -> KerasHubCaptioner:
     if not config.model:
         raise CaptionerError("--captioner=keras_hub needs --model=PRESET or --model=FOLDER")
     if config.decoding.method == "sample" or config.decoding.num_captions > 1:
-        raise CaptionerError("--captioner=keras_hub gives one caption, by --decoding=beam or greedy")
+        raise CaptionerError("--captioner=keras_hub gives one caption per image, with --decoding=beam or greedy")
     digest = caption_digest(config, default_prompt=DEFAULT_PROMPT)
     return KerasHubCaptioner(config, f"{_source_version(config.model)}-{digest}")
 

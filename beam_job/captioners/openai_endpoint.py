@@ -36,14 +36,14 @@ class EndpointFailure(CaptionFailure):
 class OpenAiCaptioner:
     """Captions pictures by requests to an endpoint.
 
-    An error that may hit every picture alike is told from one of a single picture by a request with a picture of the
-    captioner's own: if that fails too, the run ends.
+    To distinguish errors that affect every picture from those of a single one, the captioner sends a request with a
+    test picture of its own: if that fails too, the run ends.
 
     Args:
       endpoint: where requests go, and how.
       model: the model's name there.
       decoding: temperature, seed and number of captions.
-      max_new_tokens: of an answer.
+      max_new_tokens: limit for a response.
       max_side: of a picture, in pixels.
       version: see `PictureCaptioner`.
       max_tokens: after which no more requests are sent; None for no limit.
@@ -99,9 +99,9 @@ class OpenAiCaptioner:
         except EndpointError as error:
             raise self._explained(error) from error
         if self._max_tokens is not None and tokens_in(answer) is None:
-            raise self._wrong("does not tell the tokens that it uses, which --max_tokens_total needs")
+            raise self._wrong("does not report the tokens that it uses, which --max_tokens_total needs")
         if len(answer["choices"]) < self._num_captions:
-            raise self._wrong(f"gives one caption for a request, not --num_captions={self._num_captions}")
+            raise self._wrong(f"returns one caption per request, not --num_captions={self._num_captions}")
         try:
             caption, *_ = captions_in(answer, 1)
         except CaptionFailure:

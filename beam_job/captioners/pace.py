@@ -1,4 +1,4 @@
-"""How many requests are under way: fewer when the server says that it is overloaded, and slowly more again."""
+"""Limits concurrent requests: fewer when the server says that it is overloaded, then slowly more again."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Stopwatch:
 
 
 class Pace:
-    """Lets a number of requests be under way at the same time; threads share it.
+    """Limits the number of concurrent requests; shared by threads.
 
     The number is halved when the server asks to slow down, and grows by one whenever so many requests have succeeded
     ("additive increase, multiplicative decrease", as in TCP).
 
     Args:
-      most: requests at the same time when all is well.
+      most: concurrent requests if the server is not overloaded.
       longest_pause: seconds; a server that asks for a longer one is asked again after these.
     """
 

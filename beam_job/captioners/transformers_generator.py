@@ -29,8 +29,8 @@ from transformers.utils import logging as transformers_logging
 from beam_job.config import JobConfig
 from model import Caption, CaptionerError, Decoding, Picture
 
-_UNKNOWN = "it needs Python code of its own, which is not run; use a model that this version of transformers knows"
-_NO_CAPTIONER = "it is no model that makes text from images"
+_UNKNOWN = "it needs its own Python code, which is not run; use a model that this version of transformers supports"
+_NO_CAPTIONER = "it is not an image-to-text model"
 _SAFE = {"local_files_only": True, "trust_remote_code": False}
 # Models without a chat template that expect a task in words.
 _TASKS = {"paligemma": "caption en", "florence2": "<CAPTION>"}
@@ -182,10 +182,10 @@ class Generator:
 
 
 class SeededSampler(LogitsProcessor):
-    """Draws the next token of each picture with random numbers of its own: those of its pixels, the seed and the try.
+    """Draws the next token of each picture with random numbers that depend on its pixels, the seed and the attempt.
 
-    Adding Gumbel noise to the log-probabilities and taking the largest is drawing from them, so that the batch has no
-    part in what is drawn. All other tokens are excluded.
+    Adding Gumbel noise to the log-probabilities and taking the largest is equivalent to sampling from them, so the
+    result does not depend on the batch. All other tokens are excluded.
 
     Args:
       pictures: of the rows.
@@ -220,7 +220,7 @@ def _generation_options(config: JobConfig) -> dict[str, Any]:
         options |= {"num_return_sequences": decoding.num_captions}
         if decoding.length_penalty is not None and options["num_beams"] > 1:
             options["length_penalty"] = decoding.length_penalty
-    # The default is made for the model that ships; of a long sentence it would forbid every second "in the".
+    # The default is made for the bundled model; of a long sentence it would forbid every second "in the".
     if decoding.no_repeat_ngram != Decoding.no_repeat_ngram:
         options["no_repeat_ngram_size"] = decoding.no_repeat_ngram
     return options
@@ -270,7 +270,7 @@ def _reason(error: Exception) -> str:
     if "trust_remote_code" in text or "custom code" in text:
         return _UNKNOWN
     if importlib.util.find_spec("torchvision") is None and re.search("torchvision|VIDEO", text):
-        return "it needs torchvision, in the version that belongs to torch (pip install torchvision)"
+        return "it needs torchvision, in the version that matches torch (pip install torchvision)"
     if "Unrecognized configuration class" in text or "AutoModelForImageTextToText" in text:
         return _NO_CAPTIONER
     return f"{type(error).__name__}: {text}"[:300]

@@ -1,4 +1,4 @@
-"""The part of a captioner's version that covers what it is asked and how it answers."""
+"""The part of a captioner's version that covers prompts and decoding options."""
 
 from __future__ import annotations
 

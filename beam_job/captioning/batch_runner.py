@@ -1,4 +1,4 @@
-"""Batches under way: filled image by image, run in threads."""
+"""Fills batches image by image and runs them in threads."""
 
 from __future__ import annotations
 
@@ -181,11 +181,11 @@ class BatchRunner(Generic[OwnerT]):
                 return
             if limit == self._timeout:
                 raise BatchTimeoutError(
-                    f"a batch of {len(oldest.images)} images has not ended after --batch_timeout={self._timeout:g} "
-                    f"seconds; if the captioner is only slow, give more seconds or a smaller --batch_size"
+                    f"a batch of {len(oldest.images)} images did not finish within --batch_timeout={self._timeout:g} "
+                    f"seconds; if the captioner is only slow, use a longer timeout or a smaller --batch_size"
                 )
             self._log(
-                f"no batch has ended for {limit / 60:.0f} minutes; the captioner may hang "
+                f"no batch has finished for {limit / 60:.0f} minutes; the captioner may hang "
                 f"(the run ends after --batch_timeout={self._timeout:g} seconds)"
             )
             report_after *= 2

@@ -1,4 +1,4 @@
-"""Batches through the captioner: an error costs no more captions than those of the images that are to blame."""
+"""Runs batches through the captioner; after an error, only the images that cause it fail."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ class BatchCaptioner:
     def caption(self, images: list[DecodedImage]) -> list[CaptionedImage | Failure]:
         """A row for each image, in their order.
 
-        If a batch fails, its halves are tried, down to the image that is to blame; if the device runs out of memory,
-        smaller batches are tried, now and from now on. With several prompts, an image that fails for one fails.
+        If a batch fails, its halves are tried, down to the image that causes it; if the device runs out of memory, this
+        batch and all later ones are made smaller. With several prompts, an image that fails for one fails.
 
         Raises:
-          CaptionerError: the captioner cannot go on.
+          CaptionerError: the captioner cannot continue.
         """
         failed: dict[int, Failure] = {}
         found: list[list[tuple[Caption, ...]]] = [[] for _ in images]
@@ -113,8 +113,8 @@ class BatchCaptioner:
                 return
             self.size = smaller
         self._log(
-            f"the device ran out of memory with {size} images in a batch; going on with {smaller} "
-            f"(--batch_size={smaller} starts there)"
+            f"the device ran out of memory with {size} images in a batch; continuing with {smaller} "
+            f"(--batch_size={smaller} avoids this)"
         )
 
     def _checked(self, image: DecodedImage, answer: Answer) -> tuple[Caption, ...] | Failure:
@@ -170,7 +170,7 @@ class _Pictures:
 
 def _check_number(answers: Sequence[Answer], images: int) -> None:
     if len(answers) != images:
-        raise WrongAnswerError(f"the captioner answered {len(answers)} times to {images} images")
+        raise WrongAnswerError(f"the captioner returned {len(answers)} results for {images} images")
 
 
 def checked_captions(found: Sequence[Caption], num_captions: int) -> tuple[Caption, ...]:
@@ -184,16 +184,16 @@ def checked_captions(found: Sequence[Caption], num_captions: int) -> tuple[Capti
       NonFiniteScoreError: a score is given and not finite, as the float32 that it is stored as.
     """
     if not isinstance(found, Sequence) or not found or not all(isinstance(caption, Caption) for caption in found):
-        raise WrongAnswerError(f"the captioner answered {found!r:.80}, not one model.Caption or several")
+        raise WrongAnswerError(f"the captioner returned {found!r:.80} instead of one or more model.Caption")
     if len(found) < num_captions:
-        raise WrongAnswerError(f"the captioner answered {len(found)} captions, not --num_captions={num_captions}")
+        raise WrongAnswerError(f"the captioner returned {len(found)} captions, not --num_captions={num_captions}")
     captions = []
     for caption in found[:num_captions]:
         try:
             score = None if caption.score is None else float(caption.score)
             captions.append(Caption(_checked_text(caption.text), score))
         except (TypeError, ValueError, OverflowError) as error:
-            raise WrongAnswerError(f"the captioner answered {found!r:.80}, which is no text with a score") from error
+            raise WrongAnswerError(f"the captioner returned {found!r:.80}, which is not a text with a score") from error
     for caption in captions:
         _check_score(caption.score)
     return tuple(captions)
@@ -204,7 +204,7 @@ def _checked_text(text: str) -> str:
     stored = str.replace(text, "\0", " ")
     stored.encode()  # raises for lone surrogates
     if not stored.strip():
-        raise WrongAnswerError(f"the captioner answered {text!r:.80}, a caption without words")
+        raise WrongAnswerError(f"the captioner returned {text!r:.80}, a caption without words")
     return stored
 
 
@@ -214,7 +214,7 @@ def _check_score(score: float | None) -> None:
     with np.errstate(over="ignore"):
         is_finite = bool(np.isfinite(np.float32(score)))
     if not is_finite:
-        raise NonFiniteScoreError(f"the score of its caption is {score}, so the caption means nothing")
+        raise NonFiniteScoreError(f"the score of its caption is {score}, which is not a finite number")
 
 
 def _failure(image: DecodedImage, error: Exception) -> Failure:

@@ -1,7 +1,7 @@
 """A model bundle on this machine: a local folder, or a copy from a bucket in the user's cache folder.
 
-A copy is kept under the checksum of its SHA256SUMS, which covers all its other files: a bundle that has changed at its
-address gets a copy of its own, and all processes of a machine share the same copies.
+A copy is kept under the checksum of its SHA256SUMS, which covers all its other files: a bundle that has changed in the
+bucket gets a new copy, and all processes of a machine share the same copies.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The DoFn of `CaptionImages`: an element in, its row out, with the element's own timestamp and windows."""
+"""The DoFn of `CaptionImages`: takes an element and emits its row, with the element's timestamp and windows."""
 
 from __future__ import annotations
 

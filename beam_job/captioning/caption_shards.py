@@ -1,4 +1,4 @@
-"""The DoFn: a shard's number in, its files written; captions, pixels and features never cross a stage boundary."""
+"""The job's DoFn: takes a shard's number and writes its files; captions, pixels and features never leave the stage."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _BATCHES_AHEAD = 4  # at least so many are fetched and decoded while the model w
 class CaptionShards(beam.DoFn):
     """Captions the images of each shard of a run and commits the shard's files.
 
-    `process` returns while the last images of its shard are still under way, so that those of the next are fetched
-    meanwhile; the bundle ends when all its shards are committed.
+    `process` returns while the last images of its shard are still in progress, so that those of the next can be
+    fetched; the bundle ends when all its shards are committed.
 
     Args:
       config: the job.

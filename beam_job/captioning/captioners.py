@@ -1,4 +1,4 @@
-"""The captioner that the options name: a bundle's, one of this package's by name, or one of the user's function."""
+"""Opens the captioner that the options name: a bundle, a named one of `beam_job.captioners`, or the user's function."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def bundle_of_run(config: JobConfig, version: str) -> Path:
     folder = local_bundle(config.model)
     found = check_bundle(folder)
     if found != version:
-        place = f"the model at {config.model}" if config.model else "the model that ships"
+        place = f"the model at {config.model}" if config.model else "the bundled model"
         raise BundleError(
             f"{place} has changed since the run began: it was {version} and is {found}; "
             "repeat the command to start a run with the new one"
@@ -75,7 +75,7 @@ def captioner_of_run(config: JobConfig, version: str) -> AnyCaptioner:
     captioner, found = _make_captioner(config, version)
     if found != version:
         raise CaptionerError(
-            f"--captioner={config.captioner}: the run began with version {version}, and a worker has {found}"
+            f"--captioner={config.captioner}: the run started with version {version}, and a worker has {found}"
         )
     if load := getattr(captioner, "load", None):
         with _user_code(f"--captioner={config.captioner}: load() failed"):
@@ -135,7 +135,7 @@ def _user_code(what: str, module: str = "") -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         missing = isinstance(error, ModuleNotFoundError) and module.startswith(error.name or module)
-        hint = "; the folder that it lies in must be on PYTHONPATH" if module and missing else ""
+        hint = "; its folder must be on PYTHONPATH" if module and missing else ""
         reason = f"it called exit({error.code!r})" if isinstance(error, SystemExit) else _line(error)
         raise CaptionerError(f"{what}: {reason}{hint}") from error
 

@@ -1,7 +1,7 @@
-"""The captioner's answers of a run by content, in a small database that the run's processes on this machine share.
+"""The captioner's results of a run by content, in a small database shared by the run's processes on this machine.
 
 The database is a file in the temporary folder, one for each run. If several processes have the same content at the same
-time, the first one captions it and the others wait for the answer. If that process dies, another one takes over.
+time, the first one captions it and the others wait for the result. If that process dies, another one takes over.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def _folder() -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
-        raise PermissionError(f"{folder} is not a folder of this user's own")
+        raise PermissionError(f"{folder} is not a folder that this user owns")
     return folder
 
 

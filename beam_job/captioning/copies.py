@@ -1,4 +1,4 @@
-"""Images whose content is captioned for another image (`--dedupe=content`), and that wait for its captions."""
+"""Images that wait for the captions of another image with the same content (`--dedupe=content`)."""
 
 from __future__ import annotations
 

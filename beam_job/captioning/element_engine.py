@@ -1,4 +1,4 @@
-"""Elements of a pipeline through fetch, decode and caption: an `ImageEngine` that writes nothing."""
+"""Fetches, decodes and captions the elements of a pipeline: an `ImageEngine` that writes no files."""
 
 from __future__ import annotations
 

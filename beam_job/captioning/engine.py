@@ -1,11 +1,11 @@
-"""Shards through fetch, decode, caption and write, overlapped; one engine for each process of the job.
+"""Fetches, decodes, captions and writes shards, with overlapping steps; one engine per process of the job.
 
     submit ──> the loader ────────> the model's thread ──> the writer's thread
                fetches, decodes     draws, makes batches   one file a shard
 
 An image is in its `OpenShard` when it has its row; the shard belongs to the writer's thread from its last row until its
-file is committed. An output that cannot be written fails the engine as a whole: the shards under way fail with it,
-unwritten.
+file is committed. An output that cannot be written fails the whole engine: the shards in progress fail with it
+and are not written.
 """
 
 from __future__ import annotations

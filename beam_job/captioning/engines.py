@@ -1,4 +1,4 @@
-"""The engines of this process, which are all its process-wide state: one for each run, shared by its threads.
+"""The engines of this process, its only process-wide state: one per run, shared by all threads.
 
 Runners make a DoFn for each of their threads; all of them use one engine, and so one model. The same holds for each
 configuration of `CaptionImages`.

@@ -1,4 +1,4 @@
-"""Images through fetch, decode and caption, overlapped: the heart of the job and of `CaptionImages`.
+"""Fetches, decodes and captions images, with overlapping steps: the core of the job and of `CaptionImages`.
 
     submit ──> the loader ────────> the model's thread ──> complete
                fetches, decodes     draws, makes batches
@@ -7,11 +7,11 @@ An image belongs to the loader from `submit` until the model's thread draws its 
 the model's thread until its row is in its group, a shard or a single image.
 
 The next images are fetched and decoded while the model works on the last ones, and a batch may hold images of several
-groups. The model waits only where images arrive too slowly. On a GPU two batches run at the same time, one being copied
+groups. The model waits only if images arrive too slowly. On a GPU two batches run at the same time, one being copied
 to the device while it computes the other, and the loader has processes instead of threads.
 
-An error that would hit every image alike (credentials that have expired, a spent failure budget) fails the engine as a
-whole: the groups under way fail with it, and so does every later `submit`.
+An error that affects every image (expired credentials, a spent failure budget) fails the whole engine: the groups in
+progress fail with it, and so does every later `submit`.
 """
 
 from __future__ import annotations
@@ -122,10 +122,10 @@ class ImageEngine(abc.ABC, Generic[G]):
         self._progress.close()
 
     def fail(self, error: BaseException) -> None:
-        """Fails the groups under way and all later ones with `error`; only those that have all their rows are written.
+        """Fails the groups in progress and all later ones with `error`; only complete groups are written.
 
-        Images that wait to be fetched, decoded or captioned are dropped, a batch under way ends, a fetch under way is
-        left alone. Of several errors the first counts.
+        Images that wait to be fetched, decoded or captioned are dropped; a batch in progress is finished, and a fetch
+        in progress is not interrupted. If there are several errors, the first one is used.
         """
         with self._lock:
             if self._error:

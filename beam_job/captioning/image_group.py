@@ -1,4 +1,4 @@
-"""What an engine's images belong to: a shard, or an element of a pipeline."""
+"""Groups of an engine's images: a shard, or an element of a pipeline."""
 
 from __future__ import annotations
 

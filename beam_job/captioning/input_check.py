@@ -1,4 +1,4 @@
-"""Whether the place that images come from is still there, asked when not one image of a shard could be read."""
+"""Checks whether the folder or bucket of the images still exists, when no image of a shard could be read."""
 
 from __future__ import annotations
 
@@ -75,5 +75,5 @@ def _check_bucket(bucket: str) -> None:
 
 def _gone(what: str) -> InputGoneError:
     return InputGoneError(
-        f"not one image of a shard could be read, and {what}; fix that, or ignore failures with --max_failure_ratio=1"
+        f"no image of a shard could be read, and {what}; fix that, or ignore failures with --max_failure_ratio=1"
     )

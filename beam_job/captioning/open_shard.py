@@ -1,4 +1,4 @@
-"""A shard under way: its rows as they come, the time they took, and its commit."""
+"""A shard in progress: its rows, the time they took, and its commit."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The counts of one worker, in a small file that the launching process reads to show the progress of the run.
 
 Beam's in-process runner reports nothing while it runs, and workers may be other processes; files work for both. A
-worker's messages go the same way, because stderr is held back while the pipeline runs.
+worker's messages are passed on the same way, because stderr is suppressed while the pipeline runs.
 """
 
 from __future__ import annotations

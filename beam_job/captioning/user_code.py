@@ -1,4 +1,4 @@
-"""Code of users that must not end the process: leaving it in silence, with exit code 0, would look like success."""
+"""Keeps users' code from ending the process: a silent exit with code 0 would look like success."""
 
 from __future__ import annotations
 

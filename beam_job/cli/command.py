@@ -44,7 +44,7 @@ def command() -> None:
 def main(arguments: list[str] | None = None, examples: bool = True) -> int:
     """Runs the command and returns its exit code.
 
-    0 is success, 1 that the run failed or too many images did, 2 invalid usage, 3 that another run holds the output. A
+    0 is success; 1: the run or too many images failed; 2: wrong usage; 3: another run is writing to the output. A
     signal ends the process here, with 130 (Ctrl-C) or 143 (SIGTERM).
 
     Args:
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None, examples: bool = True) -> int:
     again = _same_command(given)
     with (
         log_to(sys.stderr, wants_json(given)) as handler,
-        stop_on_signals(format_error(f"stopped at once; to resume: {again}", handler)) as terminal,
+        stop_on_signals(format_error(f"stopped immediately; to resume: {again}", handler)) as terminal,
     ):
         try:
             return _run(given, examples)

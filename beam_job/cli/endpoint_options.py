@@ -14,36 +14,37 @@ def add_endpoint_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--endpoint",
         metavar="URL",
-        help="a server with OpenAI's chat completions, such as http://localhost:8000/v1; the pictures are sent there",
+        help="URL of a server with OpenAI's chat completions API, such as http://localhost:8000/v1; images are sent "
+        "there",
     )
     add_number(
         group,
         "concurrency",
         Endpoint.concurrency,
-        "requests at the same time in each process; fewer while the server answers that it is overloaded",
+        "concurrent requests of each process; fewer while the server answers that it is overloaded",
     )
     add_number(
         group,
         "request_timeout",
         Endpoint.request_timeout,
-        "seconds for one picture, including retries; a single attempt gets half of them",
+        "seconds for one image, including retries; a single attempt gets half of them",
     )
     group.add_argument(
         "--max_tokens_total",
         type=whole_number,
         metavar="N",
-        help="leave the remaining images for the next run once N tokens, in and out, are spent; requests under way "
-        "still end (default: no limit)",
+        help="stop after N input and output tokens and leave the remaining images for the next run; requests in "
+        "progress are completed (default: no limit)",
     )
-    add_number(group, "jpeg_quality", Endpoint.jpeg_quality, "JPEG quality of the pictures that are sent, up to 100")
+    add_number(group, "jpeg_quality", Endpoint.jpeg_quality, "JPEG quality of the images that are sent, up to 100")
     group.add_argument(
-        "--logprobs", action="store_true", help="ask for log-probabilities, whose mean is the score (default: no score)"
+        "--logprobs", action="store_true", help="request log-probabilities, whose mean is the score (default: no score)"
     )
     group.add_argument(
         "--api_key_env",
         default=Endpoint.api_key_env,
         metavar="NAME",
-        help="the environment variable that holds the key, if the server needs one (default: %(default)s)",
+        help="environment variable that contains the API key, if the server needs one (default: %(default)s)",
     )
 
 
@@ -55,5 +56,5 @@ def endpoint_from(args: argparse.Namespace) -> Endpoint | None:
         return endpoint
     for name, value in given.items():
         if value != getattr(Endpoint, name):
-            raise ValueError(f"--{name} applies to --captioner=openai with --endpoint=URL only; remove it or add those")
+            raise ValueError(f"--{name} applies only to --captioner=openai with --endpoint=URL; remove it or add them")
     return None

@@ -1,4 +1,4 @@
-"""The metadata of the flex template, made from the parser.
+"""Generates the metadata of the flex template from the parser.
 
     python -m beam_job.cli.flex_template > deploy/flex_template.json
 

@@ -1,4 +1,4 @@
-"""Running Beam's graph to its end, while signals, the lease and worker processes are watched; and why it failed."""
+"""Runs Beam's graph while watching signals, the lease and worker processes; explains why it failed."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ EXPLAINED_ERRORS = (
 def run_graph(
     options: PipelineOptions, build: Callable[[beam.Pipeline], None], planned: PlannedRun, held: Lease
 ) -> PipelineResult:
-    """Builds and runs a graph, and waits for its end where anybody does.
+    """Builds and runs a graph, and waits for its end unless it is not awaited.
 
-    It runs in a thread of its own, so that a signal, a lost lease or a dead worker is noticed meanwhile.
+    It runs in its own thread, so that a signal, a lost lease or a dead worker is noticed while it runs.
 
     Raises:
       LeaseLostError: another run has taken the output over.

@@ -1,4 +1,4 @@
-"""Errors because this machine, or a limit set for this process, has too little of something, in one line."""
+"""One-line errors for limits of this machine or process: memory, files, threads, disk space."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ _LIMITS = (
     _Limit(
         (errno.EFBIG,),
         re.compile(r"File too large"),
-        "a file has reached the largest size that is allowed: raise the limit (ulimit -f)",
+        "a file has reached the maximum size allowed: raise the limit (ulimit -f)",
     ),
     _Limit(
         (),
         re.compile(r"No usable temporary directory"),
-        "there is no folder for temporary files that can be written: name one with the environment variable TMPDIR",
+        "there is no writable folder for temporary files: name one with the environment variable TMPDIR",
     ),
 )
 

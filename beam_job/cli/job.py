@@ -1,4 +1,4 @@
-"""A run from its options to its summary: list, plan, caption, sum up."""
+"""Runs the job from its options to its summary: list, plan, caption, summarize."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | 
 
     Args:
       config: the job.
-      beam_arguments: for Beam's PipelineOptions.
+      beam_arguments: arguments for Beam's PipelineOptions.
 
     Returns:
       the summary, as in `summary.json`; `_SUCCESS` exists unless too many images failed. None if there was nothing to
-      do, with `config.estimate`, and if Dataflow's job is not waited for.
+      do, with `config.estimate`, and if the job runs on Dataflow without waiting for its end.
 
     Raises:
       InputError, BundleError, CaptionerError, RunnerError, NoGpuError, EngineError, PreflightError, StorageError: wrong
         usage, before anything was written.
       LeaseError: another run writes to the same output.
-      JobError: the pipeline failed; committed shards remain.
-      Stopped: a signal came; committed shards remain.
+      JobError: the pipeline failed; committed shards are kept.
+      Stopped: a signal stopped the run; committed shards are kept.
     """
     started = time.monotonic()
     use_access(config.access)
@@ -89,7 +89,7 @@ def _check_before_listing(config: JobConfig, options: PipelineOptions) -> None:
         if config.require_gpu and not config.is_named:  # a named captioner looks for a GPU of its own kind
             _require_gpu(config)
     elif config.endpoint is not None and config.endpoint.max_tokens_total is not None:
-        raise RunnerError("--max_tokens_total is counted by the processes of this machine; leave it out elsewhere")
+        raise RunnerError("--max_tokens_total works only for runs on this machine; leave it out with other runners")
 
 
 def _plan(config: JobConfig, plan: Callable[[Lease], PlannedRun], version: str, held: Lease) -> PlannedRun:
@@ -132,7 +132,7 @@ def _log_outdated_corrections(output: str, run_id: str) -> None:
         latest = read_latest_rows(output)
         outdated = len(latest.uris_of(run_id).intersection(apply_corrections(output, latest).outdated))
     except StorageError as error:
-        LOGGER.warning(f"whether corrections still apply is unknown: {error}")
+        LOGGER.warning(f"cannot check whether corrections still apply: {error}")
         return
     if outdated:
         LOGGER.warning(
@@ -173,7 +173,7 @@ def _log_plan(planned: PlannedRun, model_version: str) -> None:
         LOGGER.info(line, extra={"fields": {"inputs": 0, **counts}})
         return
     size = f"{counted(planned.plan.inputs, 'image')} in {counted(planned.plan.shards, 'shard')}"
-    retried = f"{planned.retried:,} of them after a failure" if planned.retried else ""
+    retried = f"{planned.retried:,} of them retried after a failure" if planned.retried else ""
     run = f"{'resuming ' if planned.resumed else ''}run {planned.run.run_id}"
     line = ", ".join(filter(None, [size, retried, skipped and f"{skipped}, skipped", run, model]))
     LOGGER.info(line, extra={"fields": {"inputs": planned.plan.inputs, **counts}})
@@ -184,7 +184,7 @@ def _log_plan(planned: PlannedRun, model_version: str) -> None:
 def _log_min_score(config: JobConfig, planned: PlannedRun) -> None:
     if config.min_score is not None and planned.skipped:
         LOGGER.info(
-            f"--min_score={config.min_score} marks new captions; to mark all: {command_name()} snapshot "
+            f"--min_score={config.min_score} flags new captions only; to flag all: {command_name()} snapshot "
             f"--output={shlex.quote(config.output)} --to=DIR --min_score={config.min_score}"
         )
 

@@ -1,6 +1,6 @@
 """The command's log: the logger `beam_job`, written to stderr as plain lines or, for log collectors, as JSON.
 
-Other programs that call `run_job` configure this logger themselves, as that of any library. The JSON objects have the
+Other programs that call `run_job` configure this logger themselves, like that of any library. The JSON objects have the
 fields that Google Cloud Logging reads: `time`, `severity` and `message`. Further fields of a record are given by
 `extra={"fields": {...}}`.
 """

@@ -27,8 +27,8 @@ def add_input_and_output(group: argparse._ArgumentGroup) -> None:
         metavar="PATH",
         help="images to caption: a folder or bucket prefix, including subfolders; a quoted glob ('photos/**/*.jpg'); "
         "a list of URIs (.txt with one per line, .csv, .tsv, .jsonl, .parquet or a Storage Insights manifest, also "
-        "compressed as .gz or .zst), a folder or glob of lists; or a single image; {a,b} and {00..41} stand for "
-        "several; repeatable (required)",
+        "compressed as .gz or .zst), a folder or glob of lists; or a single image; {a,b} and {00..41} expand to "
+        "several inputs; repeatable (required)",
     )
     group.add_argument(
         "--output",
@@ -40,13 +40,13 @@ def add_input_and_output(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--dedupe",
         choices=DEDUPE,
-        help="caption images with the same bytes once; each has its row, with the same caption",
+        help="caption images with identical bytes only once; each still gets its own row, with the same caption",
     )
     group.add_argument(
         "--delimiter",
         type=_delimiter,
         metavar="CHARACTER",
-        help="between the values of CSV lists, such as ';' or '\\t' (default: a comma, or a tab in .tsv)",
+        help="separator of values in CSV lists, such as ';' or '\\t' (default: a comma, or a tab in .tsv)",
     )
 
 
@@ -55,16 +55,16 @@ def _add_columns(group: argparse._ArgumentGroup) -> None:
         "--uri_column",
         default=JobConfig.uri_column,
         metavar="NAME",
-        help="the column of a list that holds the URIs, or in Parquet the images themselves; image.path is a field of "
-        "the struct image (default: %(default)s)",
+        help="column of a list that contains the URIs, or in Parquet the image bytes; image.path names a field of the "
+        "struct image (default: %(default)s)",
     )
     group.add_argument(
         "--carry_columns",
         action=CommaSeparated,
         default=(),
         metavar="NAMES",
-        help="columns of the list to copy to the output rows, separated by commas; also those that hive folders name "
-        "(date=2024-05-06/); NAME=COLUMN copies one under another name, such as alt_text=caption",
+        help="columns of the list to copy to the output rows, separated by commas; folder names such as "
+        "date=2024-05-06/ count as columns; NAME=COLUMN renames a column, such as alt_text=caption",
     )
     group.add_argument(
         "--image_columns",
@@ -81,12 +81,12 @@ def add_model(group: argparse._ArgumentGroup) -> None:
         "--model",
         metavar="FOLDER",
         help="a model bundle: local, file:// or gs:// (default: the bundled model); with --captioner, the model that "
-        "this one uses",
+        "the captioner uses",
     )
     group.add_argument(
         "--captioner",
         metavar="NAME",
-        help=f"caption with something else than a bundle: {', '.join(NAMED_CAPTIONERS)}, or MODULE:FUNCTION for your "
+        help=f"use another captioner than a bundle: {', '.join(NAMED_CAPTIONERS)}, or MODULE:FUNCTION for your "
         "own (what FUNCTION returns: python -m pydoc model.ImageCaptioner)",
     )
     group.add_argument(
@@ -94,22 +94,27 @@ def add_model(group: argparse._ArgumentGroup) -> None:
         action="append",
         default=[],
         metavar="TEXT",
-        help="what to ask a captioner that takes prompts: TEXT or @FILE, in which {column} stands for a carried "
-        "column; repeatable as NAME=TEXT, each with a caption of its own in the column caption_NAME",
+        help="prompt for captioners that take one: TEXT or @FILE; {column} is replaced by a carried column; repeatable "
+        "as NAME=TEXT, which adds a column caption_NAME for each",
     )
-    add_number(group, "max_new_tokens", JobConfig.max_new_tokens, "longest caption of a named --captioner, in tokens")
+    add_number(
+        group,
+        "max_new_tokens",
+        JobConfig.max_new_tokens,
+        "maximum length of a caption in tokens, with a named --captioner",
+    )
     group.add_argument(
         "--max_side",
         type=whole_number,
         metavar="N",
-        help="longest side of the pictures that a named --captioner gets, in pixels (default: the captioner's)",
+        help="longest side of the images that a named --captioner gets, in pixels (default: the captioner's)",
     )
     add_decoding_options(group)
     group.add_argument(
         "--min_score",
         type=number,
         metavar="X",
-        help="mark captions with a score below X, such as -1.0, in the column low_confidence; all captions are kept",
+        help="flag captions with a score below X, such as -1.0, in the column low_confidence; all captions are kept",
     )
 
 
@@ -147,7 +152,7 @@ def add_list_limits(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--untrusted_lists",
         action="store_true",
-        help="hold lists and folders on this machine to the same limits; without this they may name local files, "
+        help="apply the same limits to lists and folders on this machine, which may otherwise name local files, "
         "buckets and public web addresses",
     )
     add_allowed_options(group)
@@ -159,13 +164,13 @@ def add_access(group: argparse._ArgumentGroup) -> None:
         group,
         "requests_per_host",
         JobConfig.requests_per_host,
-        "requests at a time to one web server; raise it for servers of your own. A server that answers 429 or 503 gets "
-        "fewer, and is left alone for its Retry-After",
+        "concurrent requests to one web server; raise it for your own servers. A server that answers 429 or 503 gets "
+        "fewer, and none until its Retry-After has passed",
     )
     group.add_argument(
         "--respect_noai",
         action="store_true",
-        help="images whose web server sends X-Robots-Tag: noai or noimageai are failures",
+        help="do not caption images whose web server sends X-Robots-Tag: noai or noimageai; they become failures",
     )
     add_access_options(group)
 
@@ -176,29 +181,29 @@ def add_failures(group: argparse._ArgumentGroup) -> None:
         "--retry",
         choices=RETRY,
         default=JobConfig.retry,
-        help="which failures of earlier runs to retry if the file is unchanged: transient, temporary failures and "
-        "those that other options, credentials or permissions may fix, unless a limit that was exceeded is unchanged; "
-        "all; or none (default: %(default)s)",
+        help="which failures of earlier runs to retry although the file has not changed: transient (temporary "
+        "failures, and those that other options, credentials or permissions may fix, unless the limit that was "
+        "exceeded is unchanged), all, or none (default: %(default)s)",
     )
     group.add_argument(
         "--max_failure_ratio",
         type=number,
         default=JobConfig.max_failure_ratio,
         metavar="R",
-        help="exit with 1 if more than this share of the images failed, from 0 to 1 (default: %(default)s): of all "
-        "images listed, or of the new ones, where bad files do not count; a worker stops the run early after 200 "
+        help="exit with 1 if more than this share of the images failed, from 0 to 1 (default: %(default)s), among all "
+        "images listed or among the new ones, where bad files do not count; a worker stops the run early after 200 "
         "failures if no image has succeeded, if the last 200 failures were all temporary, or if more than this share "
-        "has failed; 1 never stops it",
+        "has failed; with 1 the run is never stopped",
     )
     add_number(group, "fetch_timeout", JobConfig.fetch_timeout, "seconds to fetch one image, including retries")
     add_number(
-        group, "batch_timeout", JobConfig.batch_timeout, "seconds for one batch in the model; after that the run fails"
+        group, "batch_timeout", JobConfig.batch_timeout, "seconds for one batch in the model, after which the run fails"
     )
     add_number(
         group,
         "max_pixels",
         JobConfig.max_pixels,
-        "images with more pixels fail; a large JPEG counts with the reduced size at which it is decoded",
+        "images with more pixels fail; for a large JPEG, the reduced size at which it is decoded counts",
     )
 
 
@@ -209,7 +214,8 @@ def add_report(group: argparse._ArgumentGroup) -> None:
         group,
         "report_samples",
         JobConfig.report_samples,
-        "captions that have a picture on the page: a sample, the same in each run, and the lowest scores besides",
+        "captions that are shown with a thumbnail: a sample, the same in each run, plus the captions with the lowest "
+        "scores",
     )
 
 
@@ -246,8 +252,8 @@ def add_dataflow(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--estimate",
         action="store_true",
-        help="print the estimated time and cost, and for Dataflow whether the job could start; then exit; the speed "
-        "of this machine and of a --captioner is measured on some of the images, whose captions are not kept",
+        help="print the estimated time and cost, for Dataflow also whether the job could start, then exit; the speed "
+        "of this machine or of a --captioner is measured on some of the images, whose captions are discarded",
     )
     group.add_argument(
         "--worker_price",
@@ -258,7 +264,7 @@ def add_dataflow(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--gpu",
         metavar="TYPE",
-        help=f"a GPU for each Dataflow worker, with its driver and a suitable machine type: {', '.join(GPUS)}",
+        help=f"GPU for each Dataflow worker, with its driver and a suitable machine type: {', '.join(GPUS)}",
     )
 
 

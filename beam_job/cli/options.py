@@ -1,4 +1,4 @@
-"""The command line: arguments to one frozen JobConfig; options that are not the job's own are left for Beam."""
+"""The command line: turns arguments into one frozen JobConfig; Beam gets the options that the job does not define."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ caption-images --input=PATH --output=FOLDER [OPTION ...]
 _EPILOG = """\
 Other options are passed to Beam, for example
   --runner=DataflowRunner --project=... --region=... --temp_location=gs://...
-On Dataflow, the job chooses --machine_type, --max_num_workers and others unless you give them.
+On Dataflow, the job sets --machine_type, --max_num_workers and others unless you give them.
 
 examples:
   caption-images --input=photos --output=captions
@@ -33,15 +33,15 @@ commands (caption-images COMMAND --help shows their options):
   caption-images status --output=captions                         runs, current captions, what a new run would do
   caption-images snapshot --output=captions --to=newest           write the current captions, one row per URI
   caption-images export --output=captions --format=hf --to=set    write captions and images for other tools
-  caption-images review --output=captions --to=review.html        write a page to check and correct all captions
-  caption-images correct --output=captions corrections.jsonl      add corrections that people made
+  caption-images review --output=captions --to=review.html        write a page for checking and correcting all captions
+  caption-images correct --output=captions corrections.jsonl      add people's corrections
   caption-images demo                                             caption sample photographs
 
 exit codes:
-  0 success, 1 the run failed or too many images failed, 2 invalid usage, 3 another run holds the output,
+  0 success, 1 the run failed or too many images failed, 2 wrong usage, 3 another run is writing to the output,
   130 stopped by Ctrl-C, 143 by SIGTERM
 
-A run that was stopped or failed is resumed by repeating the command.
+To resume a run that was stopped or failed, repeat the command.
 """
 
 
@@ -133,7 +133,7 @@ def job_parser() -> CommandParser:
     groups.add_model(parser.add_argument_group("model and captions"))
     add_endpoint_options(parser.add_argument_group("endpoint of --captioner=openai"))
     groups.add_selection(parser.add_argument_group("which images to caption"))
-    limits = "what lists from buckets and the web may name, besides the location of --input"
+    limits = "what lists in buckets and on the web may name, in addition to the location of --input"
     groups.add_list_limits(parser.add_argument_group(limits))
     groups.add_access(parser.add_argument_group("web servers and buckets"))
     groups.add_failures(parser.add_argument_group("failures"))

@@ -1,4 +1,4 @@
-"""`docs/options.md`, made from the parser: `python -m beam_job.cli.options_page > docs/options.md`."""
+"""Generates `docs/options.md` from the parser: `python -m beam_job.cli.options_page > docs/options.md`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from beam_job.cli.options import job_parser
 _INTRODUCTION = """\
 # Options
 
-The options of `caption-images`, which `caption-images --help` lists too. Options that the job does not know go to Beam.
-`caption-images COMMAND --help` lists those of `status`, `snapshot`, `export`, `correct` and `demo`.
+These are the options of `caption-images`, as in `caption-images --help`. Options that the job does not define are
+passed to Beam. `caption-images COMMAND --help` shows the options of `status`, `snapshot`, `export`, `review`, `correct`
+and `demo`.
 
-This page is generated. After a change of the parser run `python -m beam_job.cli.options_page > docs/options.md`.
+This page is generated. After changing the parser run `python -m beam_job.cli.options_page > docs/options.md`.
 """
 _DEFAULT = " (default: %(default)s)"
 
 
 def options_page() -> str:
-    """The page in Markdown: a table for each group of options."""
+    """Returns the page in Markdown, with a table for each group of options."""
     tables = ["\n".join(_table(group)) for group in job_parser()._action_groups if _documented(group)]
     return "\n".join([_INTRODUCTION, *(f"{table}\n" for table in tables)]).rstrip("\n") + "\n"
 

@@ -1,7 +1,7 @@
-"""Progress of a local run: each worker process keeps a small file of counts, the launching process shows their sum.
+"""Progress of a local run: each worker process writes its counts to a file, and the launching process shows the sum.
 
-Beam's in-process runner reports nothing while it runs, and workers may be other processes; files serve both. Lines that
-workers log for people are passed on in files too, since stderr is held back meanwhile (`beam_job.cli.quiet`).
+Beam's in-process runner reports nothing while it runs, and workers may be other processes; files work for both.
+Messages that workers log are passed on in files too, since stderr is suppressed during the run (`beam_job.cli.quiet`).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from beam_job.text import printable_lines
 
 @contextlib.contextmanager
 def quiet_stderr(verbose: bool = False, explained: tuple[type[BaseException], ...] = ()) -> Iterator[TextIO]:
-    """Holds back what this process and its children write to stderr in this block; shows it only if the block fails.
+    """Suppresses what this process and its children write to stderr in this block; shows it only if the block fails.
 
     Log levels are not enough. With `TF_CPP_MIN_LOG_LEVEL=3` and Python's loggers at ERROR, TensorFlow 2.21 still writes
     some ten lines about oneDNN, CUDA and XNNPACK to file descriptor 2, because absl logs before it is initialized, and

@@ -1,4 +1,4 @@
-"""What a run prints at its end: counts, where the files are, and what to do with them."""
+"""Prints the result of a run: counts, where the files are, and what to do next."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _lines(summary: Summary, config: JobConfig) -> Iterator[tuple[str, str]]:
     if summary.copies is not None:
         yield (
             "",
-            f"{counted(summary.copies, 'image')} with the bytes, and so the caption, of another (--dedupe=content)",
+            f"{counted(summary.copies, 'image')} with the caption of an identical image (--dedupe=content)",
         )
     if summary.failures:
         yield "failures", run.failures_folder

@@ -1,4 +1,4 @@
-"""A planned run's pipeline, from its start to its metrics: progress, signals, and what to say when it fails."""
+"""Runs the pipeline of a planned run, from its start to its metrics: progress, signals, and messages when it fails."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _LAST_BATCH_S = 5.0  # for the batch under way when a signal comes
 
 
 class JobError(RuntimeError):
-    """The run failed after it had begun; the message gives the reason as far as it is known."""
+    """The run failed after it had started; the message gives the reason, if it is known."""
 
 
 class ExplainedJobError(JobError):
@@ -107,7 +107,7 @@ def stop_work_on_signal(options: PipelineOptions, planned: PlannedRun) -> Iterat
         if runs_on_dataflow(options):
             stopped.state += f", and Dataflow's job may still be running ({job_page(options)})"
         elif is_elsewhere:
-            stopped.state += ", and workers elsewhere may still be running"
+            stopped.state += ", and workers on other machines may still be running"
         raise
 
 

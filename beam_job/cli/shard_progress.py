@@ -1,4 +1,4 @@
-"""Progress of a run whose workers share no folder with this process: counted from the shards that are written."""
+"""Progress of a run whose workers share no folder with this process: it counts the shards that are written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the first stops the job cleanly within seconds, the second at once."""
+"""SIGTERM and Ctrl-C: the first stops the job cleanly within seconds, the second immediately."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.exit_code = 128 + number
-        self.state = "nothing is written yet"
+        self.state = "nothing has been written yet"
 
 
 class Terminal:

@@ -1,4 +1,4 @@
-"""What `--input` names, as rows of URIs: folders, globs, lists, tars, and the filters that choose among them.
+"""Reads what `--input` names into rows of URIs: folders, globs, lists, tars; and filters them.
 
-The options of captioners that are records of their own, prompts and the endpoint, are here too.
+Two records of captioner options, prompts and the endpoint, are here too.
 """

@@ -1,4 +1,4 @@
-"""Columns of several tables brought to one type, and values as JSON text, for formats with fewer types than Arrow."""
+"""Converts columns of several tables to one type, and values to JSON text for formats with fewer types than Arrow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The endpoint of `--captioner=openai`: where it is and how it is called, checked when the record is made."""
+"""The endpoint of `--captioner=openai`: its address and how it is called, validated when the record is created."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _LONGEST_TIMEOUT = 86_400  # seconds; a day
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A server that speaks OpenAI's chat completions (ValueError, which quotes the option and its value).
+    """A server with OpenAI's chat completions API; an invalid value raises ValueError with the option and the value.
 
     Attributes:
-      url: its address, as clients of OpenAI take it (`http://localhost:8000/v1`); a query is kept and never shown.
-      concurrency: requests under way at the same time in each process; fewer while the server is overloaded.
-      request_timeout: seconds for a picture, retries included; a single attempt gets half of them.
-      max_tokens_total: tokens, in and out, after which the run leaves the remaining pictures for the next one.
-      jpeg_quality: of the pictures that are sent.
-      logprobs: ask for log-probabilities, whose mean becomes the score.
-      api_key_env: name of the environment variable with the key, in each process that captions; the key itself is in no
-        record.
+      url: its base URL, as for OpenAI's clients (`http://localhost:8000/v1`); a query is kept and never shown.
+      concurrency: concurrent requests of each process; fewer while the server is overloaded.
+      request_timeout: seconds per image, including retries; a single attempt gets half of them.
+      max_tokens_total: input and output tokens after which the run leaves the remaining images for the next one.
+      jpeg_quality: JPEG quality of the images that are sent.
+      logprobs: request log-probabilities, whose mean becomes the score.
+      api_key_env: name of the environment variable that contains the key, in each process that captions; the key itself
+        is in no record.
     """
 
     url: str
@@ -63,7 +63,7 @@ class Endpoint:
             parts = urllib.parse.urlsplit(self.url)
             _ = parts.port
         except ValueError as error:
-            raise ValueError(f"--endpoint={name} is no URL: {error}") from None
+            raise ValueError(f"--endpoint={name} is not a URL: {error}") from None
         if parts.scheme.lower() not in WEB or not parts.hostname or re.search(r"[\s\x00-\x1f]", self.url):
             raise ValueError(f"--endpoint must be a URL such as http://localhost:8000/v1, not {name!r:.200}")
         if parts.username is not None:

@@ -21,7 +21,7 @@ _INT64_MAX = (1 << 63) - 1  # of Arrow, which compares sizes and counts rows
 
 @dataclass(frozen=True)
 class Filters:
-    """Conditions on an image's row; the limit is applied last. Checked when made (ValueError).
+    """Selects images by name and size; the limit is applied last. Invalid values raise ValueError.
 
     A pattern is matched against the whole URI, or against its last segment if the pattern has no "/": `*` and `?` match
     characters other than "/", `**` matches any, `[abc]` and `[!abc]` match one of a class. Matching is case-sensitive.

@@ -1,4 +1,4 @@
-"""What a folder, a glob or a bucket turns out to hold: images, tars, lists, and leftovers of operating systems."""
+"""The content of a folder, glob or bucket: images, tars, lists, and operating system files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Contents:
     Attributes:
       own_name: the name of the input, if it is a single file, as a listing spells it.
       found: files, except for leftovers.
-      leftovers: files that are leftovers of operating systems.
+      leftovers: files that are operating system files.
       own: files that this job has written into an output below the input.
       unread_lists: lists that lie beside images.
       packed_tars: compressed tars, which are not read.
@@ -100,7 +100,7 @@ class Contents:
     @property
     def description(self) -> str:
         """What else was found there."""
-        leftovers = f"{self.leftovers:,} leftovers of operating systems" if self.leftovers else ""
+        leftovers = f"{self.leftovers:,} operating system files" if self.leftovers else ""
         packed = counted(self.packed_tars, "compressed tar") if self.packed_tars else ""
         own = f"{counted(self.own, 'file')} of an output of this command" if self.own else ""
         others = ", ".join(filter(None, [leftovers, packed, own]))
@@ -111,8 +111,7 @@ class Contents:
         name = public_name(self.given)
         if self.leftovers:
             _LOGGER.info(
-                f"{name}: {self.leftovers:,} leftovers of operating systems skipped, such as "
-                f"{self._examples['leftover']}"
+                f"{name}: {self.leftovers:,} operating system files skipped, such as {self._examples['leftover']}"
             )
         if self.packed_tars:
             _LOGGER.warning(
@@ -121,13 +120,13 @@ class Contents:
             )
         if self.marked_lists:
             _LOGGER.info(
-                f"{name}: {counted(self.marked_lists, 'list')} not read, whose name or folder begins with _ or a dot, "
-                f"such as {self._examples['marked']}"
+                f"{name}: {counted(self.marked_lists, 'list')} skipped because the name or folder begins with _ or a "
+                f"dot, such as {self._examples['marked']}"
             )
         if self.unread_lists:
             _LOGGER.info(
-                f"{name}: its images are captioned; {counted(self.unread_lists, 'list')} beside them not read, such as "
-                f"{self._examples['list']} (to read lists, give them as --input)"
+                f"{name}: its images are captioned; {counted(self.unread_lists, 'list')} next to them not read, "
+                f"such as {self._examples['list']} (to read lists, give them as --input)"
             )
 
 

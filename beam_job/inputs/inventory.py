@@ -1,4 +1,4 @@
-"""Inventory reports of Cloud Storage: lists that know how large each object is, and in which version."""
+"""Inventory reports of Cloud Storage: lists with the size and version of each object."""
 
 from __future__ import annotations
 

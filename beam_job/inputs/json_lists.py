@@ -1,4 +1,4 @@
-"""Lists as JSON: an object a line, or an array of objects."""
+"""Lists in JSON: one object per line, or an array of objects."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def json_rows(given: str, _: str, columns: list[str]) -> Iterator[Rows]:
             if value is None or isinstance(value, str):
                 kept.append((number, row))
             else:
-                refused.append((number, f"has in column {uri_column} no text but {value!r:.80}"))
+                refused.append((number, f"has {value!r:.80} instead of text in column {uri_column}"))
         uris = pa.array([_encoded(_value(row, uri_column)) for _, row in kept], pa.binary())
         arrays = [json_array([_value(row, name) for _, row in kept], types[name]) for name in others]
         yield _with_text_uris(uris, arrays, columns, [number for number, _ in kept], refused)

@@ -1,4 +1,4 @@
-"""The formats of lists: each is read into batches of rows, with the rows that could not be read beside them."""
+"""The formats of lists: each is read into batches of rows, plus the rows that could not be read."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def line_blocks(given: str, label: str) -> Iterator[list[tuple[int, str | bytes]
     with opened(given, label) as file:
         while block := file.read(BLOCK_BYTES) + file.readline():
             if not number and block.startswith(_UTF16):
-                raise UnreadableListError(f"{given} is not a text file in UTF-8 (but UTF-16); save it as UTF-8")
+                raise UnreadableListError(f"{given} is not a UTF-8 text file (it is UTF-16); save it as UTF-8")
             block = block if number else block.removeprefix(b"\xef\xbb\xbf")
             # Not splitlines, which also splits at characters that may occur in names.
             lines = re.split(rb"\r\n|\r|\n", block)
@@ -130,7 +130,7 @@ def csv_names(given: str, delimiter: str, wanted: Sequence[str]) -> list[str]:
         if not start.removeprefix(b"\xef\xbb\xbf").strip():
             return []
         if start.startswith(_UTF16):
-            raise UnreadableListError(f"{given} is not a CSV file in UTF-8 (but UTF-16); save it as UTF-8")
+            raise UnreadableListError(f"{given} is not a UTF-8 CSV file (it is UTF-16); save it as UTF-8")
     with opened(given, "CSV") as file, _csv_reader(file, delimiter, on_bad=lambda _: "skip") as reader:
         names = [_as_read(name) for name in reader.schema.names]
     if wanted and wanted[0] not in names and len(names) == 1:
@@ -196,7 +196,7 @@ def without_invalid_text(rows: Rows) -> Rows:
         except pa.ArrowException:
             for at, value in enumerate(column.cast(pa.binary()).to_pylist()):
                 if value is not None and isinstance(_text(value), bytes):
-                    bad[at] = f"has in column {name} what is not UTF-8: {value!r:.80}"
+                    bad[at] = f"has a value in column {name} that is not UTF-8: {value!r:.80}"
     if not bad:
         return rows
     kept = [at for at in range(rows.batch.num_rows) if at not in bad]

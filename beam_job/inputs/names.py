@@ -1,4 +1,4 @@
-"""Which names, and which first bytes, are those of images; and which are leftovers of operating systems."""
+"""Recognizes images by name or first bytes, and operating system files by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the parsers of several commands share: the options that say what may be read, and one-line usage errors."""
+"""Shared parts of the command parsers: the options that say what may be read, and one-line usage errors."""
 
 from __future__ import annotations
 
@@ -54,17 +54,17 @@ def add_allowed_options(group: argparse._ArgumentGroup) -> None:
 
 
 def add_access_options(group: argparse._ActionsContainer) -> None:
-    """Adds the options about who asks the storages: the user agent, and the project that is billed."""
+    """Adds the options for requests to storages: the user agent, and the project that is billed."""
     group.add_argument(
         "--user_agent",
         default=USER_AGENT,
         metavar="TEXT",
-        help="what web servers see as the program that asks (default: %(default)s)",
+        help="User-Agent header sent to web servers (default: %(default)s)",
     )
     group.add_argument(
         "--billing_project",
         metavar="PROJECT",
-        help="the Google Cloud project that pays for reading buckets with requester pays",
+        help="Google Cloud project that is billed for reading requester-pays buckets",
     )
 
 

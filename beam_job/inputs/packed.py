@@ -1,8 +1,8 @@
-"""Images stored inside Parquet, as data sets are today: a column of bytes, often the field `bytes` of a struct.
+"""Images stored inside Parquet, as in many data sets: a column of bytes, often the field `bytes` of a struct.
 
-A plan holds where each image lies, not its bytes: the list, the row group, the row in it and the column. The worker
-that needs the first image of a row group copies the group's images to a temporary file, page by page, so that neither
-it nor the machine that lists holds more than a page in memory.
+A plan contains the position of each image, not its bytes: the list, the row group, the row in it and the column. The
+worker that needs the first image of a row group copies the group's images to a temporary file, page by page, so that
+neither it nor the machine that lists holds more than a page in memory.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def read_image(
       place: from the plan.
       version: of the list when it was read.
       max_bytes: see `Storage.read`.
-      on_size: likewise.
+      on_size: see `Storage.read`.
 
     Raises:
       NoBytesError: there are none.
@@ -118,7 +118,8 @@ def read_image(
     found = storage_for(place.given).stat(place.given).version
     if version and found != version:
         raise StorageError(
-            f"{place.given} has changed since it was listed: version {found} came instead of {version}", "ListChanged"
+            f"{place.given} has changed since it was listed: it is now version {found} instead of {version}",
+            "ListChanged",
         )
     spooled = _GROUPS.get((place.given, found, place.group, place.column))
     begin, size = spooled.places[place.row]

@@ -1,4 +1,4 @@
-"""Braces in `--input`: `{a,b}` and `{00..41}` stand for several inputs."""
+"""Braces in `--input`: `{a,b}` and `{00..41}` expand to several inputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def alternatives(given: str) -> Iterator[str]:
     try:
         yield from bracex.iexpand(given, keep_escapes=True, limit=_MOST)
     except bracex.ExpansionLimitException as error:
-        raise StorageError(f"{given}: its braces stand for more than {_MOST:,} inputs; use a glob") from error
+        raise StorageError(f"{given}: its braces expand to more than {_MOST:,} inputs; use a glob") from error
 
 
 def is_literal(given: str) -> bool:

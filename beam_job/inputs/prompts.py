@@ -1,4 +1,4 @@
-"""Prompts: what a captioner is asked, by name, with columns of the user's lists filled in for each picture."""
+"""Named prompts for captioners, with columns of the user's lists filled in for each picture."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _PART = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")  # a brace that is meant, a c
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt, checked when it is made (ValueError).
+    """A named prompt; an invalid one raises ValueError.
 
     Attributes:
-      name: of its caption, `UNNAMED` where the user gave none.
+      name: name of its caption; `UNNAMED` if the user gave none.
       text: with `{column}` for values of carried columns, and `{{` and `}}` for braces.
     """
 
@@ -42,11 +42,11 @@ class Prompt:
 
     @property
     def own_columns(self) -> tuple[str, ...]:
-        """The output columns of its caption and score, beside `caption` and `score`, which are the first prompt's."""
+        """The output columns of its caption and score, in addition to `caption` and `score` (the first prompt's)."""
         return () if self.name == UNNAMED else (f"caption_{self.name}", f"score_{self.name}")
 
     def filled(self, columns: Mapping[str, Any]) -> str:
-        """The text for a picture with these columns; null is empty."""
+        """The text for a picture with these columns; null becomes an empty text."""
 
         def part(match: re.Match[str]) -> str:
             if match[1] is None:

@@ -1,4 +1,4 @@
-"""Relative names in lists: beside which folder the file lies."""
+"""Resolves relative names in lists: against the working directory or the list's folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows that inputs are read into: their columns, and how a row tells that it has failed already."""
+"""The rows that inputs are read into: their columns, and how a row that has already failed is marked."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ class ListOptions:
 
 
 class ListedFailure(NamedTuple):
-    """Why a listed row cannot be captioned, known before anything is fetched.
+    """The reason why a listed row cannot be captioned, known before anything is fetched.
 
     Attributes:
       error_type: as in `failures/`.
-      message: likewise.
+      message: the `error_message` in `failures/`.
       retry_when: one of `storage.RETRY_WHEN`.
     """
 

@@ -1,4 +1,4 @@
-"""A cache whose values take long to make: one thread makes each, and the others that need it wait."""
+"""A cache for values that are slow to compute: one thread computes each value, and the others wait for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is in a tar: its images, by name or by content, and where they lie."""
+"""The contents of a tar: its images, recognized by name or by content, and their offsets."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Contents:
       broken: members by name that cannot be captioned, and why.
       damage: what follows the last image, or None.
       repeated: names that came more than once.
-      leftovers: members that are leftovers of operating systems.
+      leftovers: members that are operating system files.
       has_end: whether the zeros that end a tar were found.
     """
 
@@ -62,12 +62,14 @@ class Contents:
     def log(self, tar: str) -> None:
         """Logs what is not captioned, and why."""
         if self.repeated:
-            _LOGGER.warning(f"{tar}: {self.repeated:,} names come more than once; the last of each is captioned")
+            _LOGGER.warning(
+                f"{tar}: {self.repeated:,} names occur more than once; the last image of each name is captioned"
+            )
         if self.leftovers:
-            _LOGGER.info(f"{tar}: {self.leftovers:,} leftovers of operating systems skipped")
+            _LOGGER.info(f"{tar}: {self.leftovers:,} operating system files skipped")
         if not self.has_end and self.damage is None:
             _LOGGER.warning(
-                f"{tar} ends without the mark of its end, so it may have been cut; what is there is captioned"
+                f"{tar} has no end-of-archive marker, so it may be truncated; the images in it are captioned"
             )
         if not self.members and not self.broken and self.damage is None:
             _LOGGER.warning(f"the tar {tar} holds no images")
@@ -116,7 +118,7 @@ def read_contents(storage: Storage, tar: str, with_fields: bool = False) -> Cont
                 contents.members[name] = dataclasses.replace(member, fields=fields)
             except ValueError as error:
                 del contents.members[name]
-                contents.broken[name] = ListedFailure("BadRow", f"the .json file beside {name} is not JSON: {error}")
+                contents.broken[name] = ListedFailure("BadRow", f"the .json file of {name} is not JSON: {error}")
     return contents
 
 
@@ -185,7 +187,7 @@ def _add_links(
         if is_image:
             contents.add(name, offset, size)
         elif is_image_name(name):
-            reason = f"{name} is a link to {target}, which is no image in this tar"
+            reason = f"{name} is a link to {target}, which is not an image in this tar"
             contents.broken[name] = ListedFailure("BrokenLink", reason)
 
 

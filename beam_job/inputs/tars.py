@@ -99,7 +99,7 @@ def read_member(storage: Storage, image: ImageInput, timeout: float, max_bytes: 
     data, came = storage.read(tar, version, timeout, size, offset=offset, max_bytes=max_bytes)
     if version and came and came != version:
         raise StorageError(
-            f"{tar} has changed since it was listed: version {came} came instead of {version}", "TarChanged"
+            f"{tar} has changed since it was listed: it is now version {came} instead of {version}", "TarChanged"
         )
     return data, came
 

@@ -21,7 +21,7 @@ class LargerThanReservedError(Exception):
 class ByteBudget:
     """A number of bytes that threads reserve and give back; an image larger than all of it passes alone.
 
-    Threads are served in turn, so that small images do not overtake a large one for ever.
+    Threads are served in order, so that a large image does not wait forever behind small ones.
 
     Args:
       limit: bytes reserved at the same time.

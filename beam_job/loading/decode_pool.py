@@ -1,4 +1,4 @@
-"""Decodes image files to pixels; a file that breaks its decoder costs one image.
+"""Decodes image files to pixels; a file that crashes its decoder affects only one image.
 
 Plain JPEGs, the most common format, are decoded in the calling thread, with libjpeg's own scaling. Everything else goes
 to a process of `decode_worker`. There are a few of them, started on demand, each serving one thread at a time; a

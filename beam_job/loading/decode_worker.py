@@ -1,4 +1,4 @@
-"""A process that decodes images and nothing else, so that a decoder's crash, hang or greed costs one image.
+"""A process that only decodes images, so that a decoder that crashes, hangs or exhausts memory affects one image.
 
 A request is the file's bytes, an answer is a tuple: `(PIXELS, shape, width, height)`, with the pixels at the start of
 the shared memory, `(REFUSED, error)` or `(NO_MEMORY,)`. Imports Pillow and NumPy only, so it starts in some tenths of a

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class HostQueue(Generic[T]):
-    """Items by the web server that has their file; those of other storages are never held back.
+    """Queues items by web server; items of other storages are never delayed.
 
     `get` returns the oldest item of a server that may be asked now, taking turns between servers. A server has as many
     items under way as requests at a time (`Hosts.limit`), and at most half of the threads, so that images of other

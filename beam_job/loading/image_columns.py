@@ -1,4 +1,4 @@
-"""What `--image_columns` adds to a row: facts about the file and its picture, as builders of data sets use them."""
+"""Computes the columns of `--image_columns`: facts about the file and its image, as used to build data sets."""
 
 from __future__ import annotations
 

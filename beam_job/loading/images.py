@@ -1,4 +1,4 @@
-"""URI to bytes, bytes to pixels; a failure on the way is a record, not an exception."""
+"""Turns a URI into bytes and bytes into pixels; a failure is a record, not an exception."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that loads images for a `ProcessLoader`: a thread loader of its own, asked for what is done.
+"""A process that loads images for a `ProcessLoader`: it has its own thread loader and returns images on request.
 
 A request is a list of images, an answer is an `Answer`. Both are made of tuples, which take a fifth of a dataclass's
 time to pickle; the pixels of an answer lie one after the other in the shared memory, as many as surely fit.

@@ -1,9 +1,9 @@
-"""Images fetched and decoded in processes, where a GPU waits for them: one a core, each with threads of its own.
+"""Fetches and decodes images in processes, one per core and each with its own threads, when a GPU waits for them.
 
 With threads that fetched, and processes that only decoded, a host of 16 cores and an H200 loaded 1,819 images a second,
-both half idle; with these processes 3,324. Presumably that is Python's lock, which each image took and gave back again
-and again in the model's process. So each process takes some images at a time, and answers with a group of them: the
-numbers through a connection, the pixels in memory that both see.
+both half idle; with these processes 3,324. The cause is presumably Python's global interpreter lock, which each image
+acquired many times in the model's process. So each process takes several images at a time and returns them in groups:
+metadata through a connection, pixels in shared memory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Parquet files of an output: their format number, and what is wrong with one that cannot be used."""
+"""Parquet files of an output: their format number, and the errors of files that cannot be used."""
 
 from __future__ import annotations
 

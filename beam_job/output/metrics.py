@@ -1,4 +1,4 @@
-"""Beam's counters and distributions: what a runner's page shows of a run, and the summary's times and sizes.
+"""Beam's counters and distributions, for the runner's monitoring page and for the summary's times and sizes.
 
 The summary's row counts come from the files, not from here: a runner may know attempted values only, in which a
 repeated attempt counts twice, and the counters of a killed run are gone. Times, bytes and batch fill are in no file:
@@ -30,7 +30,7 @@ _RAN_WITH = "shards with"  # prefix of the counters of engine, precision and bat
 
 @dataclass(frozen=True)
 class ShardResult:
-    """A committed shard, and what it took.
+    """A committed shard, and its timings.
 
     Attributes:
       report: its row counts and failures.

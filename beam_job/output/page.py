@@ -4,8 +4,8 @@ The data is JSON in a script element that is not executed; the page's own script
 Content-Security-Policy allows this one script, pictures that are part of the page or lie on the reader's disk, and
 style sheets beside the page, so no caption or file name can run code, and nothing is requested from any other host.
 
-Many pictures would make the page too large to open. Then they lie beside it, some hundred in a style sheet each, since
-browsers let a local page read no other kind of file; each is loaded when its captions are shown.
+Many pictures would make the page too large to open. Then they are written next to it, some hundred per style sheet,
+because browsers let a local page read no other kind of file; a style sheet is loaded when its captions are shown.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Card:
 
 @dataclass(frozen=True)
 class ReviewPage:
-    """What a page shows.
+    """The content of a review page.
 
     Attributes:
       name: of the run or output; corrections are kept in the browser under this name.

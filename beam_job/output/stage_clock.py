@@ -1,4 +1,4 @@
-"""How the time of the model's thread is spent: on work, or waiting for one of the other stages."""
+"""Measures how the model's thread spends its time: working, or waiting for one of the other stages."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class Summary:
         if self.captions + self.failures != self.inputs:
             raise RowCountError(
                 f"run {self.run_id} has {self.inputs:,} inputs but {self.captions:,} captions and "
-                f"{self.failures:,} failures; this is a defect of the job, please report it"
+                f"{self.failures:,} failures; this is a bug, please report it"
             )
 
     @property

@@ -1,7 +1,8 @@
 """Thumbnails for the review page, made while the pixels are in memory.
 
-A worker keeps those of a sample that depends on the URIs alone, and those of the lowest scores of each shard. They are
-stored with the run, one Parquet file a shard. A missing file makes the page smaller and does not affect the run.
+A worker keeps the thumbnails of a sample that depends only on the URIs, and those of the lowest scores of each shard.
+They are stored with the run, one Parquet file per shard. A missing file makes the page smaller and does not affect the
+run.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""From listed URIs to a stored plan: what is new, in which shards, in which run, and who may write it."""
+"""Turns listed URIs into a stored plan: finds what is new, divides it into shards, and manages runs and the lease."""

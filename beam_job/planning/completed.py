@@ -1,4 +1,4 @@
-"""What earlier runs have completed, so that it is not captioned again."""
+"""The images that earlier runs have completed, which are not captioned again."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class CompletedPart:
     Attributes:
       uri: of the file.
       is_failures: whether it is a failures file.
-      only_final: of a failures file: only final failures count, the others are tried again.
+      only_final: of a failures file: only final failures count, the others are retried.
       strict: limits by name that are still as strict as they were; failures that they caused are final.
     """
 
@@ -57,8 +57,8 @@ class Completed:
 
     Attributes:
       captioned: keys of captioned images in their versions (`keys.version_keys`).
-      failed: likewise of failures that another run would only repeat.
-      retried: keys of URIs whose failures are tried again.
+      failed: keys of failed images in their versions whose failures another run would only repeat.
+      retried: keys of URIs whose failures are retried.
     """
 
     captioned: KeySet
@@ -137,7 +137,7 @@ def read_completed_part(part: CompletedPart) -> tuple[Keys, Keys]:
     if part.only_final:
         columns += ["transient", "retry_when", "stage", "error_type", "error_message"]
     remedy = (
-        "its images count as not completed and are captioned again; restore the file, or delete it to end this message"
+        "its images count as not completed and are captioned again; restore the file, or delete it to stop this message"
     )
     with naming_damage(part.uri, remedy):
         table = read_parquet(part.uri).read(columns=columns)

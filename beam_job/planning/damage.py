@@ -1,4 +1,4 @@
-"""Stored files of an output that cannot be used, damaged or of a newer format: one line that says what to do.
+"""One-line errors for stored files that cannot be used because they are damaged or of a newer format.
 
 Every file carries a format number. A reader ignores fields and columns that it does not know; the number grows only
 when an older reader would misread the rest.

@@ -1,4 +1,4 @@
-"""One run at a time in an output: a lease with a heartbeat, taken over only from a holder that is dead.
+"""Lets one run at a time write to an output: a lease with a heartbeat, taken over only from a dead holder.
 
 The lease is the file with the highest number in `OUTPUT/_LEASE/`. To take it over is to create the next number,
 which storage grants to one process alone, and then to list again: the holder is whoever has the highest number. The
@@ -113,7 +113,7 @@ class Lease:
         if self.lost.is_set():
             raise LeaseLostError(
                 f"another run has taken over {self._output} while this process was stopped or cut off from it; "
-                "this one writes no more"
+                "this run stops writing"
             )
 
     def verify(self) -> None:
@@ -232,7 +232,7 @@ class Lease:
             return LeaseRecord.from_json(content)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise LeaseError(
-                f"the lease {uri} is damaged ({error}); make sure that no other run writes into {self._output}, "
+                f"the lease {uri} is damaged ({error}); make sure that no other run is writing to {self._output}, "
                 "then delete this file"
             ) from error
 
@@ -278,7 +278,7 @@ def _refusal(record: LeaseRecord, uri: str) -> LeaseError:
     remedy = "wait for it, or give another --output"
     if not record.process.boot_id:  # then it may be another process with the same id
         remedy += f"; if that process is not a run of this job, delete {uri}"
-    return LeaseError(f"another run writes into this output: {record}; {remedy}")
+    return LeaseError(f"another run is writing to this output: {record}; {remedy}")
 
 
 @contextlib.contextmanager

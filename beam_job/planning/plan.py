@@ -1,4 +1,4 @@
-"""A run's plan: its inputs in shards, stored with the run as Parquet files, a row group for each shard."""
+"""A run's plan: its inputs divided into shards, stored with the run as Parquet files with one row group per shard."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OWN_COLUMNS = [field.name for field in LISTING_FIELDS]
 _SHARDS_PER_PART = 100  # a worker reads a part to have one of its shards: some 2 MB
 _PARTS_KEPT = 8
 _THREADS = 16
-_REPLANNED = "what its run has written counts, and the other images are planned in a new run"
+_REPLANNED = "the images that its run has written are done, and the others are planned in a new run"
 _REMEDY = f"delete it and repeat the command: {_REPLANNED}"
 
 

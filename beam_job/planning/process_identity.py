@@ -18,8 +18,8 @@ class ProcessIdentity:
       host: name of the machine.
       pid: process id.
       boot_id: changes at each boot of the machine; "" where the system has none (only Linux does).
-      pid_namespace: what the process ids count in, as containers have their own; "" likewise.
-      started: start time of the process in clock ticks since boot, which tells a reused process id; 0 likewise.
+      pid_namespace: the namespace of the process id, since containers have their own; "" if the system has none.
+      started: start time of the process in clock ticks since boot, which reveals a reused process id; 0 if unknown.
     """
 
     host: str

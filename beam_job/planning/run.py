@@ -1,4 +1,4 @@
-"""Where a run's files are, and its manifest: what later runs must know of it."""
+"""The paths of a run's files, and its manifest, which later runs read."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ def read_manifest(run: Run) -> RunManifest:
     content, _ = run.storage.read(run.manifest)
     remedy = (
         "its run is left out, and the images that it completed are captioned again; restore the file, or remove the "
-        f"folder {run.folder} to end this message"
+        f"folder {run.folder} to stop this message"
     )
     with naming_damage(run.manifest, remedy):
         return RunManifest.from_json(content, run.manifest)

@@ -1,1 +1,1 @@
-"""What an output holds over all of its runs: status, snapshots, exports and corrections."""
+"""Reads the results of all runs of an output: status, snapshots, exports and corrections."""

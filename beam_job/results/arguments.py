@@ -1,4 +1,4 @@
-"""What the commands that read an output have in common: options, and errors of one line."""
+"""Shared parts of the commands that read an output: options, and one-line errors."""
 
 from __future__ import annotations
 

@@ -25,15 +25,15 @@ from beam_job.storage.versions import is_same_version
 from beam_job.text import counted, printable_lines
 
 _DESCRIPTION = """\
-Adds people's corrections of captions to an output. FILE has one JSON object a line, with the uri and object_version of
-the row in captions/ and a caption, or "bad": true, or "bad": false to withdraw an earlier correction:
+Adds people's corrections of captions to an output. FILE has one JSON object per line, with the uri and object_version
+of the row in captions/, and a caption, "bad": true, or "bad": false to withdraw an earlier correction:
 
   {"uri": "/photos/a.jpg", "object_version": "81034-1764000000000000000", "caption": "two dogs run on a beach"}
   {"uri": "/photos/b.jpg", "object_version": "5120-1764000000000000000", "bad": true}
 
 Corrections survive later runs. In `snapshot` and `export` the newest correction of an image replaces the model's
 caption until the file or object changes; images marked bad are marked in a snapshot and left out of an export. If any
-line is wrong, nothing is added. Corrections that are in force already are not added again.
+line is invalid, nothing is added. Corrections that are already in effect are not added again.
 """
 _SHOWN = 20
 _STORED = re.compile(r"(\d{8}T\d{9}Z)-[0-9a-f]+\.jsonl")
@@ -142,7 +142,7 @@ def main(arguments: list[str]) -> int:
         return 2
     corrections = counted(added.corrections, "correction")
     if not added.changed:
-        print(f"nothing changed: {corrections} already in force")
+        print(f"nothing changed: {corrections} already in effect")
         return 0
     print(f"{corrections} added to {corrections_folder(args.output)}")
     if added.outdated:

@@ -73,7 +73,7 @@ class Correction:
             _check_caption(self.caption)
         for text in (self.uri, self.object_version or "", self.caption or ""):
             if any(unicodedata.category(letter) == "Cs" for letter in text):
-                raise CorrectionError(f"{_shown(text)} holds half a character (a lone surrogate); write it as UTF-8")
+                raise CorrectionError(f"{_shown(text)} contains half a character (a lone surrogate); write it as UTF-8")
 
     @property
     def key(self) -> tuple[str, str]:

@@ -187,7 +187,7 @@ def _check_columns(rows: pa.Table, table: str) -> None:
     """Raises ValueError where columns are missing or of other types than a run writes."""
     for name in _REQUIRED[table]:
         if rows.schema.names.count(name) != 1:
-            raise ValueError(f"it has not got one column {name}")
+            raise ValueError(f"it does not have exactly one column {name}")
     for field in _SCHEMAS[table]:
         found = rows.schema.field(field.name).type if field.name in rows.column_names else field.type
         if not _is_compatible(found, field.type):

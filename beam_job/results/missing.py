@@ -35,7 +35,7 @@ _THREADS = 32
 
 
 class MissingImagesError(Exception):
-    """Images are missing, with --missing=fail, or all of them are, as when a disk is not mounted."""
+    """Images are missing, with --missing=fail, or all images are missing, for example because a disk is not mounted."""
 
 
 def add_missing(parser: argparse.ArgumentParser, default: str | None, explained: str = "") -> None:
@@ -44,8 +44,9 @@ def add_missing(parser: argparse.ArgumentParser, default: str | None, explained:
         "--missing",
         choices=CHOICES,
         default=default,
-        help="captions and failures whose file or object no longer exists: skip leaves them out, keep does not look, "
-        f"fail writes nothing and ends with 1 if there are such captions (default: {explained or default})",
+        help="what to do with captions and failures whose file or object no longer exists: skip leaves them out, keep "
+        "does not check, fail writes nothing and exits with 1 if there are such captions "
+        f"(default: {explained or default})",
     )
 
 
@@ -77,7 +78,7 @@ def check_missing(output: str, latest: LatestRows, missing: str) -> set[str]:
     gone = find_missing(output, captioned_uris(latest))
     if gone and (missing == FAIL or len(gone) == latest.captions.num_rows):
         head = format_missing(len(gone))
-        hint = "" if missing == FAIL else "; these are all: is their disk mounted? --missing=keep writes them"
+        hint = "" if missing == FAIL else "; all images are missing: is their disk mounted? --missing=keep writes them"
         raise MissingImagesError(f"nothing was written: {head}, such as {public_name(min(gone))}{hint}")
     return gone
 

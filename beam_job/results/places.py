@@ -1,4 +1,4 @@
-"""Checks the folders that a command writes into: they must lie apart from the output that it reads."""
+"""Checks the folders that a command writes to: they must not overlap with the output that it reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the runs of an output planned: images inside Parquet, whose URI alone does not say where, and trusted rows."""
+"""Reads from the plans of an output's runs the positions of images inside Parquet, and which rows are trusted."""
 
 from __future__ import annotations
 

@@ -23,9 +23,9 @@ from beam_job.storage import StorageError, public_name
 from beam_job.text import counted
 
 _DESCRIPTION = """\
-Writes a page with the newest caption of each image of an output, its picture, and the corrections that people made, to
-check and correct captions in a browser: what the review page of a run does, for all nights together. Pictures that
-would make the page too large lie beside it, in FILE_pictures/. An earlier page in FILE is replaced.
+Writes a page for checking and correcting captions in a browser: like the review page of a run, but for all runs of an
+output, with the newest caption of each image, its thumbnail, and the corrections that people made. Thumbnails that
+would make the page too large are written next to it, to FILE_pictures/. An earlier page in FILE is replaced.
 """
 _EPILOG = "exit codes: 0 done, 1 damaged files of the output were left out, 2 wrong usage"
 _ROWS = 10_000

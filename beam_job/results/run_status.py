@@ -1,4 +1,4 @@
-"""The runs of an output: what each did, and whether it still runs."""
+"""The runs of an output: the results of each, and whether it is still running."""
 
 from __future__ import annotations
 

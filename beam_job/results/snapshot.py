@@ -1,4 +1,4 @@
-"""`snapshot`: one row a URI, the newest, as compact Parquet, and the current failures beside it."""
+"""`snapshot`: writes the current row of each URI and the current failures as compact Parquet."""
 
 from __future__ import annotations
 
@@ -33,14 +33,13 @@ from beam_job.text import counted
 from model.decoding_options import number
 
 _DESCRIPTION = """\
-Writes the current captions of an output as a table of its own: each URI once, with its newest caption, in
-DIR/data/train-00000-of-0000N.parquet, as datasets.load_dataset(DIR) expects; and the URIs without a caption, with the
-reason, in DIR/failures/. It may run during a run, and then holds the shards that are done. The column `correction` is
-`edited` where a person wrote the caption with `correct` (it has no score then), `bad` where a person rejected it, and
-null elsewhere.
+Writes each URI of an output once, with its newest caption, to DIR/data/train-00000-of-0000N.parquet, as
+datasets.load_dataset(DIR) expects; URIs without a caption, with the reason, go to DIR/failures/. During a run, the
+snapshot contains the shards that are complete. The column `correction` is `edited` if a person wrote the caption (it
+has no score then), `bad` if a person rejected it, and null otherwise.
 
 An earlier snapshot in DIR is replaced. DIR/_SNAPSHOT.json lists the files of the snapshot; no other file is overwritten
-or deleted, and DIR must lie outside of --output.
+or deleted. DIR must be outside --output.
 """
 _EPILOG = (
     "exit codes: 0 done, 1 damaged files of the output were left out, or images are missing with --missing=fail, "
@@ -52,7 +51,7 @@ MAX_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a snapshot holds.
+    """The content of a snapshot.
 
     Attributes:
       captions: rows of `data/`.
@@ -71,7 +70,7 @@ class Snapshot:
     left_out: tuple[str, ...] = field(default=())
 
     def line(self, to: str) -> str:
-        """What was written to the folder `to`, in a line."""
+        """One line that says what was written to the folder `to`."""
         people = f" ({self.edited:,} edited, {self.bad:,} marked bad)" if self.edited or self.bad else ""
         captions, failures = counted(self.captions, "caption"), counted(self.failures, "failure")
         gone = f"; {format_missing(self.missing)} left out" if self.missing else ""
@@ -162,20 +161,24 @@ def main(arguments: list[str]) -> int:
     parser = OutputParser("snapshot", _DESCRIPTION, _EPILOG)
     parser.add_argument("--to", required=True, metavar="DIR", help="folder for the snapshot, local or gs://")
     parser.add_argument(
-        "--max_rows", type=whole_number, default=MAX_ROWS, metavar="N", help="rows of a file (default: %(default)s)"
+        "--max_rows",
+        type=whole_number,
+        default=MAX_ROWS,
+        metavar="N",
+        help="maximum rows per file (default: %(default)s)",
     )
     parser.add_argument(
         "--max_bytes",
         type=whole_number,
         default=MAX_BYTES,
         metavar="N",
-        help="approximate bytes of a file (default: %(default)s)",
+        help="approximate maximum size of a file in bytes (default: %(default)s)",
     )
     parser.add_argument(
         "--min_score",
         type=number,
         metavar="X",
-        help="mark all captions with a score below X, such as -1.0, in the column low_confidence (default: as the runs "
+        help="flag all captions with a score below X, such as -1.0, in the column low_confidence (default: as the runs "
         "that wrote them did)",
     )
     add_missing(parser, "keep")

@@ -2,7 +2,7 @@
 
 `DIR/_SNAPSHOT.json` lists each file that `snapshot` writes, with its size and checksum. It is written before the files,
 so a snapshot that is killed leaves none that is not listed; while files are replaced it lists old and new ones. A file
-is overwritten or deleted only where it is listed and still holds the listed content.
+is overwritten or deleted only if it is listed and still has the listed content.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def check_replaceable(to: str) -> Mapping[str, StoredObject]:
             reason = "was changed since `snapshot` wrote it" if known else f"is not listed in {join(to, MANIFEST)}"
             raise StorageError(
                 f"{uri} {reason}, so it is not overwritten or deleted; move or remove it, or give another --to "
-                "(snapshots of versions without that list are removed by hand, once)"
+                "(remove snapshots of versions without that list yourself)"
             )
     return present
 
@@ -125,7 +125,7 @@ def replace_snapshot(to: str, staged: StagedFiles) -> None:
         if file.name in present:
             storage.write(uri, content)
         elif not storage.create(uri, content):
-            raise StorageError(f"{uri} was written by somebody else just now; nothing was overwritten, try again")
+            raise StorageError(f"{uri} was just written by another process; nothing was overwritten, try again")
     for name in present.keys() - {file.name for file in staged.files}:
         storage.delete(join(to, name))
     versions = {name: stored.version for name, stored in _present(to).items()}

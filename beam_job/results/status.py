@@ -29,9 +29,9 @@ _DESCRIPTION = "Shows the runs of an output, its current captions and failures, 
 _EPILOG = "exit codes: 0 done, 1 damaged files of the output were left out, 2 wrong usage, or no output there"
 # When a failed image is tried again, by the column `retry_when`.
 _RETRIED = {
-    "later": "tried again by the next run",
+    "later": "retried by the next run",
     "options": "may succeed with other options or permissions",
-    "content": "tried again when its content changes",
+    "content": "retried when its content changes",
 }
 _SHOWN = 10  # images named
 
@@ -108,7 +108,7 @@ class Status:
         if self.obsolete:
             yield f"  {self.obsolete:,} x files that no longer exist, or folders that can be read again"
         if self.missing:
-            yield f"no longer there: {counted(len(self.missing), 'captioned image')}"
+            yield f"no longer exist: {counted(len(self.missing), 'captioned image')}"
             yield from _some(self.missing)
         if self.outdated:
             yield f"corrections that no longer apply, since the image has changed: {len(self.outdated):,}"
@@ -180,7 +180,7 @@ def _next_run(run: Run, manifest: RunManifest) -> tuple[NewImages | None, str]:
         return None, f"unknown: {error}"
     if config.recaption:
         return new, f"would caption {counted(new.images, 'image')} again (--recaption)"
-    retried = f" ({new.retried:,} of them after a failure)" if new.retried else ""
+    retried = f" ({new.retried:,} of them retried after a failure)" if new.retried else ""
     skipped = format_skipped(new.skipped, new.failed) or "none"
     return new, f"would caption {counted(new.images, 'image')}{retried} and skip {skipped}"
 

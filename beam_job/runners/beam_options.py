@@ -1,4 +1,4 @@
-"""Which of Beam's runners runs the job, and with what options."""
+"""Chooses Beam's runner for the job, and its options."""
 
 from __future__ import annotations
 

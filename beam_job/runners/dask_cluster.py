@@ -1,4 +1,4 @@
-"""Dask: Beam's options for it, a cluster on this machine where no address is given, and models that stay open.
+"""Dask: Beam's options for it, a cluster on this machine if no address is given, and models that stay loaded.
 
 Beam's DaskRunner makes a DoFn for each partition of the shard numbers, and knows no metrics. Each worker process keeps
 its engine, and so its model, between partitions; times and counts come from the shards' files.
@@ -169,7 +169,7 @@ def dask_reason(error: BaseException, options: PipelineOptions) -> str | None:
     dask, name = _dask_options(options), type(error).__name__
     where = dask.address or dask.scheduler_file
     if name == "KilledWorker":
-        return f"workers of the Dask cluster died again and again: {str(error).splitlines()[0]}"
+        return f"workers of the Dask cluster died repeatedly: {str(error).splitlines()[0]}"
     if isinstance(error, SchedulerLostError):
         return str(error)
     if name in ("CancelledError", "FutureCancelledError", "FuturesCancelledError", "CommClosedError"):

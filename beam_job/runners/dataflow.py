@@ -1,6 +1,6 @@
-"""Dataflow's options from few words of the user's, and a line for those that contradict each other.
+"""Derives Dataflow's options from a few options of the user, with one-line errors for contradictions.
 
-It looks at the arguments alone and imports no Beam, so that wrong usage is refused at once.
+This module reads only the arguments and does not import Beam, so that wrong usage is reported immediately.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class DataflowError(ValueError):
 
 @dataclass(frozen=True)
 class Workers:
-    """What the arguments ask Dataflow for.
+    """The workers that the arguments request from Dataflow.
 
     Attributes:
       machine: its type.
@@ -83,7 +83,7 @@ def on_dataflow(arguments: Sequence[str]) -> bool:
 def with_dataflow(config: JobConfig, arguments: Sequence[str]) -> tuple[JobConfig, list[str]]:
     """The configuration and Beam's arguments with all that Dataflow needs; as they are with another runner.
 
-    What the user gives of Beam's own options stands; the rest is added.
+    Beam options that the user sets are kept; the others are added.
 
     Raises:
       DataflowError: options are missing or contradict each other.
@@ -92,8 +92,8 @@ def with_dataflow(config: JobConfig, arguments: Sequence[str]) -> tuple[JobConfi
     if not on_dataflow(arguments):
         if config.gpu:
             raise DataflowError(
-                f"--gpu={config.gpu} rents workers of --runner=DataflowRunner; with another runner TensorFlow takes "
-                "the GPU that it sees (--require_gpu insists on one)"
+                f"--gpu={config.gpu} applies only to --runner=DataflowRunner; with other runners TensorFlow uses the "
+                "GPU that it finds (--require_gpu requires one)"
             )
         return config, list(arguments)
     _check_places(config, given)
@@ -168,18 +168,18 @@ def _check_places(config: JobConfig, given: argparse.Namespace) -> None:
     for name in ("temp_location", "staging_location"):
         value = getattr(given, name)
         if value and scheme_of(value) != "gs":
-            raise DataflowError(f"--{name} must lie in a bucket, gs://BUCKET/temp, not {value!r}")
+            raise DataflowError(f"--{name} must be in a bucket, gs://BUCKET/temp, not {value!r}")
     if scheme_of(config.output) != "gs":
         raise DataflowError(
-            f"--output must lie in a bucket, gs://BUCKET/captions, not {config.output!r}: each worker of Dataflow has "
-            "a disk of its own, which goes with it"
+            f"--output must be in a bucket, gs://BUCKET/captions, not {config.output!r}: the disks of "
+            "Dataflow's workers are deleted with the workers"
         )
     from beam_job.inputs.lists import is_list  # loads Arrow, which --help does without
 
     for name in config.inputs:
         if scheme_of(name) == "file" and (is_glob(name) or not is_list(name)):
             raise DataflowError(
-                f"--input={public_name(name)} lies on this machine, where Dataflow's workers cannot read it; copy it "
+                f"--input={public_name(name)} is on this machine, where Dataflow's workers cannot read it; copy it "
                 "to a bucket (gcloud storage cp) and give gs://BUCKET/..."
             )
 
@@ -196,8 +196,8 @@ def _check_accelerator(config: JobConfig, given: argparse.Namespace) -> None:
     _check_sharing(option, accelerator, given)
     if accelerator and accelerator.get(_DRIVER) != _DRIVER_VERSION:
         raise DataflowError(
-            f"{option} must ask for the driver as {_DRIVER}:{_DRIVER_VERSION}; without it a worker has none, or one on "
-            "which CUDA 12 does not run"
+            f"{option} must request the driver as {_DRIVER}:{_DRIVER_VERSION}; otherwise workers have no "
+            "driver, or one that is too old for CUDA 12"
         )
     if not given.sdk_container_image:
         raise DataflowError(
@@ -210,12 +210,12 @@ def _check_machine(gpu: str, option: str, given: argparse.Namespace) -> None:
     machine = given.machine_type
     if gpu not in GPUS:
         if not machine:
-            raise DataflowError(f"{option} names {gpu}, for which the job knows no machine; give --machine_type")
+            raise DataflowError(f"{option} names {gpu}, for which the job knows no machine type; give --machine_type")
         return
     if not machine and not GPUS[gpu].on_demand:
         raise DataflowError(
-            f"{option}: {GPUS[gpu].machine}, the machine with one {gpu}, is sold as Spot and Flex-start only; give "
-            f"--machine_type={GPUS[gpu].machine} if your project can have one, or another GPU"
+            f"{option}: {GPUS[gpu].machine}, the machine with one {gpu}, is available as Spot and Flex-start only; "
+            f"give --machine_type={GPUS[gpu].machine} if your project can use it, or another GPU"
         )
     if machine and family_of(machine) != GPUS[gpu].family:
         raise DataflowError(
@@ -230,12 +230,12 @@ def _check_sharing(option: str, accelerator: dict[str, str], given: argparse.Nam
     if hints or "enable_prime" in (*given.service, *given.experiments):
         other = f"--resource_hints={hints[0]}" if hints else "enable_prime"
         raise DataflowError(
-            f"{other} is right fitting, which Dataflow refuses together with worker_accelerator ({option}); "
+            f"{other} uses right fitting, which Dataflow refuses together with worker_accelerator ({option}); "
             "leave one of them out"
         )
     if "use_nvidia_mps" in accelerator and _ONE_PROCESS in given.experiments:
         raise DataflowError(
-            f"use_nvidia_mps shares the GPU among processes, and --experiments={_ONE_PROCESS} allows one; "
+            f"use_nvidia_mps shares the GPU among processes, but --experiments={_ONE_PROCESS} allows only one; "
             "leave one of them out"
         )
     if "use_nvidia_mps" in accelerator and accelerator.get("count", "1") != "1":
@@ -279,7 +279,7 @@ def _check_code(config: JobConfig, given: argparse.Namespace) -> None:
         is_folder_here = is_folder_here and config.is_named and Path(config.model or "").is_dir()
     if is_folder_here and not given.sdk_container_image:
         raise DataflowError(
-            f"--model={config.model} lies on this machine, where Dataflow's workers cannot read it; copy it to a "
+            f"--model={config.model} is on this machine, where Dataflow's workers cannot read it; copy it to a "
             "bucket (gcloud storage cp --recursive) and give --model=gs://BUCKET/..., or build an image that has it "
             "under the same path, and give --sdk_container_image=IMAGE"
         )
@@ -291,4 +291,4 @@ def _check_installed() -> None:
     except ModuleNotFoundError:
         found = None
     if found is None:
-        raise DataflowError("--runner=DataflowRunner needs a package more: pip install 'caption-images[dataflow]'")
+        raise DataflowError("--runner=DataflowRunner needs another package: pip install 'caption-images[dataflow]'")

@@ -27,8 +27,8 @@ _RAISED = re.compile(r"^((?:\w+\.)+\w+|\w+(?:Error|Exception)): (.*)$")
 _OURS = ("beam_job.", "model.")
 _LONGEST = 600
 _HINTS = {
-    403: "; the Dataflow API must be on, and you need roles/dataflow.developer and iam.serviceAccountUser",
-    404: "; see whether --project and --region are right",
+    403: "; the Dataflow API must be enabled, and you need roles/dataflow.developer and iam.serviceAccountUser",
+    404: "; check --project and --region",
     409: "; wait for it, or cancel it, then repeat the command",
     429: "; it is a quota of the project: lower --max_num_workers, choose another --region, or request more",
 }
@@ -88,7 +88,7 @@ def job_page(options: PipelineOptions, job_id: str = "") -> str:
 def format_submitted(options: PipelineOptions, result: PipelineResult, run_id: str) -> str:
     """The message for a job that is not waited for."""
     if template := template_of(options):
-        return f"template written to {template}; started once, it captions what run {run_id} has planned and sums it up"
+        return f"template written to {template}; launch it to caption what run {run_id} has planned"
     job_id = result.job_id()
     return (
         f"not waiting for job {job_id} of run {run_id}: {job_page(options, job_id)}; at its end the job writes the "

@@ -31,7 +31,7 @@ _ROWS_A_LISTING = 1_000
 
 @dataclass(frozen=True)
 class Speed:
-    """Images a second that each part of one worker lets pass.
+    """Images per second that each part of one worker can process.
 
     Attributes:
       parts: by name: "fetching", then on the CPU "decoding and the model", beside a GPU each for itself.
@@ -80,7 +80,7 @@ def speed(cores: int, gpu: str | None, mean_bytes: float, fetch_threads: int | N
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run takes.
+    """The estimated time and cost of a run.
 
     Attributes:
       images: to be captioned.
@@ -178,7 +178,7 @@ def describe(estimate: Estimate, listed: bool, own_price: bool) -> list[str]:
         f"estimate: {counted(estimate.images, 'image')}, {size} ({each})",
         f"  {format_hours(estimate.hours)} with {counted(estimate.workers, 'worker')} at {rate:,.0f} images/s each, "
         f"{estimate.worker_hours:,.2f} worker-hours; {format_hours(estimate.start_hours)} of each to start",
-        f"  what limits a worker: {estimate.worker.bottleneck} "
+        f"  bottleneck of a worker: {estimate.worker.bottleneck} "
         f"({', '.join(f'{part} {limit:,.0f}' for part, limit in estimate.worker.parts.items())} images/s)",
     ]
     if estimate.cost is None:
@@ -186,12 +186,12 @@ def describe(estimate: Estimate, listed: bool, own_price: bool) -> list[str]:
     elif estimate.cost or estimate.price:
         source = "as given" if own_price else PRICES
         lines.append(
-            f"  cost: ${estimate.cost:,.2f} (a worker's hour ${estimate.price:,.2f}, {source}; "
+            f"  cost: ${estimate.cost:,.2f} (${estimate.price:,.2f} per worker-hour, {source}; "
             f"${estimate.requests_cost:,.2f} of it for the bucket's operations)"
         )
     lines.append(
         "  assumed: the default model and decoding, speeds measured on other machines (a vCPU as one of their cores; "
-        f"GPUs derived from an H100), {1_000 * _REQUEST_S:.0f} ms a request; a factor of two either way is usual"
+        f"GPUs derived from an H100), {1_000 * _REQUEST_S:.0f} ms a request; the result may be off by a factor of two"
     )
     return lines
 

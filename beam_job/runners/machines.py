@@ -1,11 +1,11 @@
-"""Machines and GPUs that Dataflow rents out: what fits together, and what it costs. A table, and nothing else.
+"""Dataflow's machines and GPUs: a table of what fits together and what it costs.
 
 The prices are list prices of batch jobs in us-central1 without discounts, as of November 2026. Those of a vCPU, of a GB
 of memory and of disk are from https://cloud.google.com/dataflow/pricing, those of operations on a bucket from
 https://cloud.google.com/storage/pricing, which GPU comes with which machine from
 https://cloud.google.com/compute/docs/gpus. Those of a GPU are Compute Engine's
 (https://cloud.google.com/compute/gpus-pricing) with the fifth on top that Dataflow takes for its older GPUs, so they
-are approximate, the H100's most of all: its machines with one GPU are sold as Spot and Flex-start only.
+are approximate, the H100's most of all: its machines with one GPU are available as Spot and Flex-start only.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The speed of a captioner on this machine: measured on a few images, whose captions are thrown away."""
+"""The speed of a captioner on this machine: measured on a few images, whose captions are discarded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _IMAGES_OF_OTHERS = 16  # a captioner that is not the bundled one may be slow, o
 
 @dataclass(frozen=True)
 class Measured:
-    """What captioning some images took here.
+    """The time that captioning some images took on this machine.
 
     Attributes:
       images: how many.
@@ -83,15 +83,15 @@ def describe_measured(measured: Measured, images: int, version: str, price: floa
     a_second = measured.images / measured.seconds
     lines = [
         f"measured here: {counted(measured.images, 'image')} in {measured.seconds:.1f} s, batches of "
-        f"{measured.batch_size}, model {printable(version)}: {3600 * a_second:,.0f} images an hour",
+        f"{measured.batch_size}, model {printable(version)}: {3600 * a_second:,.0f} images per hour",
         f"estimate: {counted(images, 'image')} in {format_hours(images / a_second / 3600)} with one process like this; "
-        "a run of a few images has short batches, so a large one is rather faster",
+        "a larger run is usually faster, because a few images make small batches",
     ]
     if price is not None:
-        lines.append(f"  cost: ${images / a_second / 3600 * price:,.2f} at ${price:,.2f} an hour")
+        lines.append(f"  cost: ${images / a_second / 3600 * price:,.2f} at ${price:,.2f} per hour")
     if measured.counts:
         each = (f"{count / measured.images:,.1f} {printable(name)}" for name, count in measured.counts.items())
-        lines.append(f"  an image: {', '.join(each)}")
+        lines.append(f"  per image: {', '.join(each)}")
     if measured.failures:
         lines.append(f"  {measured.failures} of them failed, the first with {printable(measured.reason)}")
     return lines

@@ -62,13 +62,13 @@ def check_reachable(config: JobConfig, arguments: Sequence[str]) -> None:
             raise
         if lacking:
             raise PreflightError(
-                f"you may not do all that the run needs in {place}: {', '.join(lacking)}; grant "
+                f"permissions are missing in {place}: {', '.join(lacking)}; grant "
                 "roles/storage.objectUser there, to the workers' service account too"
             )
         if lacking is None:
             unknown.append(place)
     if unknown:
-        _LOGGER.info(f"whether you may read and write in {', '.join(unknown)} could not be asked")
+        _LOGGER.info(f"could not check the permissions to read and write in {', '.join(unknown)}")
 
 
 def log_workers(config: JobConfig, arguments: Sequence[str], prepared: PlannedRun) -> None:

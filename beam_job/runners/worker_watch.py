@@ -1,8 +1,8 @@
 """Notices that a worker process of a local run has ended before its work was done, or has been stopped.
 
-Beam's in-process runner waits for a worker that was killed (by the system for want of memory, by a captioner that
-crashes, by hand) for ever: nothing tells its queues that no answer will come. It keeps a thread for each worker
-process, which waits for that process; a thread that ends while shards are left is the sign.
+If a worker is killed (because memory ran out, because a captioner crashed, or by hand), Beam's in-process runner waits
+for it forever: nothing tells its queues that no result will come. The runner has a thread for each worker process,
+which waits for that process; if such a thread ends while shards are left, the worker has died.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How this process asks storages for files: a run's options that hold for all reads of a process."""
+"""Options for requests to storages: those of a run that apply to all reads of a process."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _HEADER_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
 
 @dataclass(frozen=True)
 class Access:
-    """How to ask (ValueError for a user agent that no header can have).
+    """Options for requests; a user agent that is not valid in a header raises ValueError.
 
     Attributes:
       user_agent: sent to web servers.
-      respect_noai: whether to leave out images that a web server does not want to be used by AI.
-      requests_per_host: requests at a time to one web server.
-      billing_project: Google Cloud project that pays for reading buckets whose requester pays; "" for none.
+      respect_noai: whether to skip images whose web server forbids use by AI.
+      requests_per_host: concurrent requests to one web server.
+      billing_project: Google Cloud project that is billed for reading requester-pays buckets; "" for none.
     """
 
     user_agent: str = USER_AGENT

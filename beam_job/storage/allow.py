@@ -99,7 +99,7 @@ class Allowed:
             folders = ", ".join(self.roots) or "none"
             name = path if uri == path else f"{uri}: {path}"
             raise NotAllowedError(
-                f"{name} lies outside the folders allowed ({folders}); add --allow_root={os.path.dirname(path)}"
+                f"{name} is outside the allowed folders ({folders}); add --allow_root={os.path.dirname(path)}"
             )
 
     def _check_bucket(self, uri: str) -> None:

@@ -73,7 +73,7 @@ class UnknownSchemeError(StorageError):
 
 
 class CredentialsError(StorageError):
-    """There are no credentials, or they are no longer accepted: every object of this storage would fail alike."""
+    """Credentials are missing or no longer accepted: every object of this storage would fail."""
 
     def __init__(self, message: str, cause: str = "") -> None:
         super().__init__(message, cause, retry_when=OPTIONS)
@@ -102,7 +102,7 @@ class StoredObject:
 
 
 class Storage(Protocol):
-    """A place where files lie."""
+    """A place where files are stored."""
 
     def list(self, uri: str) -> Iterator[StoredObject]:
         """All files below a folder, or matching a glob, or the one file of that name; empty if there are none."""

@@ -53,7 +53,7 @@ def _compare(
     length: int, crc32c: Callable[[], str], size: int | None, checksums: tuple[str | None, ...], name: str
 ) -> None:
     if size is not None and length != size:
-        raise StorageError(f"{name}: {length} bytes came instead of {size}", "SizeMismatch", transient=True)
+        raise StorageError(f"{name}: received {length} bytes instead of {size}", "SizeMismatch", transient=True)
     wanted = {checksum for checksum in checksums if checksum is not None}
     if wanted and wanted != {found := crc32c()}:
         listed = ", ".join(sorted(wanted))

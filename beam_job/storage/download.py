@@ -65,7 +65,7 @@ class Part:
             body = body[self.offset : self.offset + self.size]
         elif not response.headers.get("Content-Range", "").startswith(f"bytes {self.offset}-"):
             came = response.headers.get("Content-Range", "a part without Content-Range")
-            raise DownloadError(f"{name}: {came} came instead of {self.header}", "RangeMismatch", transient=True)
+            raise DownloadError(f"{name}: received {came} instead of {self.header}", "RangeMismatch", transient=True)
         check(body, self.size, name=name)
         return body
 
@@ -109,7 +109,9 @@ def download(
     with keep_deadline(deadline), _connection_errors(name), request.open(url) as response:
         if part is None and is_part(response):
             came = response.headers.get("Content-Range", "no Content-Range")
-            raise DownloadError(f"{name}: only a part of it came, unasked ({came})", "UnexpectedPart", transient=True)
+            raise DownloadError(
+                f"{name}: only a part was received, without being requested ({came})", "UnexpectedPart", transient=True
+            )
         data = b"".join(_chunks(response, deadline, meter, name))
         if part is not None:
             data = part.of(data, response, name)
@@ -181,7 +183,7 @@ def is_packed(headers: Mapping[str, str], start: bytes, name: str) -> bool:
     for encoding in encodings:
         if encoding in _OTHER_COMPRESSIONS:
             raise DownloadError(
-                f"{name}: came with Content-Encoding: {encoding}, which was not asked for", retry_when=CONTENT
+                f"{name}: came with Content-Encoding: {encoding}, which was not requested", retry_when=CONTENT
             )
     return any(encoding in _GZIP for encoding in encodings) and start == _GZIP_START
 
@@ -204,9 +206,11 @@ def _chunks(response: requests.Response, deadline: Deadline, meter: ByteMeter | 
             meter.check(received)
         yield chunk
         if deadline.expired and received != expected:
-            raise DownloadError(f"{name}: only {received} bytes came within the time limit", "TimeoutError", True)
+            raise DownloadError(
+                f"{name}: only {received} bytes were received within the time limit", "TimeoutError", True
+            )
     if expected is not None and received != expected:
-        raise DownloadError(f"{name}: {received} of {expected} bytes came", "IncompleteRead", True)
+        raise DownloadError(f"{name}: received {received} of {expected} bytes", "IncompleteRead", True)
 
 
 @contextlib.contextmanager

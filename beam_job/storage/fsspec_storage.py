@@ -61,9 +61,9 @@ _LOG_IN |= {"s3a": _LOG_IN["s3"], "abfs": _LOG_IN["az"]}
 class FsspecStorage(ReadOnly):
     """One scheme of fsspec, with one file system per process, which takes credentials and endpoints from its package.
 
-    It is read-only, but for `S3Storage`: no file system of fsspec guarantees writes that are both whole and exclusive,
-    and the output needs both. Listed URIs keep the scheme and the host or bucket as the user wrote them (`s3a` is not
-    turned into `s3`).
+    It is read-only, except for `S3Storage`: no file system of fsspec guarantees writes that are both atomic and
+    exclusive, and the output needs both. Listed URIs keep the scheme and the host or bucket as the user wrote them
+    (`s3a` is not turned into `s3`).
     """
 
     def __init__(self, scheme: str, retrying: Retrying = retrying) -> None:
@@ -165,7 +165,7 @@ class FsspecStorage(ReadOnly):
             while chunk := file.read(min(_CHUNK, size - len(data))):
                 data += chunk
                 if deadline.expired:
-                    raise TimeoutError(f"only {len(data)} bytes came within the time limit")
+                    raise TimeoutError(f"only {len(data)} bytes were received within the time limit")
         return bytes(data)
 
     @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Politeness towards web servers: a few requests at a time to each, and fewer once one refuses for being busy."""
+"""Limits the load on web servers: a few concurrent requests to each, and fewer when a server says that it is busy."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _Host:
 
 
 class Hosts:
-    """What a process knows about web servers; all methods may be called from any thread.
+    """The state of web servers as seen by this process; all methods are thread-safe.
 
     Args:
       clock: monotonic seconds.
@@ -112,13 +112,13 @@ class Hosts:
                 pause = found.not_before - self._clock()
                 left = deadline.left()
                 if pause > left:
-                    raise HostBusyError(f"{name}: {host} asked for a pause of {pause:.0f} s more", "HostBusy")
+                    raise HostBusyError(f"{name}: {host} asked to wait another {pause:.0f} s", "HostBusy")
                 if pause <= 0.0 and found.under_way < self._limit(found):
                     found.under_way += 1
                     return
                 if left <= 0.0:
                     raise StorageError(
-                        f"{name}: no turn to ask {host} came within the time limit", "TimeoutError", True
+                        f"{name}: no request to {host} could be sent within the time limit", "TimeoutError", True
                     )
                 self._changed.wait(min(left, pause) if pause > 0.0 else left)
 

@@ -1,4 +1,4 @@
-"""Names that nearly match a local file that is not there: what a failure says besides "No such file"."""
+"""Finds names that nearly match a missing local file, for error messages better than "No such file"."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FOLDERS_KEPT = 4
 def near_miss(path: str) -> str:
     """A hint for the message about a file that does not exist; "" if there is none.
 
-    It finds dangling links, names that differ only in capitals or Unicode form, which macOS and Windows ignore,
+    It finds dangling links, names that differ only in letter case or Unicode form, which macOS and Windows ignore,
     and names with %-escapes or backslashes.
     """
     try:
@@ -27,12 +27,12 @@ def near_miss(path: str) -> str:
             missing = folder
         name = os.path.basename(missing)
         if os.path.islink(missing):
-            return f"; {missing} is a symbolic link to {os.readlink(missing)}, which is not there"
+            return f"; {missing} is a symbolic link to {os.readlink(missing)}, which does not exist"
         near = _folded_names(folder, os.stat(folder).st_mtime_ns).get(_folded(name))
         if near is not None:
             same = unicodedata.normalize("NFC", near) == unicodedata.normalize("NFC", name)
-            how = "its Unicode form (NFC or NFD)" if same else "capitals"
-            return f"; there is {os.path.join(folder, near)}, which differs in {how} alone"
+            how = "its Unicode form (NFC or NFD)" if same else "letter case"
+            return f"; there is {os.path.join(folder, near)}, which differs only in {how}"
         return _other_spelling(os.path.abspath(path), folder)
     except (OSError, ValueError):
         return ""

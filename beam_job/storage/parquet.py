@@ -1,4 +1,4 @@
-"""Reads and writes the job's own Parquet files, each as a whole."""
+"""Reads and writes whole Parquet files of the job."""
 
 from __future__ import annotations
 

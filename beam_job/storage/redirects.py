@@ -1,4 +1,4 @@
-"""Requests over several hops: redirects, the cookies that they set, and turns at each server."""
+"""Requests with several hops: redirects, the cookies that they set, and the request limit of each server."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _WITH_VALUES = ("unavailable_after", "max-snippet", "max-image-preview", "max-vi
 
 @dataclass(frozen=True)
 class Route:
-    """How a request may travel.
+    """Rules for the redirects and responses of a request.
 
     Attributes:
       redirects: how many to follow.
       allowed: checks the target of each redirect; None allows all.
       respect_noai: whether to refuse answers whose `X-Robots-Tag` forbids use by AI.
-      takes_turns: whether each server gets a few requests at a time only.
+      takes_turns: whether the number of concurrent requests per server is limited.
     """
 
     redirects: int = 0
@@ -107,7 +107,7 @@ class Request:
     def _check_noai(self, response: requests.Response) -> None:
         if found := forbids_ai(response.raw.headers.getlist("X-Robots-Tag")):
             raise DownloadError(
-                f"{self.name}: the server does not want it to be used by AI (X-Robots-Tag: {found})",
+                f"{self.name}: the server forbids its use by AI (X-Robots-Tag: {found})",
                 "NoAI",
                 retry_when=CONTENT,
             )

@@ -1,4 +1,4 @@
-"""Random augmentation of training images: crops, mirror images and other light."""
+"""Random augmentation of training images: crops, mirroring and brightness."""
 
 from __future__ import annotations
 

@@ -2,10 +2,10 @@
 
     python -m model blend tuned rewarded --shares=0.5,0.5 --output=between
 
-Training with rewards moves a captioner towards few safe sentences. The mean with its predecessor keeps nearly all of
-the gain in metrics and has more varied captions (M. Wortsman et al. 2022, "Robust fine-tuning of zero-shot models",
-section 3, found the same for classifiers). The mean of trainings that started from the same weights is better than each
-of them (M. Wortsman et al. 2022, "Model soups").
+Training with rewards makes a captioner write few, safe sentences. The mean with the model before that training keeps
+nearly all of the gain in metrics and has more varied captions (M. Wortsman et al. 2022, "Robust fine-tuning of
+zero-shot models", section 3, found the same for classifiers). The mean of trainings that started from the same weights
+is better than each of them (M. Wortsman et al. 2022, "Model soups").
 """
 
 from __future__ import annotations
@@ -140,18 +140,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--shares",
         type=_numbers,
-        help="one for each bundle, with a sum of 1, such as 0.3,0.7 (default: equal shares)",
+        help="share of each bundle, with a sum of 1, such as 0.3,0.7 (default: equal shares)",
     )
     parser.add_argument(
         "--length_penalty",
         type=float,
-        help="default of the new bundle's beam search; find a good value with `python -m model evaluate` "
+        help="the new bundle's default for beam search; find a good value with `python -m model evaluate` "
         "(default: that of the last bundle)",
     )
     parser.add_argument(
         "--content_words_once",
         action=argparse.BooleanOptionalAction,
-        help="for English captions: no noun, verb or adjective comes twice in a caption (default: as in the last "
+        help="for English captions: do not repeat nouns, verbs or adjectives in a caption (default: as in the last "
         "bundle)",
     )
     parser.add_argument("--output", required=True, type=Path, help="folder of the bundle to write")

@@ -1,4 +1,4 @@
-"""The checkpoint of an interrupted training, with the recipe that it belongs to, and the training log beside it."""
+"""The checkpoint of an interrupted training, with its options, and the training log."""
 
 from __future__ import annotations
 

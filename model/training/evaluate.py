@@ -4,11 +4,12 @@
     python -m model evaluate --data=DEV.parquet --data=OTHER.parquet
     python -m model evaluate --data=DEV.parquet --captions='OUT/captions/run=.../*.parquet'
 
-Each metric has a 95 % bootstrap interval. The report also has CIDEr by fifths of the captions' own score, lowest scores
-first, and statistics of the language: unfinished captions, repeated words, variety; the same of human captions, from
-the first caption of each photograph. With several sets it is an object of reports by the name of the set's file.
+Each metric has a 95 % bootstrap interval. The report also contains the CIDEr of each fifth of the captions by score,
+lowest scores first, and statistics of the language: unfinished captions, repeated words, variety; and the same
+statistics for human captions, using the first caption of each photograph. With several sets, the JSON object has one
+report per set, with the name of its file as the key.
 
-With --captions it scores captions that the job has written; images are matched by file name.
+With --captions the command scores captions that the job has written; images are matched by file name.
 """
 
 from __future__ import annotations
@@ -150,11 +151,11 @@ def _parser() -> argparse.ArgumentParser:
         "--data",
         required=True,
         action="append",
-        help="Parquet files (image, captions) or a captions JSON of COCO; repeat it to score several sets",
+        help="Parquet files (image, captions) or a captions JSON of COCO; repeatable, to score several sets",
     )
     parser.add_argument("--images", help="folder of the image files (default: the folder of --data)")
     parser.add_argument(
-        "--model", type=Path, default=DEFAULT_BUNDLE, help="the bundle to score (default: the one that ships)"
+        "--model", type=Path, default=DEFAULT_BUNDLE, help="the bundle to score (default: the bundled model)"
     )
     parser.add_argument("--captions", help="score these Parquet files (uri, caption) instead of a model")
     add_engine_options(parser.add_argument_group("speed"))

@@ -4,8 +4,8 @@
 
 Each PNG shows the image and then a panel for each word: the image in grey, with the attention weights in red, as in
 figure 2 of Xu et al. 2015, "Show, Attend and Tell". Red marks the grid positions whose features the decoder weighted
-most when it chose the word. Each feature depends on a large part of the image, so red often lies beside the object that
-a word names, and it does not prove that the word comes from there.
+most when it chose the word. Each feature depends on a large part of the image, so red is often next to the object that
+a word names, and does not prove that the word was derived from there.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _LETTER, _LINE = 7, 18  # pixels of the legend's font, width and height
 _RED, _OPACITY = (255, 40, 0), 0.7
 _LEGEND = (
     "Red: the parts of the picture that the decoder weighted most when it chose the word. Each part stands for a large "
-    "area around it, so red often lies beside the thing that the word names, and proves nothing about it."
+    "area around it, so red is often next to the object that the word names, and proves nothing about the word."
 )
 
 
@@ -164,6 +164,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_parser("explain", __doc__)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="an image file")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the files IMAGE.png")
-    parser.add_argument("--model", type=Path, default=DEFAULT_BUNDLE, help="the bundle (default: the one that ships)")
+    parser.add_argument("--model", type=Path, default=DEFAULT_BUNDLE, help="the bundle (default: the bundled model)")
     add_decoding_options(parser.add_argument_group("decoding"))
     return parser

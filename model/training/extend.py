@@ -94,7 +94,11 @@ def add_text_options(parser: argparse.ArgumentParser) -> None:
     """Adds `--data` and `--sentences`, which `read_texts` reads."""
     parser.add_argument("--data", action="append", default=[], help="Parquet files with a column captions; repeatable")
     parser.add_argument(
-        "--sentences", action="append", default=[], type=Path, help="text, one sentence a line, .gz too; repeatable"
+        "--sentences",
+        action="append",
+        default=[],
+        type=Path,
+        help="text file, also .gz, with one sentence per line; repeatable",
     )
 
 
@@ -114,6 +118,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_parser("extend", __doc__)
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle to extend")
     add_text_options(parser)
-    parser.add_argument("--min_count", type=int, default=12, help="a word must appear this often (default: 12)")
+    parser.add_argument(
+        "--min_count", type=int, default=12, help="add words that occur at least this often (default: 12)"
+    )
     parser.add_argument("--output", required=True, type=Path, help="folder of the bundle to write")
     return parser

@@ -2,14 +2,14 @@
 
     python -m model quantize tuned --data=TRAIN.parquet --output=tuned8
 
-Batch normalization is folded into the convolutions, and each layer's range is measured on images, as the one whose 256
-values have the least squared rounding error. The weights are rounded by `model.training.rounding`. Then each bias is
-corrected so that rounding leaves the mean of every channel unchanged (M. Nagel et al. 2019, "Data-Free Quantization
-Through Weight Equalization and Bias Correction", section 4.2). On a CPU with VNNI, LiteRT runs the result in two fifths
-of the time. The decoder is copied; continue its training from the new bundle (`python -m model train --init`) to adapt
-it to the slightly different features.
+Batch normalization is folded into the convolutions. Each layer's range is measured on images: the range whose 256
+values have the smallest squared rounding error is used. The weights are rounded by `model.training.rounding`. Then each
+bias is corrected so that rounding leaves the mean of every channel unchanged (M. Nagel et al. 2019, "Data-Free
+Quantization Through Weight Equalization and Bias Correction", section 4.2). On a CPU with VNNI, LiteRT runs the result
+in two fifths of the time. The decoder is copied; continue its training from the new bundle (`python -m model train
+--init`) to adapt it to the slightly different features.
 
-The weights of a backbone that has 8 bits already are only rounded again, so that --engine=openvino can run it on a CPU
+If the backbone already has 8 bits, its weights are only rounded again, so that --engine=openvino can run it on a CPU
 without VNNI.
 """
 
@@ -232,7 +232,7 @@ def few_bits(steps: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("quantize", __doc__)
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle with an EfficientNet-Lite")
-    parser.add_argument("--data", required=True, help="images to measure on, as for `python -m model train`")
+    parser.add_argument("--data", required=True, help="images to measure the ranges on, as for `python -m model train`")
     parser.add_argument("--photographs", type=int, default=256, help="number of images (default: 256)")
     parser.add_argument("--output", required=True, type=Path, help="folder of the bundle to write")
     return parser

@@ -1,4 +1,4 @@
-"""Sentences without photographs: text that the decoder learns to write beside the captions of photographs.
+"""Sentences without photographs: text that the decoder learns in addition to the captions of photographs.
 
 Sentences show it words and phrases that few photographs have captions with. They are learned as captions of a null
 image, whose backbone features are all zero, so the projection's bias is what stands in for a photograph.
@@ -36,11 +36,11 @@ def read_sentences(path: Path) -> list[str]:
         lines = content.decode("utf-8").splitlines()
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{path} cannot be read as text: {error}; give a UTF-8 file with one sentence a line"
+            f"{path} cannot be read as text: {error}; give a UTF-8 file with one sentence per line"
         ) from error
     sentences = [line.strip() for line in lines if line.strip()]
     if not sentences:
-        raise DataError(f"{path} holds no sentence; give UTF-8 text, one sentence a line")
+        raise DataError(f"{path} holds no sentence; give UTF-8 text, one sentence per line")
     return sentences
 
 

@@ -2,8 +2,8 @@
 
     python -m model shrink BUNDLE --data=TRAIN.parquet --sentences=SENTENCES.txt.gz --min_share=2e-5 --output=SMALL
 
-The product with the vocabulary is the most expensive part of decoding, and most of its words are in no caption. A word
-stays if it has at least a share of all words of any one of the given texts. The weights of words that stay are kept.
+The multiplication with the vocabulary's weights is the most expensive part of decoding, and most words never occur in
+captions. A word is kept, with its weights, if its share of all words in one of the given texts is at least --min_share.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         "--min_share",
         type=fraction,
         default=2e-5,
-        help="a word must have this share of all words of one of the texts (default: %(default)s)",
+        help="keep words with at least this share of all words in one of the texts (default: %(default)s)",
     )
     parser.add_argument("--output", required=True, type=Path, help="folder of the bundle to write")
     return parser

@@ -3,9 +3,9 @@
     python -m model train --data=TRAIN.parquet --validation=DEV.parquet --output=BUNDLE
 
 frozen          trains the decoder on human captions; the backbone's features are computed once
-finetune        also trains the upper layers of the backbone, on images that are cropped, mirrored and relit; an 8-bit
-                backbone is trained in floating point (`python -m model quantize` converts it back)
-self_critical   rewards the decoder's own captions by their CIDEr-D; with --tuned_share also trains the backbone
+finetune        also trains the upper layers of the backbone, on images with random crops, mirroring and brightness; an
+                8-bit backbone is trained in floating point (`python -m model quantize` converts it back)
+self_critical   rewards the decoder's own captions by their CIDEr-D; with --tuned_share it also trains the backbone
 
 The bundle of the epoch with the best validation CIDEr is written to BUNDLE. `BUNDLE.training/` holds a checkpoint, the
 log and, if TensorBoard is installed, its events. Repeat the same command to resume after the last complete epoch.

@@ -66,11 +66,11 @@ _HELP = {
     "batch_size": "images for each step",
     "learning_rate": "peak of AdamW's learning rate",
     "backbone_rate": "the backbone's learning rate, as a share of --learning_rate",
-    "weight_decay": "of AdamW",
+    "weight_decay": "weight decay of AdamW",
     "label_smoothing": "share of the probability that is spread over all words",
     "weight_average": "momentum of the moving average of the weights that is saved; 0 saves the last step's weights",
     "patience": "stop after N epochs without a better validation score; 0 never stops early",
-    "seed": "of all random choices",
+    "seed": "seed of all random choices",
 }
 
 
@@ -139,15 +139,16 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--validation",
         action="append",
-        help="validation data in the same formats (default: every 20th image of --data is held out); repeatable: the "
-        "mean CIDEr of the sets counts",
+        help="validation data in the same formats (default: every 20th image of --data is held out); repeatable, then "
+        "the mean CIDEr of the sets is used",
     )
     group.add_argument(
         "--sentences",
         action="append",
         default=[],
         type=Path,
-        help="text, one sentence a line, .gz too, that the decoder learns to write beside the captions; repeatable",
+        help="text file, also .gz, with one sentence per line, for the decoder to learn in addition to the captions; "
+        "repeatable",
     )
     group.add_argument(
         "--sentence_weight", type=float, default=0.5, help="weight of the sentences in the loss (default: %(default)s)"
@@ -161,8 +162,8 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         "--cache_features",
         type=Path,
         metavar="DIR",
-        help="folder for the backbone's features or the scaled images, which are computed once; trainings may share "
-        "it (default: BUNDLE.training)",
+        help="folder for the backbone's features or the scaled images, which are computed once; several trainings may "
+        "share it (default: BUNDLE.training)",
     )
 
 
@@ -170,17 +171,21 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     model = CaptionerConfig()
     group = parser.add_argument_group("model (with --init, only --dropout and --input_size are used)")
     group.add_argument("--init", type=Path, metavar="BUNDLE", help="a bundle to start from")
-    group.add_argument("--backbone", default=model.backbone, choices=BACKBONE_NAMES, help="default: %(default)s")
+    group.add_argument(
+        "--backbone", default=model.backbone, choices=BACKBONE_NAMES, help="encoder (default: %(default)s)"
+    )
     group.add_argument(
         "--backbone_weights",
         metavar="FILE",
-        help="a safetensors file: a bundle's, or one that `python -m model convert` wrote; or bundled (those of the "
-        "bundled model, an efficientnet_lite2), imagenet (downloaded by Keras), none (random) (default: bundled with "
+        help="a safetensors file of a bundle or of `python -m model convert`, or bundled (from the bundled model, an "
+        "efficientnet_lite2), imagenet (downloaded by Keras) or none (random) (default: bundled for "
         "efficientnet_lite2, otherwise imagenet)",
     )
-    group.add_argument("--input_size", type=int, help="pixels a side (default: the backbone's own, or that of --init)")
+    group.add_argument(
+        "--input_size", type=int, help="pixels per side (default: the backbone's own, or that of --init)"
+    )
     group.add_argument("--units", type=int, default=model.units, help="width of the decoder (default: %(default)s)")
-    group.add_argument("--max_words", type=int, default=model.max_words, help="default: %(default)s")
+    group.add_argument("--max_words", type=int, default=model.max_words, help="longest caption (default: %(default)s)")
     group.add_argument(
         "--initial_state",
         default=model.initial_state,
@@ -193,7 +198,9 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         default=model.dropout,
         help="dropout rate of the word embeddings and of the decoder's output (default: %(default)s)",
     )
-    group.add_argument("--min_count", type=int, default=4, help="occurrences that a word needs (default: %(default)s)")
+    group.add_argument(
+        "--min_count", type=int, default=4, help="drop words that occur less often (default: %(default)s)"
+    )
 
 
 def _add_training_options(parser: argparse.ArgumentParser) -> None:
@@ -218,22 +225,22 @@ def _add_view_options(group: argparse._ArgumentGroup) -> None:
         "--views",
         type=int,
         default=2,
-        help="views of each image if the backbone is not trained: 1 as it is, 2 also mirrored, more also randomly "
-        "cropped and relit (default: %(default)s)",
+        help="views of each image if the backbone is not trained: 1 unchanged, 2 also mirrored, more also with random "
+        "crops and brightness (default: %(default)s)",
     )
     group.add_argument(
         "--captions_per_step",
         type=int,
         default=0,
-        help="captions of each image in a step, drawn at random, if the backbone is not trained; fewer make a step "
-        "cheaper, and images with many captions count less (default: 0, all)",
+        help="captions drawn at random per image and step, if the backbone is not trained; with fewer captions a step "
+        "is cheaper, and images with many captions have less weight (default: 0, all)",
     )
     group.add_argument(
         "--smallest_crop",
         type=fraction,
         default=SMALLEST_CROP,
-        help="smallest random crop, as a share of an image's side; near 1 if --input_size is above that of --init "
-        "(default: %(default)s)",
+        help="smallest random crop, as a share of an image's side; use a value near 1 if --input_size is above that of "
+        "--init (default: %(default)s)",
     )
 
 
@@ -249,8 +256,8 @@ def _add_precision_options(group: argparse._ArgumentGroup) -> None:
         "--decoder_precision",
         default=PRECISIONS[0],
         choices=PRECISIONS,
-        help="precision of the decoder in training; bfloat16 saves a third of a step on a CPU with AVX512-BF16 or AMX "
-        "(default: %(default)s)",
+        help="precision of the decoder in training; bfloat16 makes a step a third shorter on a CPU with AVX512-BF16 or "
+        "AMX (default: %(default)s)",
     )
 
 

@@ -132,7 +132,7 @@ def test_only_allowed_places_are_read(photos: Path, tmp_path: Path, loaded: list
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        pytest.param({}, ValueError, r"name the places of the images: allow_buckets=\['gs://photos'\]", id="nothing"),
+        pytest.param({}, ValueError, r"name those of the images: allow_buckets=\['gs://photos'\]", id="nothing"),
         pytest.param({"allow_rot": ["/"]}, TypeError, "has no option allow_rot; did you mean allow_root", id="unknown"),
         pytest.param({"allow_root": "/photos"}, TypeError, "allow_root must be a list, not '/photos'", id="text"),
         pytest.param({"allow_root": ["/"], "batch_size": 0}, ValueError, "--batch_size must be", id="range"),

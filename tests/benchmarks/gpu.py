@@ -194,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--backbone", default="inception_resnet_v2")
     parser.add_argument("--batch_size", type=int, help="(default: the job's)")
     parser.add_argument("--photographs", type=Path, help="a folder, or Parquet with a column image (default: demo's)")
-    parser.add_argument("--data", help="Parquet (image, captions): compare precisions with the model that ships")
+    parser.add_argument("--data", help="Parquet (image, captions): compare precisions with the bundled model")
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--images_folder", type=Path, help=argparse.SUPPRESS)
     return parser

@@ -40,7 +40,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.growth", description=__doc__)
     parser.add_argument("--images", default="1000,4000,16000,20000", help="of each run")
     parser.add_argument("--size", default="500x375", help="of the photographs, in pixels")
-    parser.add_argument("--model", help="folder of a bundle (default: the one that ships)")
+    parser.add_argument("--model", help="folder of a bundle (default: the bundled model)")
     args = parser.parse_args()
     print(f"{machine()}\n\nJPEGs of {args.size}\n", flush=True)
     print(

@@ -105,7 +105,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--delays", type=_several(int), default="0,40", help="milliseconds a request; '' for no bucket")
     parser.add_argument("--bucket_size", type=_size, default="500x375")
     parser.add_argument("--photographs", type=Path, help="a folder, or Parquet with a column image (default: demo's)")
-    parser.add_argument("--model", help="folder of a bundle (default: the one that ships)")
+    parser.add_argument("--model", help="folder of a bundle (default: the bundled model)")
     parser.add_argument("--batch_size", type=int, default=32)
     args = parser.parse_args()
     if args.images <= args.batch_size:

@@ -1,4 +1,4 @@
-"""The captioner as a whole, on photographs, with the model that ships."""
+"""The captioner as a whole, on photographs, with the bundled model."""
 
 from __future__ import annotations
 

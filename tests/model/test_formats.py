@@ -20,7 +20,7 @@ from model.formats import format_of
         pytest.param(b"\xef\xbb\xbf\r\n<!DOCTYPE html><html>", "a web page or XML", id="web page"),
         pytest.param(b'<?xml version="1.0"?><Error>NoSuchKey</Error>', "a web page or XML", id="answer of S3"),
         pytest.param(b'<?xml version="1.0"?>\n<SVG width="1">', "an SVG drawing", id="svg"),
-        pytest.param(b'{"error": "not found"}', "a text in JSON", id="json"),
+        pytest.param(b'{"error": "not found"}', "JSON text", id="json"),
         pytest.param(b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull", id="lfs"),
         pytest.param(gzip.compress(b"x"), "a compressed file; unpack it", id="gzip"),
         pytest.param(b"\0\0\0\x14ftypmp42\0\0\0\0isom", "a video", id="mp4"),

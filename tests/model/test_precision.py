@@ -80,7 +80,7 @@ def test_float16_is_the_encoders_inside_alone() -> None:
     for precision in ("float32", "float16"):
         keras.utils.set_random_seed(0)
         encoder, decoder = build_network(CaptionerConfig(input_size=64, units=13), 9, precision=precision)
-        load_backbone(encoder, backbone, "the model that ships")
+        load_backbone(encoder, backbone, "the bundled model")
         assert encoder.compute_dtype == precision
         assert {variable.dtype for variable in encoder.variables} == {"float32"}
         assert decoder.to_vocabulary.compute_dtype == keras.layers.Dense(1).compute_dtype == "float32"

@@ -14,8 +14,10 @@ README = Path(__file__).parents[2] / "README.md"
 def test_from_python(
     photographs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = re.search(r"^From Python:\n\n```python\n(.*?)```", README.read_text(), re.MULTILINE | re.DOTALL)
-    assert found, "the README has no example under 'From Python:'"
+    found = re.search(
+        r"^To caption one image in Python:\n\n```python\n(.*?)```", README.read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert found, "the README has no example of captioning one image"
     with Image.open(photographs["chelsea.png"]) as image:
         image.convert("RGB").save(tmp_path / "dog.jpg")
     monkeypatch.chdir(tmp_path)

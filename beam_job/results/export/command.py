@@ -133,7 +133,9 @@ def _write(
     images = ImageFetcher(policies, otherwise, left_out, planned, link, timeout=args.fetch_timeout)
     if args.format == "csv":
         written, formulas = write_csv(tables, folder, args.for_spreadsheets)
-        hint = f"{counted(formulas, 'value')} would be a formula in a spreadsheet; for one, add --for_spreadsheets"
+        hint = (
+            f"a spreadsheet would read {counted(formulas, 'value')} as formulas; add --for_spreadsheets to prevent that"
+        )
         return written, [hint] if formulas and not args.for_spreadsheets else []
     if args.format == "bigquery":
         return write_bigquery(tables, folder), []

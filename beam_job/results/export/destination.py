@@ -1,4 +1,4 @@
-"""The folder that an export writes: complete, or not there at all; nothing in it is replaced."""
+"""The folder that an export writes: it appears complete or not at all, and nothing is replaced."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def _publish(folder: str, to: str, fills: bool) -> None:
     """Moves what was written to its place. Raises ExportError where somebody else has written there meanwhile."""
     if not fills:
         if os.path.lexists(to):  # rename would replace a link or an empty folder
-            raise ExportError(f"--to={to} was made by somebody else during the export; name another folder")
+            raise ExportError(f"--to={to} was created by another process during the export; name another folder")
         os.rename(folder, to)
         return
     if os.listdir(to) != [os.path.basename(folder)]:
-        raise ExportError(f"--to={to} was filled by somebody else during the export; name another folder")
+        raise ExportError(f"--to={to} was written to by another process during the export; name another folder")
     for name in sorted(os.listdir(folder)):
         os.rename(os.path.join(folder, name), os.path.join(to, name))

@@ -1,4 +1,4 @@
-"""The images that an export leaves out: counted, the first shown, all of them listed in a file."""
+"""The images that an export leaves out: counts them, shows the first, and lists all of them in a file."""
 
 from __future__ import annotations
 

@@ -11,20 +11,20 @@ from beam_job.results.missing import KEEP, SKIP, add_missing
 from beam_job.storage import local_path, scheme_of
 
 _DESCRIPTION = """\
-Writes each image that has a caption, once, with its newest caption or a person's (`correct`), to a new folder:
+Writes each captioned image once to a new folder, with its newest caption or a person's correction:
 
-  hf          Hugging Face: an ImageFolder with metadata.parquet; with --images=embed Parquet with the images inside
-  webdataset  tars with jpg (or png, ...), txt and json of each image
-  sidecar     a .txt (or .caption) beside each image; with --root in the images' own folders
-  coco        results.json for pycocotools, numbered as in --annotations or in images.json beside it
+  hf          Hugging Face: an ImageFolder with metadata.parquet; with --images=embed, Parquet that contains the images
+  webdataset  tars with a jpg (or png, ...), a txt and a json file per image
+  sidecar     a .txt (or .caption) file next to each image; with --root in the images' own folders
+  coco        results.json for pycocotools, with image ids from --annotations or from a new images.json
   csv         captions.csv
   bigquery    captions.parquet, schema.json and load.sh
 
-Images are copied in the version that was captioned, from places that their run was allowed to read. What a list on
-your disk named is read only if the run's folder is local and yours. An image that has changed or cannot be named is
-left out and listed with its reason in DIR.left_out.jsonl, and the exit code is 1. Images that no longer exist, are
-marked bad or have no caption are left out too, and counted. DIR appears when it is complete; it must be a new or empty
-folder outside of --output.
+Images are copied in the version that was captioned, from places that their run was allowed to read. Files named by a
+list on your disk are read only if the run's folder is on this machine and belongs to you. An image that has changed or
+whose name cannot be used is left out and listed with the reason in DIR.left_out.jsonl, and the exit code is 1. Images
+that no longer exist, are marked bad or have no caption are left out and counted. DIR must be a new or empty folder
+outside --output; it appears once it is complete.
 """
 _EPILOG = """\
 examples:
@@ -97,16 +97,18 @@ def _parser() -> OutputParser:
         type=float,
         default=60.0,
         metavar="S",
-        help="seconds to fetch one image, retries included (default: 60)",
+        help="seconds to fetch one image, including retries (default: 60)",
     )
-    add_missing(parser, None, "skip where images are read, keep for csv, coco, bigquery and --images=none")
+    add_missing(parser, None, "keep for csv, coco, bigquery and --images=none, otherwise skip")
     add(
         "--only_edited",
         action="store_true",
-        help="only captions that a person has written (`correct`), for example for `python -m model train`",
+        help="only captions that a person has corrected, for example for `python -m model train`",
     )
     _add_format_options(parser)
-    add_allowed_options(parser.add_argument_group("where images may be read, in addition to where their run could"))
+    add_allowed_options(
+        parser.add_argument_group("where images may be read, in addition to the places that their run could read")
+    )
     return parser
 
 
@@ -129,12 +131,14 @@ def _add_format_options(parser: argparse.ArgumentParser) -> None:
         "--for_spreadsheets",
         action="store_true",
         default=None,
-        help="csv: put ' before values that a spreadsheet would read as formulas (default: values are unchanged)",
+        help="csv: prefix values that a spreadsheet would read as formulas with ' (default: values are unchanged)",
     )
-    add("--max_rows", type=whole_number, metavar="N", help="webdataset, hf with embed: images a file (default: 10000)")
+    add(
+        "--max_rows", type=whole_number, metavar="N", help="webdataset, hf with embed: images per file (default: 10000)"
+    )
     add(
         "--max_bytes",
         type=whole_number,
         metavar="N",
-        help="webdataset, hf with embed: approximate bytes of a file (default: 500000000)",
+        help="webdataset, hf with embed: approximate size of a file in bytes (default: 500000000)",
     )

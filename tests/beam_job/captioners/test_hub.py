@@ -75,7 +75,7 @@ def test_what_is_in_the_cache_needs_no_network(asked: list[str], monkeypatch: py
         pytest.param("some/other", "some/other was not found at http://.*; check the name", id="missing"),
         pytest.param("some/model@v7", "some/model has no revision 'v7'", id="revision"),
         pytest.param("some/dataset", "some/dataset has no config.json", id="no model"),
-        pytest.param("some/..", "some/.. is no name of a model", id="no name"),
+        pytest.param("some/..", "some/.. is not a valid model name", id="no name"),
         pytest.param("photos/of/cats", "is neither a folder here nor a name like", id="path"),
         pytest.param("gs://bucket/model", "is neither a folder here nor a name like", id="bucket"),
     ],
@@ -88,7 +88,9 @@ def test_a_model_that_cannot_be_had_is_one_line(model: str, message: str, asked:
 
 def test_a_model_that_is_not_there_offline_is_one_line(asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(CaptionerError, match=r"some/model is not in the cache .* cannot be reached; connect, or"):
+    with pytest.raises(
+        CaptionerError, match=r"some/model is not in the cache .* cannot be reached; connect to the network, or"
+    ):
         find_source("some/model")
 
 

@@ -100,7 +100,9 @@ def test_through_the_job(preset: Path, tmp_path: Path) -> None:
         pytest.param("nothing", [], "neither a folder here nor a preset of PaliGemma, such as", id="unknown"),
         pytest.param("gpt2_base_en", [], "nor a preset of PaliGemma", id="text only"),
         pytest.param("empty", [], "has no task.json; give a folder that save_to_preset has written", id="no preset"),
-        pytest.param("tiny", ["--num_captions=2"], "gives one caption, by --decoding=beam or greedy", id="several"),
+        pytest.param(
+            "tiny", ["--num_captions=2"], "gives one caption per image, with --decoding=beam or greedy", id="several"
+        ),
     ],
 )
 def test_what_cannot_be_used_is_one_line(

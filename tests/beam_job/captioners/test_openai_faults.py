@@ -24,7 +24,7 @@ MOVED = {"status": 307, "headers": {"Location": "http://x/v1?key=1"}}
         pytest.param({"refusal": "I cannot\nhelp."}, "RefusedAnswer", "refused: I cannot help.", id="refused"),
         pytest.param({"text": " \n"}, "EmptyAnswer", "empty (finish_reason stop)", id="empty"),
         pytest.param({"text": None}, "EmptyAnswer", "empty", id="null"),
-        pytest.param({"finish": "length"}, "CutAnswer", "cut at --max_new_tokens: it begins 'a red pict", id="cut"),
+        pytest.param({"finish": "length"}, "CutAnswer", "cut off at --max_new_tokens: it begins 'a red pict", id="cut"),
         pytest.param({"finish": "length", "text": ""}, "CutAnswer", "no words yet", id="still thinking"),
         pytest.param({"finish": "content_filter"}, "FilteredAnswer", "content filter", id="filtered answer"),
         pytest.param(

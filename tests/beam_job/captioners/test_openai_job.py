@@ -141,14 +141,16 @@ def test_a_key_that_is_refused_on_the_way_ends_the_run_without_failures(
         pytest.param(["--captioner=openai", "--endpoint=http://x"], "needs --model=NAME", id="no model"),
         pytest.param(["--endpoint=localhost:8000"], "http://localhost:8000/v1, not 'localhost:8000'", id="no URL"),
         pytest.param(["--endpoint=http://me:secret@x/v1"], "=http://x/v1 must not contain a user", id="password"),
-        pytest.param(["--endpoint=http://x:99999/v1"], "--endpoint=http://x:99999/v1 is no URL: Port out", id="port"),
+        pytest.param(
+            ["--endpoint=http://x:99999/v1"], "--endpoint=http://x:99999/v1 is not a URL: Port out", id="port"
+        ),
         pytest.param(["--endpoint=http://x", "--concurrency=0"], "--concurrency must be a whole number from 1", id="0"),
         pytest.param(
             ["--endpoint=http://x", "--jpeg_quality=101"], "--jpeg_quality must be at most 100, not 101", id="quality"
         ),
         pytest.param(["--endpoint=http://x", "--request_timeout=nan"], "--request_timeout must be above 0", id="nan"),
         pytest.param(["--endpoint=http://x", f"--api_key_env={KEY}"], "--api_key_env must be the name", id="the key"),
-        pytest.param(["--max_tokens_total=5"], "--max_tokens_total applies to --captioner=openai", id="alone"),
+        pytest.param(["--max_tokens_total=5"], "--max_tokens_total applies only to --captioner=openai", id="alone"),
     ],
 )
 def test_options_that_do_not_fit(arguments: list[str], said: str, capfd: pytest.CaptureFixture[str]) -> None:

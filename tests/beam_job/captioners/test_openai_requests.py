@@ -127,7 +127,7 @@ def test_a_key_of_blanks_or_line_breaks_is_refused_unseen(
     server: OpenAiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret\nvalue")
-    with pytest.raises(CaptionerError, match="OPENAI_API_KEY holds blanks") as refused:
+    with pytest.raises(CaptionerError, match="OPENAI_API_KEY contains blanks") as refused:
         opened(server)
     assert "secret" not in str(refused.value)
 
@@ -156,5 +156,5 @@ def test_each_process_has_its_share_of_the_budget(server: OpenAiServer) -> None:
 def test_a_budget_needs_a_server_that_counts(server: OpenAiServer) -> None:
     server.set(usage=None)
     assert only(opened(server)).text == "a red picture of 40x30"
-    with pytest.raises(CaptionerError, match="does not tell the tokens that it uses, which --max_tokens_total needs"):
+    with pytest.raises(CaptionerError, match="does not report the tokens that it uses, which --max_tokens_total needs"):
         opened(server, max_tokens_total=200).check()

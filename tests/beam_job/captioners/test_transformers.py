@@ -203,11 +203,11 @@ def without_config(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "code", "message"),
     [
-        pytest.param(remote_code, 2, "it needs Python code of its own, which is not run", id="remote code"),
+        pytest.param(remote_code, 2, "it needs its own Python code, which is not run", id="remote code"),
         pytest.param(pickled, 2, "has no weights as safetensors; other formats can run code", id="pickle"),
-        pytest.param(text_only, 2, "no model that makes text from images", id="text only"),
+        pytest.param(text_only, 2, "it is not an image-to-text model", id="text only"),
         pytest.param(damaged, 1, "cannot be loaded: SafetensorError", id="damaged"),
-        pytest.param(without_config, 2, "has no config.json, so it is no model for transformers", id="no config"),
+        pytest.param(without_config, 2, "has no config.json, so transformers cannot load it", id="no config"),
         pytest.param(shutil.rmtree, 2, "is neither a folder here nor a name like ORGANIZATION/NAME", id="nowhere"),
     ],
 )
@@ -268,7 +268,7 @@ def test_too_little_memory_halves_the_batch(
     monkeypatch.setattr(transformers_generator.Generator, "_generate", generate_one_at_a_time)
     assert run(photos, tmp_path / "out", models["blip"], "--batch_size=2") == 0
     assert len(table(tmp_path / "out", "captions")) == PHOTOS
-    assert "the device ran out of memory with 2 images in a batch; going on with 1" in capfd.readouterr().err
+    assert "the device ran out of memory with 2 images in a batch; continuing with 1" in capfd.readouterr().err
 
 
 def test_a_gpu_that_is_required_and_missing_is_one_line(

@@ -85,8 +85,8 @@ def test_a_batch_too_large_for_the_memory_is_halved_for_the_rest_of_the_run(erro
     # 8 and 4 fail once each; from then on every batch, padded or not, has the size that fits.
     assert [len(batch) for batch in captioner.batches] == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2]
     assert told == [
-        "the device ran out of memory with 8 images in a batch; going on with 4 (--batch_size=4 starts there)",
-        "the device ran out of memory with 4 images in a batch; going on with 2 (--batch_size=2 starts there)",
+        "the device ran out of memory with 8 images in a batch; continuing with 4 (--batch_size=4 avoids this)",
+        "the device ran out of memory with 4 images in a batch; continuing with 2 (--batch_size=2 avoids this)",
     ]
 
 
@@ -172,7 +172,7 @@ def test_fewer_captions_than_asked_for_are_a_failure_and_more_are_cut() -> None:
     answers = Answers(DOG, DOG + CAT, DOG + CAT + DOG)
     rows = BatchCaptioner(answers, 3, Lines(), num_captions=2).caption(images(10, 11, 12))
     assert said(rows) == ["10.png!", "a dog", "a dog"]
-    assert rows[0].error_message == "the captioner answered 1 captions, not --num_captions=2"
+    assert rows[0].error_message == "the captioner returned 1 captions, not --num_captions=2"
     assert [row.captions for row in rows[1:]] == [DOG + CAT] * 2
 
 
@@ -185,22 +185,24 @@ def test_a_text_keeps_its_lines_and_loses_what_databases_refuse() -> None:
 def test_a_captioner_that_answers_another_number_of_times_loses_no_row(answers: int) -> None:
     rows = BatchCaptioner(Answers(*answers * [DOG]), 2, Lines()).caption(images(10, 11))
     assert said(rows) == ["10.png!", "11.png!"]
-    assert {row.error_message for row in rows} == {f"the captioner answered {answers} times to 2 images"}
+    assert {row.error_message for row in rows} == {f"the captioner returned {answers} results for 2 images"}
     assert {row.transient for row in rows} == {False}
 
 
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        pytest.param((), "answered (), not one model.Caption or several", id="no caption"),
-        pytest.param("a dog", "answered 'a dog', not one model.Caption or several", id="text"),
-        pytest.param(DOG[0], "answered Caption(text='a dog', score=-0.5), not one", id="not in a list"),
-        pytest.param((Caption(None, 0.0),), "answered (Caption(text=None, score=0.0),), which is no text", id="None"),
-        pytest.param((Caption("a \udc80", 0.0),), "which is no text with a score", id="no UTF-8"),
-        pytest.param((Caption("a dog", "high"),), "which is no text with a score", id="no number"),
-        pytest.param((Caption("a dog", 10**400),), "which is no text with a score", id="no float"),
+        pytest.param((), "returned () instead of one or more model.Caption", id="no caption"),
+        pytest.param("a dog", "returned 'a dog' instead of one or more model.Caption", id="text"),
+        pytest.param(DOG[0], "returned Caption(text='a dog', score=-0.5) instead of one", id="not in a list"),
+        pytest.param(
+            (Caption(None, 0.0),), "returned (Caption(text=None, score=0.0),), which is not a text", id="None"
+        ),
+        pytest.param((Caption("a \udc80", 0.0),), "which is not a text with a score", id="no UTF-8"),
+        pytest.param((Caption("a dog", "high"),), "which is not a text with a score", id="no number"),
+        pytest.param((Caption("a dog", 10**400),), "which is not a text with a score", id="no float"),
         pytest.param((Caption(" \n", -1.0),), "a caption without words", id="no words"),
-        pytest.param((Caption(b"a dog", -1.0),), "which is no text with a score", id="bytes"),
+        pytest.param((Caption(b"a dog", -1.0),), "which is not a text with a score", id="bytes"),
     ],
 )
 def test_an_answer_that_is_no_caption_costs_its_image_alone(answer: object, message: str) -> None:
@@ -225,5 +227,5 @@ def test_a_run_on_a_small_device_ends_well_and_says_so_once(
     arguments = [f"--input={tmp_path}/photos", f"--output={tmp_path}/out", "--batch_size=8"]
     assert main([*arguments, "--shard_size=10", *verbose]) == 0
     error = capfd.readouterr().err
-    assert error.count("the device ran out of memory with 8 images in a batch; going on with 4") == 1
+    assert error.count("the device ran out of memory with 8 images in a batch; continuing with 4") == 1
     assert "30 captions and 0 failures of 30 images" in error

@@ -110,7 +110,7 @@ HERE = "tests.beam_job.captioning.test_captioners"
 @pytest.mark.parametrize(
     ("captioner", "message"),
     [
-        pytest.param("no_such_module:make", "No module named 'no_such_module'; the folder that it", id="module"),
+        pytest.param("no_such_module:make", "No module named 'no_such_module'; its folder must be", id="module"),
         pytest.param(f"{HERE}:nothing", f"{HERE} has no function nothing", id="function"),
         pytest.param(f"{HERE}:HERE", f"{HERE} has no function HERE", id="no function"),
         pytest.param(f"{HERE}:failing", "failed: ValueError: no model x for beam", id="it fails"),
@@ -160,5 +160,5 @@ def test_a_captioner_that_ends_the_process_is_no_success(method: str, photos: Pa
 
 def test_a_worker_with_another_version_refuses(saved_model: Path) -> None:
     config = JobConfig(("photos",), "out", captioner="tests.saved_model_captioner:make", model=str(saved_model))
-    with pytest.raises(CaptionerError, match="the run began with version saved-0, and a worker has saved-"):
+    with pytest.raises(CaptionerError, match="the run started with version saved-0, and a worker has saved-"):
         captioner_of_run(config, "saved-0")

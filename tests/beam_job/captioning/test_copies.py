@@ -241,5 +241,5 @@ def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     [summary] = tmp_path.glob("out/runs/*/summary.json")
     counted = json.loads(summary.read_text())
     assert (counted["copies"], counted["counts"]) == (4, {"requests": 2})
-    assert "4 images with the bytes, and so the caption, of another (--dedupe=content)" in capfd.readouterr().err
+    assert "4 images with the caption of an identical image (--dedupe=content)" in capfd.readouterr().err
     assert not list((tmp_path / "tmp").glob("caption-images-contents-*/*"))

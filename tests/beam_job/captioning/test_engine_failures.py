@@ -110,11 +110,13 @@ def test_a_batch_that_hangs_is_reported_and_fails_the_run_in_the_end(
     gate = threading.Semaphore(0)  # never released
     engine = engine_for(run, FakeCaptioner(gate=gate), progress, batch_timeout=1.0)
     future = engine.submit(0, shard_of(grey(tmp_path, 10)))
-    with pytest.raises(batch_runner.BatchTimeoutError, match=r"a batch of 1 images has not ended .*batch_timeout=1 "):
+    with pytest.raises(
+        batch_runner.BatchTimeoutError, match=r"a batch of 1 images did not finish within .*batch_timeout=1 "
+    ):
         future.result(timeout=60)
     engine.close()
     [said] = progress.glob("*.said")
-    assert said.read_text().count("no batch has ended for") >= 2
+    assert said.read_text().count("no batch has finished for") >= 2
     gate.release()
 
 

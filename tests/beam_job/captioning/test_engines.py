@@ -86,7 +86,7 @@ def test_a_captioner_that_hangs_is_not_given_to_the_next_engine(
     config, run, _ = planned_run(str(tmp_path), 4, batch_timeout=1.0)
     one, other = started(config, run), started(config, run)
     loaded[0].gate = threading.Semaphore(0)
-    with pytest.raises(RuntimeError, match="has not ended after --batch_timeout=1 "):
+    with pytest.raises(RuntimeError, match="did not finish within --batch_timeout=1 "):
         bundle(one, 0)
     one.teardown()
     again = started(config, run)

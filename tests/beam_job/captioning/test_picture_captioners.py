@@ -191,7 +191,7 @@ def test_an_estimate_measures_the_captioner_and_writes_nothing(
     assert "measured here: 16 images in " in said
     assert "batches of 2, model teller-refuse=c.jpg" in said
     assert "estimate: 24 images in less than a minute with one process like this" in said
-    assert "an image: 1.0 requests" in said
+    assert "per image: 1.0 requests" in said
     assert not (tmp_path / "out").exists()
 
 

@@ -161,7 +161,7 @@ def test_an_estimate_here_is_measured(tmp_path: Path, monkeypatch: pytest.Monkey
     error = capfd.readouterr().err
     assert "measured here: 5 images in " in error
     assert "estimate: 5 images in less than a minute with one process like this" in error
-    assert "at $2.00 an hour" in error
+    assert "at $2.00 per hour" in error
     assert not (tmp_path / "out").exists()
 
 

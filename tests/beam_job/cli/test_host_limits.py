@@ -105,5 +105,5 @@ def test_no_folder_for_temporary_files(tmp_path: Path) -> None:
     done = run(tmp_path, "-c", NO_TEMPORARY_FOLDER)
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
-    assert line.startswith("caption-images: there is no folder for temporary files that can be written: name one with")
+    assert line.startswith("caption-images: there is no writable folder for temporary files: name one with")
     assert not (tmp_path / "out").exists()

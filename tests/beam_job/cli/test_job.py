@@ -1,4 +1,4 @@
-"""The job end to end, as a user runs it: the real command, real photographs, the model that ships, real Parquet."""
+"""The job end to end, as a user runs it: the real command, real photographs, the bundled model, real Parquet."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from tests.listed import fill, names, rows
         ("empty.jsonl", "is empty"),
         ("empty.parquet", "is empty"),
         ("empty.*", "holds no"),
-        ("?mpty", "holds no images (only 1 leftovers of operating systems)"),
+        ("?mpty", "holds no images (only 1 operating system files)"),
     ],
 )
 def test_what_is_there_and_empty_is_no_error(
@@ -62,7 +62,7 @@ def test_leftovers_are_skipped_and_counted(given: str, folder: Path, caplog: pyt
     fill(folder, "a.jpg", "deep/b.jpg", *LEFTOVERS)
     with caplog.at_level(logging.INFO):
         assert names(folder, f"{folder}{given}") == ["a.jpg", "deep/b.jpg"]
-    assert "10 leftovers of operating systems skipped" in caplog.text
+    assert "10 operating system files skipped" in caplog.text
 
 
 def test_leftovers_in_a_bucket(bucket, caplog: pytest.LogCaptureFixture) -> None:
@@ -73,7 +73,7 @@ def test_leftovers_in_a_bucket(bucket, caplog: pytest.LogCaptureFixture) -> None
         caplog.clear()
         with caplog.at_level(logging.INFO):
             assert [row["uri"] for row in rows(given)] == [f"{root}/a.jpg", f"{root}/deep/b.jpg"]
-        assert "10 leftovers of operating systems skipped" in caplog.text
+        assert "10 operating system files skipped" in caplog.text
 
 
 def test_leftovers_that_are_asked_for_by_name(folder: Path) -> None:

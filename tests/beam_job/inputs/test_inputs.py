@@ -105,7 +105,7 @@ def test_a_bucket(bucket) -> None:
         pytest.param("{folder}/*.webp", "nothing matches", id="glob without a match"),
         pytest.param("{folder}/[2024]/*.jpg", r"nothing matches .*write \[\[\] for a \[", id="glob with brackets"),
         pytest.param("{folder}/{{x,y}}.jpg", "x.jpg does not exist", id="missing image of braces"),
-        pytest.param("{folder}/wide.txt", "is not a text file in UTF-8", id="list of another encoding"),
+        pytest.param("{folder}/wide.txt", "is not a UTF-8 text file", id="list of another encoding"),
         pytest.param("ftp://host/x.jpg", "unknown scheme ftp://", id="unknown scheme"),
     ],
 )

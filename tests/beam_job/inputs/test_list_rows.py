@@ -39,7 +39,9 @@ def bad(given: object, **options: object) -> dict[str, str]:
     [
         pytest.param("l.jsonl", '{"uri": "/a"}\n{"uri": null}\n{"uri": "/b"}\n', 2, "has no uri", id="null in JSON"),
         pytest.param("l.jsonl", '{"uri": "/a"}\n{"n": 1}\n{"uri": "/b"}\n', 2, "has no uri", id="no uri in JSON"),
-        pytest.param("l.jsonl", '{"uri": "/a"}\n{"uri": 7}\n{"uri": "/b"}', 2, "no text but 7", id="number in JSON"),
+        pytest.param(
+            "l.jsonl", '{"uri": "/a"}\n{"uri": 7}\n{"uri": "/b"}', 2, "has 7 instead of text", id="number in JSON"
+        ),
         pytest.param("l.jsonl", '{"uri": "/a"}\n{"uri": "/b"}\n{"uri": "/c', 3, "is not JSON", id="cut JSON line"),
         pytest.param("l.jsonl", '{"uri": "/a"}\n\n["/c"]\n{"uri": "/b"}', 3, "not a JSON object", id="array in JSON"),
         pytest.param("l.jsonl", '{"uri": "/a"}\n{"uri": "\\ud800"}\n{"uri": "/b"}', 2, "not UTF-8", id="surrogate"),
@@ -81,7 +83,7 @@ def test_bytes_that_are_not_utf8_survive_the_edges_of_blocks(tmp_path: Path) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(list_formats, "BLOCK_BYTES", 251)
         assert good(given) == [name for at, name in enumerate(names) if at % 9]
-        assert list(bad(given).values())[1].endswith(f"what is not UTF-8: {lines[9]!r}")
+        assert list(bad(given).values())[1].endswith(f"that is not UTF-8: {lines[9]!r}")
 
 
 @pytest.mark.parametrize(

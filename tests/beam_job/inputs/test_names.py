@@ -44,13 +44,13 @@ def test_a_folder_with_brackets_is_itself(folder: Path) -> None:
     [
         ("caf\u00e9.jpg", "cafe\u0301.jpg", "its Unicode form"),
         ("\u00fc/a.jpg", "u\u0308/a.jpg", "its Unicode form"),
-        ("IMG_1.JPG", "img_1.jpg", "capitals"),
+        ("IMG_1.JPG", "img_1.jpg", "letter case"),
     ],
 )
 def test_a_name_that_is_nearly_there(name: str, asked: str, how: str, folder: Path) -> None:
     fill(folder, name)
     assert name == unicodedata.normalize("NFC", name)
-    with pytest.raises(StorageError, match=f"which differs in {how}") as caught:
+    with pytest.raises(StorageError, match=f"which differs only in {how}") as caught:
         storage_for(str(folder)).read(str(folder / asked))
     assert name.split("/")[0] in str(caught.value)
 
@@ -60,8 +60,8 @@ def test_a_name_that_is_nearly_there(name: str, asked: str, how: str, folder: Pa
     [
         pytest.param("a%20b.jpg", "there is {}/a b.jpg, the same name without %-escapes", id="URL"),
         pytest.param("sub\\c.jpg", "there is {}/sub/c.jpg, the same name with slashes", id="Windows"),
-        pytest.param("dangling.jpg", "{}/dangling.jpg is a symbolic link to gone.jpg, which is not there", id="link"),
-        pytest.param("linked/c.jpg", "{}/linked is a symbolic link to gone, which is not there", id="linked folder"),
+        pytest.param("dangling.jpg", "{}/dangling.jpg is a symbolic link to gone.jpg, which does not exist", id="link"),
+        pytest.param("linked/c.jpg", "{}/linked is a symbolic link to gone, which does not exist", id="linked folder"),
         pytest.param("..%2Fsecret.jpg", "No such file or directory$", id="outside"),
     ],
 )

@@ -43,7 +43,7 @@ def test_a_tar_that_ends_within_an_image(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "x.tar", {"1.jpg": b"a" * 400})
     tar.write_bytes(tar.read_bytes()[:700])
     image, last = images(members(tar))
-    assert "188 bytes came instead of 400" in reason(image)
+    assert "received 188 bytes instead of 400" in reason(image)
     assert "is damaged after 1 images" in reason(last, "list")
 
 
@@ -53,7 +53,7 @@ def test_a_tar_that_may_have_been_cut_between_images(tmp_path: Path, caplog: pyt
     assert "cut" not in caplog.text
     tar.write_bytes(tar.read_bytes()[:1024])
     assert [image.uri for image in images(members(tar))] == [f"{tar}#1.jpg"]
-    assert f"{tar} ends without the mark of its end, so it may have been cut" in caplog.text
+    assert f"{tar} has no end-of-archive marker, so it may be truncated" in caplog.text
 
 
 def test_devices_are_rows(tmp_path: Path) -> None:
@@ -117,7 +117,9 @@ def test_links_within_the_tar(tmp_path: Path) -> None:
     }
     broken = [name for name, image in found.items() if image.list_error]
     assert broken == ["gone.jpg", "circle.jpg"]
-    assert "gone.jpg is a link to ../../etc/passwd, which is no image in this tar" in reason(found["gone.jpg"], "list")
+    assert "gone.jpg is a link to ../../etc/passwd, which is not an image in this tar" in reason(
+        found["gone.jpg"], "list"
+    )
 
 
 def test_archives_that_were_appended(tmp_path: Path) -> None:
@@ -136,7 +138,7 @@ def test_one_name_twice(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
     tar = write_entries(tmp_path / "x.tar", ("a.jpg", b"old"), ("b.jpg", b"b"), ("a.jpg", b"new"))
     assert {image.uri[-5:]: read(image) for image in images(members(tar))} == {"b.jpg": b"b", "a.jpg": b"new"}
     assert read(ImageInput(f"{tar}#a.jpg")) == b"new"
-    assert f"{tar}: 1 names come more than once; the last of each is captioned" in caplog.text
+    assert f"{tar}: 1 names occur more than once; the last image of each name is captioned" in caplog.text
 
 
 def test_leftovers_in_a_tar(tmp_path: Path) -> None:

@@ -74,8 +74,8 @@ def test_json_that_is_none_costs_its_image(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "x.tar", {**files, "2.json": b"[" * 100_000})
     batch = members(tar, "width")
     assert batch.column("width").to_pylist() == [20, None, None]
-    assert "the .json file beside 1.jpg is not JSON" in reason(images(batch)[1], "list")
-    assert "the .json file beside 2.jpg is not JSON: it is nested too deeply" in reason(images(batch)[2], "list")
+    assert "the .json file of 1.jpg is not JSON" in reason(images(batch)[1], "list")
+    assert "the .json file of 2.jpg is not JSON: it is nested too deeply" in reason(images(batch)[2], "list")
 
 
 def test_values_of_several_types_become_text(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ BAD = {
     "bomb.png": (PNG_BOMB, "60000 x 60000 pixels are more than the limit of 1,000,000"),
     "bomb.gif": (gif_bomb(), "65535 x 65535 pixels are more than the limit of 1,000,000"),
     "bomb.jpg": (jpeg_bomb(), "65500 x 65500 pixels are more than the limit of 1,000,000"),
-    "text_bomb.png": (TEXT_BOMB, "this PNG cannot be decoded: its text unpacks to more than 1 MiB"),
+    "text_bomb.png": (TEXT_BOMB, "this PNG cannot be decoded: its text decompresses to more than 1 MiB"),
     "bomb.tif": (
         TILE_BOMB,
         "this TIFF cannot be decoded: its tiles of 16000 x 16000 pixels are larger than the picture",

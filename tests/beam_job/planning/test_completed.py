@@ -212,7 +212,7 @@ def test_a_damaged_part_costs_its_own_images_only(tmp_path: Path, caplog: pytest
     [warning] = caplog.messages
     caplog.clear()
     assert warning.startswith(f"{damaged} is damaged (")
-    assert warning.endswith("captioned again; restore the file, or delete it to end this message")
+    assert warning.endswith("captioned again; restore the file, or delete it to stop this message")
     damaged.unlink()
     assert planned(config)[1] == ["gs://b/2", "gs://b/3"]
     assert not caplog.text

@@ -20,7 +20,7 @@ from tests.leases import Clock, Faulty, gone, put, records
 
 def test_a_lease_is_held_by_one_at_a_time_and_given_back(output: str) -> None:
     with lease(output):
-        with pytest.raises(LeaseError, match=f"another run writes into this output: process {os.getpid()} on "):
+        with pytest.raises(LeaseError, match=f"another run is writing to this output: process {os.getpid()} on "):
             Lease(output).acquire()
         assert [record.released for record in records(output).values()] == [False]
     with lease(output):

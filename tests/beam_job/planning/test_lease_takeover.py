@@ -31,7 +31,7 @@ def test_a_contender_with_an_old_listing_steps_back(output: str) -> None:
             storage_for(old).delete(old)
         return storage_for(uri).create(uri, data)
 
-    with pytest.raises(LeaseError, match="another run writes into this output"):
+    with pytest.raises(LeaseError, match="another run is writing to this output"):
         Lease(output, Faulty(output, create=create)).acquire()
     assert [*records(output)] == [7]
 

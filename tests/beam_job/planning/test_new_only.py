@@ -143,7 +143,7 @@ def test_a_second_run_at_the_same_time_is_refused(nights: Nights, capfd: pytest.
     with lease(str(nights.output)):
         assert main([f"--input={nights.photos}", f"--output={nights.output}"]) == 3
     error = capfd.readouterr().err
-    assert f"another run writes into this output: process {os.getpid()}" in error
+    assert f"another run is writing to this output: process {os.getpid()}" in error
     assert nights.run() == ["a.png"]
 
 

@@ -127,7 +127,7 @@ def test_a_run_whose_plan_is_damaged_is_not_resumed(
     assert find_resumable_run(config, "model-1") is None
     [warning] = caplog.messages
     assert warning.startswith(f"{part if damage != 'of another plan' else part.parent} ")
-    assert warning.endswith("; what its run has written counts, and the other images are planned in a new run")
+    assert warning.endswith("; the images that its run has written are done, and the others are planned in a new run")
     part.write_bytes(content)
     assert find_resumable_run(config, "model-1")
 

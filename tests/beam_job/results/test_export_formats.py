@@ -123,7 +123,10 @@ def test_pandas_and_duckdb_read_the_csv(job: Job, tmp_path: Path, capfd: pytest.
     rows = duckdb.sql(f"select uri, caption from read_csv('{path}', header=true, quote='\"', escape='\"')").fetchall()
     assert dict(rows) == job.captions()
     assert json.loads(frame["a.b"][0]) == {"n": [0]}
-    assert "1 value would be a formula in a spreadsheet; for one, add --for_spreadsheets" in capfd.readouterr().out
+    assert (
+        "1 value would be read as formulas by a spreadsheet; to prevent that, add --for_spreadsheets"
+        in capfd.readouterr().out
+    )
 
 
 def test_csv_for_spreadsheets_holds_no_formula(job: Job, tmp_path: Path) -> None:

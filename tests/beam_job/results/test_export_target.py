@@ -92,6 +92,6 @@ def test_what_comes_to_its_place_meanwhile_is_not_replaced(
 
     monkeypatch.setattr("beam_job.results.export.command.write_csv", slow)
     assert job.export("csv", to) == 2
-    assert "by somebody else during the export" in capfd.readouterr().err
+    assert "by another process during the export" in capfd.readouterr().err
     assert {path.name: path.read_text() for path in to.iterdir()} == {"captions.csv": "theirs"}
     assert os.listdir(tmp_path) == ["to"]

@@ -27,7 +27,7 @@ def test_another_min_score_marks_new_images_and_captions_none_again(
     rows = ds.dataset(nights.output / "captions").to_table(["score", "low_confidence"]).to_pylist()
     assert {round(row["score"], 1): row["low_confidence"] for row in rows} == {-0.5: False, -0.6: True, -0.7: True}
     assert nights.run("--min_score=-0.68") == []
-    said = "--min_score=-0.68 marks new captions; to mark all: caption-images snapshot "
+    said = "--min_score=-0.68 flags new captions only; to flag all: caption-images snapshot "
     assert said in capfd.readouterr().err
     to = nights.output.parent / "snapshot"
     assert main(["snapshot", f"--output={nights.output}", f"--to={to}", "--min_score=-0.68"]) == 0
@@ -92,7 +92,7 @@ def test_status_tells_of_runs_and_reasons_and_of_what_is_next(nights: Nights, ca
     assert main(["status", f"--output={nights.output}"]) == 0
     status = capsys.readouterr().out
     assert "done, 2 captions, 1 failure, 0 already done" in status
-    assert "current: 2 captions, 1 failure\n  1 x decode: ImageError (tried again when its content changes)" in status
+    assert "current: 2 captions, 1 failure\n  1 x decode: ImageError (retried when its content changes)" in status
     assert (
         "would caption 1 image and skip 2 images already done, 1 failed for good (--retry=all tries it again)" in status
     )

@@ -53,13 +53,17 @@ def test_done_failed_and_tried_again_are_told_apart(photos: Path, tmp_path: Path
     assert caption(photos) == 0
     write(photos / "later.data", 90)
     text = status(tmp_path, capsys)
-    assert "1 x decode: ImageError (tried again when its content changes), such as " in text
-    assert "1 x fetch: FileNotFoundError (tried again by the next run), such as " in text
-    assert "would caption 1 image (1 of them after a failure) and skip 3 images already done, 1 failed for good" in text
+    assert "1 x decode: ImageError (retried when its content changes), such as " in text
+    assert "1 x fetch: FileNotFoundError (retried by the next run), such as " in text
+    assert (
+        "would caption 1 image (1 of them retried after a failure) and skip 3 images already done, 1 failed for good"
+        in text
+    )
     assert caption(photos) == 0
     error = capsys.readouterr().err
     assert (
-        "1 image in 1 shard, 1 of them after a failure, 3 images already done, 1 failed for good (--retry=all" in error
+        "1 image in 1 shard, 1 of them retried after a failure, 3 images already done, 1 failed for good (--retry=all"
+        in error
     )
     assert caption(photos) == 0
     assert "nothing to do: 4 images already done, 1 failed for good" in capsys.readouterr().err
@@ -96,7 +100,7 @@ def test_status_while_it_runs(tmp_path: Path, capsys) -> None:
 def test_an_output_in_use_is_3(photos: Path, tmp_path: Path, capsys) -> None:
     with lease(f"{tmp_path}/out"):
         assert caption(photos) == 3
-    assert "another run writes into this output" in capsys.readouterr().err
+    assert "another run is writing to this output" in capsys.readouterr().err
 
 
 def test_a_failure_is_over_when_its_file_is_gone(photos: Path, tmp_path: Path, capsys) -> None:
@@ -142,7 +146,7 @@ class TestDeletedPhotographs:
     def test_status_names_them(self, tmp_path: Path, capsys) -> None:
         text = status(tmp_path, capsys)
         assert "current: 3 captions, 2 failures" in text
-        assert f"no longer there: 1 captioned image\n  {tmp_path}/photos/0.png" in text
+        assert f"no longer exist: 1 captioned image\n  {tmp_path}/photos/0.png" in text
 
     def test_export_leaves_them_out(self, tmp_path: Path, capsys) -> None:
         assert main(["export", f"--output={tmp_path}/out", "--format=hf", f"--to={tmp_path}/set"]) == 0

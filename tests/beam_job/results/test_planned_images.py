@@ -67,10 +67,10 @@ def test_images_inside_parquet(packed: Path, images: str) -> None:
 
 def test_a_list_of_images_that_is_gone(packed: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["status", f"--output={packed}/out"]) == 0
-    assert "no longer there" not in capfd.readouterr().out
+    assert "no longer exist" not in capfd.readouterr().out
     (packed / "set" / "0.parquet").unlink()
     assert main(["status", f"--output={packed}/out"]) == 0
-    assert "no longer there: 3 captioned images" in capfd.readouterr().out  # of relative paths nobody knows
+    assert "no longer exist: 3 captioned images" in capfd.readouterr().out  # of relative paths nobody knows
 
 
 def test_a_list_of_images_that_has_changed(packed: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +121,7 @@ def test_what_nobody_has_listed_is_not(
     pq.write_table(table.set_column(0, "uri", [uris]), part)
     options = [f"--output={listed}/out", "--format=hf"]
     assert main(["export", *options, f"--to={listed}/added"]) == 1
-    assert f"{listed}/secret.png lies outside the folders allowed" in capfd.readouterr().err
+    assert f"{listed}/secret.png is outside the allowed folders" in capfd.readouterr().err
     assert len(list((listed / "added").rglob("*.png"))) == 1
     [manifest] = listed.glob("out/runs/*/run.json")
     with monkeypatch.context() as other_user:

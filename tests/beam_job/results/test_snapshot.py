@@ -234,7 +234,7 @@ def test_a_file_that_appears_meanwhile_is_not_overwritten(
         return create(uri, data)
 
     monkeypatch.setattr(storage, "create", create_after_another)
-    with pytest.raises(StorageError, match="was written by somebody else"):
+    with pytest.raises(StorageError, match="was just written by another process"):
         write_snapshot(output, str(to))
     assert (to / NEW).read_bytes() == b"theirs"
 

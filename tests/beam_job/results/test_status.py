@@ -70,7 +70,7 @@ def test_reasons_say_when_trying_again_helps(tmp_path: Path, capsys: pytest.Capt
     add_run(f"{tmp_path}/out", 1, {"a": "x"}, failures)
     assert main(["status", f"--output={tmp_path}/out", "--no_listing"]) == 0
     out = capsys.readouterr().out
-    for words in ("tried again by the next run", "other options or permissions", "when its content changes"):
+    for words in ("retried by the next run", "other options or permissions", "when its content changes"):
         assert words in out
 
 

@@ -160,7 +160,9 @@ def test_a_refused_job_names_what_is_missing(ended: dict[str, Future[Ended]]) ->
     run = ended["forbidden"].result()
     assert run.code == 1
     line = only_line(run)
-    assert "Dataflow refused the job: 403 The caller lacks dataflow.jobs.create; the Dataflow API must be on" in line
+    assert (
+        "Dataflow refused the job: 403 The caller lacks dataflow.jobs.create; the Dataflow API must be enabled" in line
+    )
     assert len(run.service.jobs) == 1
 
 
@@ -189,7 +191,7 @@ def test_a_missing_bucket_is_found_before_anything_is_written(ended: dict[str, F
 def test_a_template_holds_what_the_options_mean(ended: dict[str, Future[Ended]]) -> None:
     run = ended["template"].result()
     assert run.code == 0, run.stderr
-    assert f"template written to {run.template}; started once, it captions what run" in only_line(run)
+    assert f"template written to {run.template}; launch it to caption what run" in only_line(run)
     assert not run.service.jobs
     environment: dict[str, Any] = json.loads(run.template.read_text())["environment"]
     assert environment["serviceOptions"] == ["worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver:5xx"]
@@ -213,7 +215,7 @@ def test_an_estimate_writes_nothing(photographs_in_bucket: str, capsys: pytest.C
     told = capsys.readouterr().err
     assert "estimate: 4 images" in told
     assert "cost: $" in told
-    assert "$3.00, as given" in told
+    assert "$3.00 per worker-hour, as given" in told
     assert not stored(output)
 
 

@@ -131,43 +131,49 @@ def test_other_runners_keep_their_arguments(runner: list[str]) -> None:
 @pytest.mark.parametrize(
     ("job", "arguments", "message"),
     [
-        pytest.param(config("nvidia-l4"), [], "--gpu=nvidia-l4 rents workers of --runner=DataflowRunner", id="local"),
+        pytest.param(config("nvidia-l4"), [], "--gpu=nvidia-l4 applies only to --runner=DataflowRunner", id="local"),
         pytest.param(config(), DATAFLOW[:1], "needs --project=PROJECT, --region=.*, --temp_location=gs", id="missing"),
-        pytest.param(config(), [*DATAFLOW, "--temp_location=/tmp"], "--temp_location must lie in a bucket", id="temp"),
-        pytest.param(config(), [*DATAFLOW, "--staging_location=x"], "--staging_location must lie in a", id="staging"),
-        pytest.param(config(output="out"), DATAFLOW, "--output must lie in a bucket.*not 'out'", id="local output"),
-        pytest.param(config(inputs=("photos",)), DATAFLOW, "--input=photos lies on this machine", id="local input"),
-        pytest.param(config(inputs=("*.csv",)), DATAFLOW, "lies on this machine", id="local glob"),
+        pytest.param(config(), [*DATAFLOW, "--temp_location=/tmp"], "--temp_location must be in a bucket", id="temp"),
+        pytest.param(config(), [*DATAFLOW, "--staging_location=x"], "--staging_location must be in a", id="staging"),
+        pytest.param(config(output="out"), DATAFLOW, "--output must be in a bucket.*not 'out'", id="local output"),
+        pytest.param(config(inputs=("photos",)), DATAFLOW, "--input=photos is on this machine", id="local input"),
+        pytest.param(config(inputs=("*.csv",)), DATAFLOW, "is on this machine", id="local glob"),
         pytest.param(config("nvidia-l4"), DATAFLOW, "needs --sdk_container_image=IMAGE", id="GPU without image"),
         pytest.param(
-            config("nvidia-l4"), [*DATAFLOW, IMAGE, MPS, ONE], "use_nvidia_mps shares the GPU .* allows one", id="MPS"
+            config("nvidia-l4"),
+            [*DATAFLOW, IMAGE, MPS, ONE],
+            "use_nvidia_mps shares the GPU .* allows only one",
+            id="MPS",
         ),
         pytest.param(
             config("nvidia-l4"),
             [*DATAFLOW, IMAGE, "--resource_hint=accelerator=type:nvidia-l4"],
-            "is right fitting, which Dataflow refuses together with worker_accelerator",
+            "uses right fitting, which Dataflow refuses together with worker_accelerator",
             id="right fitting",
         ),
         pytest.param(
-            config("nvidia-l4"), [*DATAFLOW, IMAGE, "--experiments=a,enable_prime"], "enable_prime is right", id="Prime"
+            config("nvidia-l4"),
+            [*DATAFLOW, IMAGE, "--experiments=a,enable_prime"],
+            "enable_prime uses right",
+            id="Prime",
         ),
         pytest.param(config("nvidia-tesla-t4"), [*DATAFLOW, IMAGE, MPS], "name two GPUs; leave one", id="two GPUs"),
         pytest.param(
             config("nvidia-h100-80gb"),
             [*DATAFLOW, IMAGE],
-            "sold as Spot and Flex-start only; give",
+            "available as Spot and Flex-start only; give",
             id="H100",
         ),
         pytest.param(
             config(),
             [*DATAFLOW, IMAGE, "--experiments=worker_accelerator=type:nvidia-rtx;install-nvidia-driver:5xx"],
-            "names nvidia-rtx, for which the job knows no machine; give --machine_type",
+            "names nvidia-rtx, for which the job knows no machine type; give --machine_type",
             id="unknown GPU",
         ),
         pytest.param(
             config(),
             [*DATAFLOW, IMAGE, MPS.replace(":5xx", "")],
-            "must ask for the driver as install-nvidia-driver:5xx",
+            "must request the driver as install-nvidia-driver:5xx",
             id="driver",
         ),
         pytest.param(
@@ -186,7 +192,7 @@ def test_other_runners_keep_their_arguments(runner: list[str]) -> None:
             id="machine",
         ),
         pytest.param(
-            config(model="my-model"), DATAFLOW, "--model=my-model lies on this machine.*gcloud storage cp", id="model"
+            config(model="my-model"), DATAFLOW, "--model=my-model is on this machine.*gcloud storage cp", id="model"
         ),
     ],
 )
@@ -237,7 +243,7 @@ def test_an_estimate_by_hand() -> None:
     assert estimate.cost == pytest.approx(2 * estimate.worker_hours + estimate.requests_cost)
     told = "\n".join(describe(estimate, listed=True, own_price=True))
     assert "1,000,000 images, 52.0 GB (52 kB each)" in told
-    assert "$2.00, as given" in told
+    assert "$2.00 per worker-hour, as given" in told
     assert "assumed" in told
 
 

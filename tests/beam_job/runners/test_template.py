@@ -66,7 +66,7 @@ class Nights:
         environment = os.environ | self._variables | {"PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
         assert done.returncode == 0, done.stderr
-        assert f"template written to {job}; started once, it captions what run" in done.stderr
+        assert f"template written to {job}; launch it to caption what run" in done.stderr
         return stored_json(job)
 
     def launch(self) -> dict[str, Any]:

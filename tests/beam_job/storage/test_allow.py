@@ -94,7 +94,7 @@ def test_below_the_inputs_own_folder(lists: Path, uri: str, given: str, monkeypa
 def test_outside_of_it(lists: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(lists.parent)
     message = refused(allowed(lists / "uris.txt"), uri.format(lists))
-    assert f"lies outside the folders allowed ({lists}); add --allow_root=" in message
+    assert f"is outside the allowed folders ({lists}); add --allow_root=" in message
 
 
 def test_the_option_that_is_named_helps(lists: Path) -> None:
@@ -226,7 +226,7 @@ def rows(tmp_path: Path, table: str) -> list[dict]:
             "http:// is not among the allowed schemes (file); add --allow_schemes=http,https",
         ),
         (["gs://photos/a.jpg", "ftp://host/x"], "gs:// is not among the allowed schemes (file); add --allow_buckets="),
-        (["/etc/hostname"], "lies outside the folders allowed ({lists}); add --allow_root=/etc"),
+        (["/etc/hostname"], "is outside the allowed folders ({lists}); add --allow_root=/etc"),
     ],
 )
 def test_a_list_of_nothing_that_may_be_read_stops_the_job_before_it_begins(
@@ -246,7 +246,7 @@ def test_what_may_not_be_read_is_a_row_among_others_and_is_done_once_it_may(
     outside = f"{lists}-of-others/b.jpg"
     uris = [f"{lists}/sub/a.jpg", outside, "gs://photos/x.jpg", "http://127.0.0.1:9/x.jpg", "ftp://host/x.jpg"]
     assert job(uris) == 0
-    assert re.search(r"3 x list: NotAllowed, such as \S+ lies outside .*", capfd.readouterr().err)
+    assert re.search(r"3 x list: NotAllowed, such as \S+ is outside .*", capfd.readouterr().err)
     assert [row["uri"] for row in rows(tmp_path, "captions")] == uris[:1]
     failures = {row["uri"]: row for row in rows(tmp_path, "failures")}
     assert sorted(failures) == sorted(uris[1:])

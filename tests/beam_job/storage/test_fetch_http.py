@@ -222,7 +222,7 @@ def test_a_part_that_nobody_asked_for_is_asked_again(server: FaultServer, storag
     server.script("x.jpg", part, ok(DATA))
     assert storage.read(f"{server.address}/x.jpg")[0] == DATA
     server.script("x.jpg", part)
-    with pytest.raises(StorageError, match="only a part of it came") as caught:
+    with pytest.raises(StorageError, match="only a part was received") as caught:
         storage.read(f"{server.address}/x.jpg", timeout=0.2)
     assert (caught.value.cause, caught.value.retry_when) == ("UnexpectedPart", LATER)
 

@@ -55,7 +55,7 @@ def test_answers_bring_the_requests_back(hosts: Hosts, clock: Clock) -> None:
 def test_a_wait_beyond_the_deadline_is_not_begun(hosts: Hosts, clock: Clock) -> None:
     hosts.refused(HOST, 3600.0)
     with (
-        pytest.raises(StorageError, match=r"x\.jpg: museum\.example asked for a pause of 3600 s more") as caught,
+        pytest.raises(StorageError, match=r"x\.jpg: museum\.example asked to wait another 3600 s") as caught,
         hosts.request(HOST, Deadline.after(60.0, clock), "x.jpg"),
     ):
         pass

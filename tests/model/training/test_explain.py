@@ -65,7 +65,7 @@ def test_a_page_for_each_image_upright_and_a_line_for_what_is_none(
     assert told.err.startswith(f"model explain: {images[0]}: not an image of a known format")
     assert told.err.endswith(f"\nmodel explain: {images[2]}: No such file or directory\n")
     assert told.out.startswith(f"{tmp_path}/out/turned.png.png: ")
-    assert "red often lies beside the thing" in told.out.splitlines()[-1]
+    assert "red is often next to the object" in told.out.splitlines()[-1]
     [path] = (tmp_path / "out").iterdir()
     page = np.asarray(Image.open(path))
     top, left = 8 + 24, 8

@@ -25,7 +25,7 @@ def examples(*colours: str) -> list[Example]:
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
-    """That of the model that ships: random weights may give the same features for all images."""
+    """That of the bundled model: random weights may give the same features for all images."""
     return load_captioner().encoder
 
 

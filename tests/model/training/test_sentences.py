@@ -46,7 +46,7 @@ def test_lines_are_sentences_compressed_or_not(sentences: Path, tmp_path: Path) 
 def test_a_file_that_cannot_be_used_is_named(name: str, content: bytes | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=f"{name} .*one sentence a line"):
+    with pytest.raises(DataError, match=f"{name} .*one sentence per line"):
         read_sentences(tmp_path / name)
 
 
