@@ -9,6 +9,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from beam_job.cli.host_limits import HostLimitError, check_host, host_limit
 from beam_job.cli.logs import LOGGER, format_error, log_to, wants_json
@@ -20,6 +21,9 @@ from beam_job.config import JobConfig
 from beam_job.runners.dataflow import DataflowError, with_dataflow
 from beam_job.storage import StorageError, without_secrets
 from beam_job.text import command_name, printable
+
+if TYPE_CHECKING:
+    from beam_job.output.summary import Summary
 
 _READER_GONE = 141  # as a shell reports SIGPIPE
 # Each module is imported only when its command is used.
@@ -90,7 +94,17 @@ def _run(given: list[str], examples: bool) -> int:
 
 
 def _caption(config: JobConfig, beam_arguments: Sequence[str], examples: bool) -> int:
-    """Runs the job, and reports how it ended."""
+    """Runs the job and reports how it ended; after a run that was resumed, also for what was added since."""
+    code, summary = _caption_once(config, beam_arguments, examples)
+    if summary is None or not summary.resumed or code or config.recaption or summary.left:
+        return code  # --recaption would caption all again, and images are left when a budget is used up
+    LOGGER.info("looking for images that were added after that run began")
+    code, _ = _caption_once(config, beam_arguments, examples)
+    return code
+
+
+def _caption_once(config: JobConfig, beam_arguments: Sequence[str], examples: bool) -> tuple[int, Summary | None]:
+    """Runs the job and reports how it ended: the exit code, and the summary if there is one."""
     # Imported here so that --help and usage errors do not wait for Beam.
     with quiet_stderr(config.verbose):
         from beam_job.cli.job import run_job
@@ -117,17 +131,17 @@ def _caption(config: JobConfig, beam_arguments: Sequence[str], examples: bool) -
     try:
         summary = run_job(config, beam_arguments)
     except SystemExit as error:
-        return _report_exit(error)
+        return _report_exit(error), None
     except LeaseError as error:
         _refuse(error)
-        return 3
+        return 3, None
     except refused as error:
-        return _refuse(error, config.inputs)
+        return _refuse(error, config.inputs), None
     except (JobError, RowCountError) as error:
         if config.verbose or not isinstance(error, ExplainedJobError):
             LOGGER.info(_without_secrets(traceback.format_exc().rstrip(), config.inputs))
-        return _fail(_without_secrets(str(error), config.inputs))
-    return 0 if summary is None else report(summary, config, examples)
+        return _fail(_without_secrets(str(error), config.inputs)), None
+    return (0 if summary is None else report(summary, config, examples)), summary
 
 
 def _subcommand(name: str, arguments: list[str]) -> int:

@@ -37,6 +37,9 @@ from model.engine_choice import check_engine
 def run_job(config: JobConfig, beam_arguments: Sequence[str] = ()) -> Summary | None:
     """Captions the images of `config.inputs` that earlier runs have not captioned.
 
+    A run that was interrupted is resumed first: it captions what it had planned. If the summary says so (`resumed`),
+    another call captions the images that were added since that run began.
+
     Args:
       config: the job.
       beam_arguments: arguments for Beam's PipelineOptions.
@@ -177,8 +180,6 @@ def _log_plan(planned: PlannedRun, model_version: str) -> None:
     run = f"{'resuming ' if planned.resumed else ''}run {planned.run.run_id}"
     line = ", ".join(filter(None, [size, retried, skipped and f"{skipped}, skipped", run, model]))
     LOGGER.info(line, extra={"fields": {"inputs": planned.plan.inputs, **counts}})
-    if planned.resumed:
-        LOGGER.info("images added since that run began are left for the next one; repeat the command after this one")
 
 
 def _log_min_score(config: JobConfig, planned: PlannedRun) -> None:

@@ -55,6 +55,7 @@ class Summary:
       left: of the failures, those that the captioner has left for the next run (`model.EndRun`).
       bad_files: of the failures, those of files that are no images (`retry_when` is "content").
       retried: of the inputs, those that earlier runs failed to caption; of a resumed run 0.
+      resumed: whether an earlier call began the run; images added since then are not among its inputs.
       page: the review page; None where it was not requested or could not be written.
       format: `beam_job.planning.damage.FORMAT` of the version that wrote it.
     """
@@ -83,6 +84,7 @@ class Summary:
     left: int = 0
     bad_files: int = 0
     retried: int = 0
+    resumed: bool = False
     page: str | None = None
     format: int = FORMAT
 
@@ -168,6 +170,7 @@ def summarize(
         left=counted.failures[f"caption: {RUN_ENDED}"],
         bad_files=counted.bad_files,
         retried=prepared.retried,
+        resumed=prepared.resumed,
         **_times(metrics.seconds_by_stage),
     )
 

@@ -178,7 +178,7 @@ def _read(uri: str, deadline: Deadline, meter: ByteMeter, part: tuple[int, int] 
             received += len(chunk)
             meter.check(received)  # a file may grow while it is read
             if deadline.expired:
-                raise TimeoutError(errno.ETIMEDOUT, f"{received:,} bytes were read when the time was over")
+                raise TimeoutError(errno.ETIMEDOUT, f"the time limit was reached after {received:,} bytes")
     data = b"".join(chunks)
     if part is not None:
         check(data, size, name=uri)

@@ -114,12 +114,13 @@ def test_a_killed_run_is_continued_by_the_same_command(nights: Nights, capfd: py
     assert killed.returncode == -9
     assert len(nights.rows()) == 6
     parts = {path: path.stat().st_mtime_ns for path in nights.output.rglob("part-*.parquet")}
-    assert len(nights.run()) == 6
+    nights.add("added.png")
+    assert len(nights.run()) == 6 + 1
     assert "resuming run" in capfd.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in parts} == parts  # not done again
     uris = [uri for uri, _ in nights.rows()]
-    assert len(uris) == len(set(uris)) == 12
-    assert len({run for _, run in nights.rows()}) == 1
+    assert len(uris) == len(set(uris)) == 12 + 1
+    assert len({run for _, run in nights.rows()}) == 2  # one for the images that the first had not planned
     assert nights.run() == []
 
 
