@@ -8,6 +8,7 @@ import re
 import urllib.parse
 from collections.abc import Iterator, Mapping
 
+from beam_job.inputs.list_formats import plain_name
 from beam_job.inputs.lists import is_list, is_table
 from beam_job.inputs.names import has_leftover, is_image_name
 from beam_job.inputs.tars import is_packed_tar, is_tar
@@ -148,7 +149,7 @@ def examined(listed: Iterator[StoredObject], contents: Contents) -> Iterator[tup
         elif is_table(stored.uri):
             if not contents.is_mark(stored.uri):
                 tables.append(stored)
-        elif stored.uri.lower().endswith((".txt", ".txt.gz", ".txt.zst")):
+        elif plain_name(stored.uri).endswith(".txt"):
             if not has_images:  # else captions beside images, more of them than memory need hold
                 texts.append(stored)
         elif is_glob(given) and contents.is_mark(stored.uri):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import dataclasses
 import gzip
 import io
+import lzma
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -23,8 +25,19 @@ from beam_job.storage import storage_for
 
 BATCH_ROWS = 65_536
 BLOCK_BYTES = 1 << 20
-_UNREADABLE = (pa.ArrowException, ValueError, OSError, EOFError, OverflowError, RecursionError, zlib.error)
+_UNREADABLE = (
+    *(pa.ArrowException, ValueError, OSError, EOFError, OverflowError, RecursionError),
+    *(zlib.error, lzma.LZMAError),
+)
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_UNPACK: dict[str, Callable[[BinaryIO], Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zst": lambda file: io.BufferedReader(pa.CompressedInputStream(file, "zstd"), BLOCK_BYTES),
+    ".zstd": lambda file: io.BufferedReader(pa.CompressedInputStream(file, "zstd"), BLOCK_BYTES),
+}
+PACKED_SUFFIXES = tuple(_UNPACK)
 _DELIMITERS = {";": "';'", "\t": "'\\t'", "|": "'|'", ",": "','"}
 
 
@@ -62,31 +75,41 @@ def opened(given: str, label: str) -> Iterator[BinaryIO]:
     """The content of a list, decompressed."""
     storage = storage_for(given)
     storage.stat(given)  # a missing list is an error of the storage, not of the list's format
+    unpack = next((unpack for suffix, unpack in _UNPACK.items() if given.lower().endswith(suffix)), None)
     with unreadable(given, label), storage.open(given) as file:
-        if given.lower().endswith(".gz"):
-            with gzip.GzipFile(fileobj=file) as plain:
-                yield plain  # type: ignore[misc]  # typeshed has GzipFile beside BinaryIO
-        elif given.lower().endswith((".zst", ".zstd")):
-            with io.BufferedReader(pa.CompressedInputStream(file, "zstd"), BLOCK_BYTES) as plain:
-                yield plain
-        else:
+        if unpack is None:
             yield file
+        else:
+            with unpack(file) as plain:
+                yield plain
+
+
+@contextlib.contextmanager
+def opened_text(given: str, label: str) -> Iterator[BinaryIO]:
+    """The content of a list of text, decompressed; UTF-16, as Excel and PowerShell write it, becomes UTF-8."""
+    with opened(given, label) as raw:
+        file = io.BufferedReader(raw, BLOCK_BYTES)  # type: ignore[type-var]  # storages open files that it can read
+        is_utf16 = file.peek(2)[:2] in _UTF16
+        yield io.BytesIO(file.read().decode("utf-16").encode()) if is_utf16 else file
 
 
 def line_blocks(given: str, label: str) -> Iterator[list[tuple[int, str | bytes]]]:
     """The lines that are not blank, stripped, with their numbers, about 1 MiB at a time; bytes if they are no UTF-8."""
     number = 0
-    with opened(given, label) as file:
+    with opened_text(given, label) as file:
         while block := file.read(BLOCK_BYTES) + file.readline():
-            if not number and block.startswith(_UTF16):
-                raise UnreadableListError(f"{given} is not a text file in UTF-8 (but UTF-16); save it as UTF-8")
             block = block if number else block.removeprefix(b"\xef\xbb\xbf")
             # Not splitlines, which also splits at characters that may occur in names.
-            lines = re.split(rb"\r\n|\r|\n", block)
+            lines = block.split(b"\0") if _is_print0(block) else re.split(rb"\r\n|\r|\n", block)
             found = [(number + at, stripped) for at, line in enumerate(lines, 1) if (stripped := line.strip())]
             number += len(lines) - (1 if not lines[-1] else 0)
             if found:
                 yield [(at, _text(line)) for at, line in found]
+
+
+def _is_print0(block: bytes) -> bool:
+    """Whether names end with zeros, as `find -print0` writes them."""
+    return b"\0" in block and b"\n" not in block
 
 
 def _text(line: bytes) -> str | bytes:
@@ -125,13 +148,10 @@ def _csv_reader(
 
 def csv_names(given: str, delimiter: str, wanted: Sequence[str]) -> list[str]:
     """The names in the header; none if the file is empty."""
-    with opened(given, "CSV") as file:
-        start = file.read(BLOCK_BYTES)
-        if not start.removeprefix(b"\xef\xbb\xbf").strip():
+    with opened_text(given, "CSV") as file:
+        if not file.read(BLOCK_BYTES).removeprefix(b"\xef\xbb\xbf").strip():
             return []
-        if start.startswith(_UTF16):
-            raise UnreadableListError(f"{given} is not a CSV file in UTF-8 (but UTF-16); save it as UTF-8")
-    with opened(given, "CSV") as file, _csv_reader(file, delimiter, on_bad=lambda _: "skip") as reader:
+    with opened_text(given, "CSV") as file, _csv_reader(file, delimiter, on_bad=lambda _: "skip") as reader:
         names = [_as_read(name) for name in reader.schema.names]
     if wanted and wanted[0] not in names and len(names) == 1:
         for other, shown in _DELIMITERS.items():
@@ -151,7 +171,7 @@ def csv_rows(given: str, delimiter: str, columns: list[str]) -> Iterator[Rows]:
         return "skip"
 
     number = 0
-    with opened(given, "CSV") as file, _csv_reader(file, delimiter, columns, on_bad) as reader:
+    with opened_text(given, "CSV") as file, _csv_reader(file, delimiter, columns, on_bad) as reader:
         named: set[int] = set()
         for batch in reader:
             numbers: list[int] = []
@@ -208,7 +228,9 @@ def parquet_names(given: str, _: str, wanted: Sequence[str]) -> list[str]:
     """The names of columns, and those of the wanted ones that are fields of structs."""
     with opened(given, "Parquet") as file, pq.ParquetFile(file) as parquet:
         names = list(parquet.schema_arrow.names)
-        nested = [name for name in wanted if name not in names and _has_field(parquet.schema_arrow, name)]
+        nested = [
+            name for name in dict.fromkeys(wanted) if name not in names and _has_field(parquet.schema_arrow, name)
+        ]
         return [*names, *nested]
 
 
@@ -271,6 +293,6 @@ def plain(array: pa.Array) -> pa.Array:
 def plain_name(given: str) -> str:
     """The name in lower case, without the extension of its compression."""
     name = given.lower()
-    for packed in (".gz", ".zst", ".zstd"):
+    for packed in PACKED_SUFFIXES:
         name = name.removesuffix(packed)
     return name

@@ -158,7 +158,9 @@ def test_fields_of_structs(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": images, "label": [1, 2, 3]}), given)
     assert good(given, uri_column="image.path", carry_columns=("label",)) == ["/a"]
     assert list(bad(given, uri_column="image.path")) == ["#row=2", "#row=3"]
-    with pytest.raises(ListError, match=r"--uri_column, such as image\.path or image\.bytes"):
+    assert good(given, uri_column="image") == good(given, uri_column="image.bytes") == ["/a"]  # no image is inside
+    pq.write_table(pa.table({"image": [{"url": "/a", "page": "/b"}]}), given)
+    with pytest.raises(ListError, match=r"--uri_column, such as image\.url or image\.page"):
         rows(given, uri_column="image")
     (tmp_path / "l.jsonl").write_text('{"image": {"path": "/a"}}\n{"image": 3}\n')
     assert good(tmp_path / "l.jsonl", uri_column="image.path") == ["/a"]
@@ -190,9 +192,9 @@ def test_values_of_several_types_become_text(far: bool, tmp_path: Path) -> None:
 def test_a_json_array_over_several_lines(tmp_path: Path) -> None:
     (tmp_path / "l.jsonl").write_text(json.dumps([{"uri": "/a"}, {"uri": "/b"}], indent=1))
     assert good(tmp_path / "l.jsonl") == ["/a", "/b"]
-    (tmp_path / "coco.json").write_text('{"images": []}')
-    with pytest.raises(ListError, match=r"not an array of objects; write it as JSON lines"):
-        rows(tmp_path / "coco.json")
+    (tmp_path / "keys.json").write_text('{"a.jpg": {"caption": "a dog"}}')
+    with pytest.raises(ListError, match=r"neither an array of objects .*; write it as JSON lines, .* 'keys\[\]'"):
+        rows(tmp_path / "keys.json")
 
 
 def test_relative_names_start_at_the_working_folder_or_else_at_the_list(

@@ -278,7 +278,6 @@ def test_a_missing_shard_is_an_error(write) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        pytest.param("l.txt", "a.jpg\n".encode("utf-16"), "but UTF-16", id="UTF-16"),
         pytest.param("l.csv", "image,n\na,1\n", "no column uri; --uri_column must .* image, n", id="no uri column"),
         pytest.param("l.csv", "uri,uri\na,b\n", "two columns uri", id="uri column twice"),
         pytest.param("l.jsonl", '{"image": "a"}', "no column uri; --uri_column must .* image", id="no uri in JSON"),
