@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 
 from beam_job.inputs.list_formats import plain_name
 from beam_job.inputs.lists import is_list, is_table
-from beam_job.inputs.names import has_leftover, is_image_name
-from beam_job.inputs.tars import is_packed_tar, is_tar
+from beam_job.inputs.names import has_leftover, is_image_name, unread_kind
+from beam_job.inputs.tars import is_tar
 from beam_job.storage import StoredObject, is_glob, literal_part, local_path, local_uri, public_name, scheme_of
 from beam_job.text import counted
 
@@ -31,7 +31,8 @@ class Contents:
       found: files, except for leftovers.
       leftovers: files that are leftovers of operating systems.
       unread_lists: lists that lie beside images.
-      packed_tars: compressed tars, which are not read.
+      unread: archives and other files that hold images and are not read.
+      others: files of a folder whose names are those of nothing that is read.
       marked_lists: lists that are not read since they, or their folders, begin with `_` or a dot.
     """
 
@@ -40,7 +41,8 @@ class Contents:
         self.found = 0
         self.leftovers = 0
         self.unread_lists = 0
-        self.packed_tars = 0
+        self.unread = 0
+        self.others = 0
         self.marked_lists = 0
         self._examples: dict[str, str] = {}
         is_local = scheme_of(given) == "file"
@@ -78,17 +80,27 @@ class Contents:
         self.unread_lists += 1
         self._examples.setdefault("list", uri)
 
-    def add_packed_tar(self, uri: str) -> None:
-        """Counts a compressed tar."""
-        self.packed_tars += 1
-        self._examples.setdefault("packed", uri)
+    def add_unread(self, uri: str) -> None:
+        """Counts a file that holds images and is not read."""
+        self.unread += 1
+        self._examples.setdefault("unread", uri)
+
+    def add_other(self, uri: str) -> None:
+        """Counts a file of a folder whose name is that of nothing that is read."""
+        self.others += 1
+        self._examples.setdefault("other", uri)
 
     @property
     def description(self) -> str:
         """What else was found there."""
         leftovers = f"{self.leftovers:,} leftovers of operating systems" if self.leftovers else ""
-        packed = counted(self.packed_tars, "compressed tar") if self.packed_tars else ""
-        return f" (only {' and '.join(filter(None, [leftovers, packed]))})" if leftovers or packed else ""
+        unread = counted(self.unread, "unread file") if self.unread else ""
+        return f" (only {' and '.join(filter(None, [leftovers, unread]))})" if leftovers or unread else ""
+
+    @property
+    def other_files(self) -> str:
+        """How many files have names of no known kind, and the first of them; "" if there are none."""
+        return f"{counted(self.others, 'other file')}, such as {self._examples['other']}" if self.others else ""
 
     def log(self) -> None:
         """Logs what was skipped."""
@@ -98,11 +110,12 @@ class Contents:
                 f"{name}: {self.leftovers:,} leftovers of operating systems skipped, such as "
                 f"{self._examples['leftover']}"
             )
-        if self.packed_tars:
-            _LOGGER.warning(
-                f"{name}: {counted(self.packed_tars, 'compressed tar')} left out, such as {self._examples['packed']}; "
-                "unpack them, since single images cannot be read from a compressed file"
-            )
+        if self.unread:
+            example = self._examples["unread"]
+            count = counted(self.unread, "unread file")
+            _LOGGER.warning(f"{name}: {count}, such as {example}, which is {unread_kind(example)}")
+        if self.others and self.found:
+            _LOGGER.info(f"{name}: {self.other_files}, not read; for other file types give a glob")
         if self.marked_lists:
             _LOGGER.info(
                 f"{name}: {counted(self.marked_lists, 'list')} not read, whose name or folder begins with _ or a dot, "
@@ -144,8 +157,8 @@ def examined(listed: Iterator[StoredObject], contents: Contents) -> Iterator[tup
             has_images = True
             contents.found += 1
             yield stored, False
-        elif is_packed_tar(stored.uri):
-            contents.add_packed_tar(stored.uri)
+        elif unread_kind(stored.uri):
+            contents.add_unread(stored.uri)
         elif is_table(stored.uri):
             if not contents.is_mark(stored.uri):
                 tables.append(stored)
@@ -158,6 +171,8 @@ def examined(listed: Iterator[StoredObject], contents: Contents) -> Iterator[tup
             has_images = True
             contents.found += 1
             yield stored, False
+        else:
+            contents.add_other(stored.uri)
     if not has_images and not tables:
         has_images = bool(marks)
     if has_images:

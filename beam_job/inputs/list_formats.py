@@ -1,10 +1,12 @@
-"""The formats of lists: each is read into batches of rows, with the rows that could not be read beside them."""
+"""The formats of lists: each is read into batches of rows, with the rows that could not be read beside them.
+
+CSV and JSON have modules of their own.
+"""
 
 from __future__ import annotations
 
 import bz2
 import contextlib
-import dataclasses
 import gzip
 import io
 import lzma
@@ -16,10 +18,9 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.parquet as pq
 
-from beam_job.inputs.marked_bytes import MarkedBytes, may_have_marks, without_marks
+from beam_job.inputs.names import HEAD_BYTES, is_lfs_pointer
 from beam_job.inputs.rows import ListError, UnreadableListError
 from beam_job.storage import storage_for
 
@@ -38,7 +39,6 @@ _UNPACK: dict[str, Callable[[BinaryIO], Any]] = {
     ".zstd": lambda file: io.BufferedReader(pa.CompressedInputStream(file, "zstd"), BLOCK_BYTES),
 }
 PACKED_SUFFIXES = tuple(_UNPACK)
-_DELIMITERS = {";": "';'", "\t": "'\\t'", "|": "'|'", ",": "','"}
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,13 @@ def unreadable(given: str, label: str) -> Iterator[None]:
         raise UnreadableListError(
             f"{given} cannot be read as {label}: {reason}; fix the file or its extension"
         ) from error
+
+
+def check_is_no_pointer(given: str) -> None:
+    """Raises UnreadableListError for what Git leaves in place of a large file that was not fetched."""
+    with storage_for(given).open(given) as file:
+        if is_lfs_pointer(file.read(HEAD_BYTES)):
+            raise UnreadableListError(f"{given} is a pointer of Git LFS; get the file itself with: git lfs pull")
 
 
 @contextlib.contextmanager
@@ -104,7 +111,7 @@ def line_blocks(given: str, label: str) -> Iterator[list[tuple[int, str | bytes]
             found = [(number + at, stripped) for at, line in enumerate(lines, 1) if (stripped := line.strip())]
             number += len(lines) - (1 if not lines[-1] else 0)
             if found:
-                yield [(at, _text(line)) for at, line in found]
+                yield [(at, decoded(line)) for at, line in found]
 
 
 def _is_print0(block: bytes) -> bool:
@@ -112,7 +119,8 @@ def _is_print0(block: bytes) -> bool:
     return b"\0" in block and b"\n" not in block
 
 
-def _text(line: bytes) -> str | bytes:
+def decoded(line: bytes) -> str | bytes:
+    """The text, or the bytes themselves if they are no UTF-8."""
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError:
@@ -122,89 +130,14 @@ def _text(line: bytes) -> str | bytes:
 def text_rows(given: str, column: str) -> Iterator[Rows]:
     """The lines of a text list."""
     for lines in line_blocks(given, "text"):
-        bad = [(number, f"is not UTF-8: {line!r:.80}") for number, line in lines if isinstance(line, bytes)]
+        bad = [
+            (number, f"is not UTF-8: {line!r:.80}; save the list as UTF-8")
+            for number, line in lines
+            if isinstance(line, bytes)
+        ]
         good = [(number, line.strip()) for number, line in lines if isinstance(line, str) and line.strip()]
         batch = pa.record_batch({column: pa.array([line for _, line in good], pa.string())})
         yield Rows(batch, [number for number, _ in good], bad)
-
-
-def _csv_reader(
-    file: Any, delimiter: str, columns: Sequence[str] = (), on_bad: Callable[[Any], str] | None = None
-) -> Any:
-    return pyarrow.csv.open_csv(
-        io.BufferedReader(MarkedBytes(file, delimiter, BLOCK_BYTES), BLOCK_BYTES),
-        # One thread: a reader that is dropped early leaves no thread behind, and errors name their row.
-        pyarrow.csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
-        pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=on_bad),
-        pyarrow.csv.ConvertOptions(
-            include_columns=list(columns),
-            column_types=dict.fromkeys(columns, pa.binary()),
-            null_values=[""],
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=False,
-        ),
-    )
-
-
-def csv_names(given: str, delimiter: str, wanted: Sequence[str]) -> list[str]:
-    """The names in the header; none if the file is empty."""
-    with opened_text(given, "CSV") as file:
-        if not file.read(BLOCK_BYTES).removeprefix(b"\xef\xbb\xbf").strip():
-            return []
-    with opened_text(given, "CSV") as file, _csv_reader(file, delimiter, on_bad=lambda _: "skip") as reader:
-        names = [_as_read(name) for name in reader.schema.names]
-    if wanted and wanted[0] not in names and len(names) == 1:
-        for other, shown in _DELIMITERS.items():
-            if wanted[0] in (name.strip('" ') for name in names[0].split(other)):
-                raise ListError(f"{given} has the column {wanted[0]} with another delimiter; add --delimiter={shown}")
-    return names
-
-
-def csv_rows(given: str, delimiter: str, columns: list[str]) -> Iterator[Rows]:
-    """The records, as text; those with too many or too few values are bad."""
-    bad: dict[int, str] = {}
-
-    def on_bad(row: Any) -> str:
-        number = (row.number or 0) - 1  # Arrow counts the header
-        text = _text(without_marks(row.text.encode()))
-        bad[number] = f"has {row.actual_columns} values instead of {row.expected_columns}: {text!r:.80}"
-        return "skip"
-
-    number = 0
-    with opened_text(given, "CSV") as file, _csv_reader(file, delimiter, columns, on_bad) as reader:
-        named: set[int] = set()
-        for batch in reader:
-            numbers: list[int] = []
-            while len(numbers) < batch.num_rows:
-                number += 1
-                if number not in bad:
-                    numbers.append(number)
-            new = [(at, reason) for at, reason in bad.items() if at not in named]
-            named.update(bad)
-            yield _as_text(Rows(batch, numbers, new))
-        if rest := [(at, reason) for at, reason in bad.items() if at not in named]:
-            yield Rows(pa.record_batch({name: pa.array([], pa.string()) for name in columns}), [], rest)
-
-
-def _as_text(rows: Rows) -> Rows:
-    """The same rows with text instead of bytes; those that are no UTF-8 are bad."""
-    arrays = [_unmarked(column) for column in rows.batch.columns]
-    rows = without_invalid_text(dataclasses.replace(rows, batch=pa.record_batch(arrays, names=rows.batch.schema.names)))
-    arrays = [column.cast(pa.string()) for column in rows.batch.columns]
-    return Rows(pa.record_batch(arrays, names=rows.batch.schema.names), rows.numbers, rows.bad)
-
-
-def _unmarked(column: pa.Array) -> pa.Array:
-    """The bytes of the file instead of those that `MarkedBytes` has put in their place."""
-    data = column.buffers()[2]
-    if data is None or not may_have_marks(data):
-        return column
-    return pa.array([value and without_marks(value) for value in column.to_pylist()], pa.binary())
-
-
-def _as_read(text: str) -> str:
-    """A text of the file in which the bytes that are not UTF-8 are escaped."""
-    return without_marks(text.encode()).decode("utf-8", "backslashreplace")
 
 
 def without_invalid_text(rows: Rows) -> Rows:
@@ -215,8 +148,8 @@ def without_invalid_text(rows: Rows) -> Rows:
             column.cast(pa.binary()).cast(pa.string())
         except pa.ArrowException:
             for at, value in enumerate(column.cast(pa.binary()).to_pylist()):
-                if value is not None and isinstance(_text(value), bytes):
-                    bad[at] = f"has in column {name} what is not UTF-8: {value!r:.80}"
+                if value is not None and isinstance(decoded(value), bytes):
+                    bad[at] = f"has in column {name} what is not UTF-8: {value!r:.80}; save the list as UTF-8"
     if not bad:
         return rows
     kept = [at for at in range(rows.batch.num_rows) if at not in bad]

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from beam_job.inputs.csv_lists import csv_names, csv_rows
 from beam_job.inputs.inventory import REPORT_COLUMNS, is_live_object, report_columns, shards
 from beam_job.inputs.json_lists import json_names, json_rows
 from beam_job.inputs.list_formats import (
     BATCH_ROWS,
     PACKED_SUFFIXES,
     Rows,
-    csv_names,
-    csv_rows,
+    check_is_no_pointer,
     parquet_names,
     parquet_rows,
     plain,
@@ -23,11 +23,18 @@ from beam_job.inputs.list_formats import (
     text_rows,
     without_invalid_text,
 )
+from beam_job.inputs.names import is_image_name
 from beam_job.inputs.packed import Place, holds_images, path_column, row_groups
 from beam_job.inputs.relative import RelativeNames
 from beam_job.inputs.rows import LISTING_FIELDS as LISTING_FIELDS
 from beam_job.inputs.rows import RESERVED_COLUMNS as RESERVED_COLUMNS
-from beam_job.inputs.rows import ListedFailure, ListOptions, failed_rows, listing_columns, row_uri
+from beam_job.inputs.rows import (
+    ListedFailure,
+    ListOptions,
+    failed_rows,
+    listing_columns,
+    row_uri,
+)
 from beam_job.inputs.rows import ListError as ListError
 from beam_job.storage import absolute, scheme_of, storage_for
 
@@ -44,6 +51,7 @@ _FORMATS: dict[str, _Format] = {
 _COMPRESSIBLE = tuple(suffix for suffix in (".txt", *_FORMATS) if suffix != ".parquet")
 _SUFFIXES = (*(suffix + packed for suffix in _COMPRESSIBLE for packed in ("", *PACKED_SUFFIXES)), ".parquet")
 _LONG = 2000  # bytes; longer values without a dot are images in base64
+_POINTER_BYTES = 1000  # fewer are in a pointer
 _NOT_DATA = "not a URI; write the images to files, or decode them into a column of bytes in Parquet"
 _TEXT_TYPES = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary(), pa.null())
 
@@ -125,7 +133,10 @@ class _List:
             for shard in shards(self._given):
                 yield from _List(shard, self._options, {}, self._taken).batches()
             return
-        self._version = storage_for(self._given).stat(self._given).version
+        stored = storage_for(self._given).stat(self._given)
+        self._version = stored.version
+        if (stored.size or 0) < _POINTER_BYTES:
+            check_is_no_pointer(self._given)
         names = RelativeNames(self._given)
         if suffix == ".txt":
             yield from self._of_text(names)
@@ -191,7 +202,9 @@ class _List:
                 number = "two columns" if column in found else "no column"
                 near = next((name for name in found if name.strip().lower() == column.strip().lower()), column)
                 hint = "" if near == column else f"; did you mean {near!r}?"
-                known = ", ".join(found)
+                if not hint and any("/" in name or is_image_name(name) for name in found):
+                    hint = "; a first line of values needs a header before it, such as uri,label"
+                known = ", ".join(f"{name:.80}" for name in found)
                 raise ListError(f"{self._given} has {number} {column}; {option} must name one of {known}{hint}")
 
     def _listing(self, rows: Rows, column: str, own: Sequence[str], names: RelativeNames) -> Iterator[pa.RecordBatch]:

@@ -17,7 +17,7 @@ from beam_job.text import counted
 
 _LOGGER = logging.getLogger(__name__)
 _ABSOLUTE = r"^(?:/|[A-Za-z][A-Za-z0-9+.\-]*://)"
-_ONE_NAME = "a line or value is one name, without sizes, dates or labels beside it"
+_ONE_NAME = "a line is one name, without sizes or labels beside it; a list with columns is named .csv or .tsv"
 _TAR_MEMBER = re.compile(r"\.tar#", re.IGNORECASE)
 
 
@@ -75,7 +75,7 @@ class RelativeNames:
             where = " nor in ".join(self._folders)
             where = f" in {where}" if len(self._folders) == 1 else f", neither in {where}"
             rest = f"{self._first_missing}{' and others' if self._missing > 1 else ''}"
-            hint = f"; {_ONE_NAME}" if len(self._first_missing.split()) > 1 else ""
+            hint = f"; {_ONE_NAME}" if re.search(r"[\s,]", self._first_missing) else ""
             _LOGGER.warning(f"{self._given}: {counted(self._missing, 'relative name')} not found{where}: {rest}{hint}")
 
     def _absolute(self, name: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from beam_job.inputs.names import HEAD_BYTES, has_leftover, is_image_head, is_image_name
+from beam_job.inputs.names import HEAD_BYTES, has_leftover, is_image_head, is_image_name, is_lfs_pointer, unread_kind
 from beam_job.inputs.rows import ListedFailure
 from beam_job.storage import Storage
 
@@ -49,6 +49,7 @@ class Contents:
       damage: what follows the last image, or None.
       repeated: names that came more than once.
       leftovers: members that are leftovers of operating systems.
+      inner: the first archive among the members, which is not read, or None.
       has_end: whether the zeros that end a tar were found.
     """
 
@@ -57,6 +58,7 @@ class Contents:
     damage: str | None = None
     repeated: int = 0
     leftovers: int = 0
+    inner: str | None = None
     has_end: bool = True
 
     def log(self, tar: str) -> None:
@@ -65,6 +67,8 @@ class Contents:
             _LOGGER.warning(f"{tar}: {self.repeated:,} names come more than once; the last of each is captioned")
         if self.leftovers:
             _LOGGER.info(f"{tar}: {self.leftovers:,} leftovers of operating systems skipped")
+        if self.inner is not None:
+            _LOGGER.warning(f"{tar}: archives in it are not read, such as {self.inner}; unpack it")
         if not self.has_end and self.damage is None:
             _LOGGER.warning(
                 f"{tar} ends without the mark of its end, so it may have been cut; what is there is captioned"
@@ -95,6 +99,8 @@ def read_contents(storage: Storage, tar: str, with_fields: bool = False) -> Cont
                     links.append((name, _target(entry, name)))
                 elif entry.isreg() and not entry.issparse():
                     is_image = is_image_name(name) or is_image_head(_part(file, entry, HEAD_BYTES))
+                    if contents.inner is None and (name.lower().endswith(".tar") or unread_kind(name)):
+                        contents.inner = name
                     places[_normal(name)] = entry.offset_data, entry.size, is_image
                     if is_image:
                         contents.add(name, entry.offset_data, entry.size)
@@ -106,7 +112,10 @@ def read_contents(storage: Storage, tar: str, with_fields: bool = False) -> Cont
         except _DAMAGED as error:
             contents.damage = f"{tar} is damaged after {len(contents.members)} images: {error}"
             file.seek(0)
-            if file.read(HEAD_BYTES).startswith(_COMPRESSED):
+            head = file.read(HEAD_BYTES)
+            if is_lfs_pointer(head):
+                contents.damage = f"{tar} is a pointer of Git LFS; get the file itself with: git lfs pull"
+            elif head.startswith(_COMPRESSED):
                 contents.damage = f"{tar} is compressed, so single images cannot be read from it; unpack it"
     _add_links(contents, places, links)
     if with_fields:

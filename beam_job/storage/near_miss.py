@@ -42,7 +42,7 @@ def _other_spelling(path: str, folder: str) -> str:
     for other, how in (
         (urllib.parse.unquote(path), "the same name without %-escapes"),
         (path.replace("\\", "/"), "the same name with slashes"),
-        (path.partition("\t")[0], "the same name without what follows it"),
+        (re.split(r"[\t,]", path)[0], "the same name without what follows it"),
         (path.rpartition(" ")[0], "the same name without what follows it"),
     ):
         other = os.path.normpath(other)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from beam_job.inputs import list_formats
+from beam_job.inputs import csv_lists
 from beam_job.inputs.lists import read_list
 from beam_job.inputs.rows import ListedFailure, ListError, ListOptions
 
@@ -79,9 +79,9 @@ def test_bytes_that_are_not_utf8_survive_the_edges_of_blocks(tmp_path: Path) -> 
     lines = [name.encode() + (b"\xff\xc3" if at % 9 == 0 else b"") for at, name in enumerate(names)]
     given.write_bytes(b"uri\n" + b"\n".join(lines) + b"\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(list_formats, "BLOCK_BYTES", 251)
+        patch.setattr(csv_lists, "BLOCK_BYTES", 251)
         assert good(given) == [name for at, name in enumerate(names) if at % 9]
-        assert list(bad(given).values())[1].endswith(f"what is not UTF-8: {lines[9]!r}")
+        assert list(bad(given).values())[1].endswith(f"what is not UTF-8: {lines[9]!r}; save the list as UTF-8")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_bytes_that_are_not_utf8_survive_the_edges_of_blocks(tmp_path: Path) -> 
 def test_a_quote_costs_no_other_row(
     written: str, value: str | None, after: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(list_formats, "BLOCK_BYTES", block)
+    monkeypatch.setattr(csv_lists, "BLOCK_BYTES", block)
     given = tmp_path / "l.csv"
     given.write_bytes(f"uri,n\n/a,{written}\n{40 * after}".encode("utf-8", "surrogateescape"))
     found = [(row["uri"], row["n"]) for row in rows(given, carry_columns=("n",)) if not row["list_error"]]

@@ -16,8 +16,12 @@ import pytest
 
 from beam_job.inputs.lists import read_list
 from beam_job.inputs.rows import ListedFailure, ListError, ListOptions
+from beam_job.inputs.tar_contents import read_contents
+from beam_job.storage import storage_for
 from beam_job.storage.near_miss import near_miss
 from tests.beam_job.inputs.test_input_forms import photograph
+
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 123456789\n"
 
 
 def rows(given: Path, **options: object) -> list[dict]:
@@ -103,6 +107,7 @@ def test_quoted_absolute_names(photos: Path) -> None:
     [
         pytest.param("photos/a b.jpg 0", "; there is {}/a b.jpg, the same name without what follows it", id="label"),
         pytest.param("photos/a b.jpg\tdog", "; there is {}/a b.jpg, the same name without what follows it", id="tab"),
+        pytest.param("photos/a b.jpg,dog", "; there is {}/a b.jpg, the same name without what follows it", id="CSV"),
         pytest.param("photos/A b.JPG", "; there is {}/a b.jpg, which differs in capitals alone", id="capitals"),
         pytest.param("C:\\photos\\a.jpg", "; this is a path of Windows, name the file as", id="Windows"),
     ],
@@ -113,7 +118,7 @@ def test_lines_that_need_another_form(line: str, hint: str, photos: Path, caplog
     with caplog.at_level(logging.WARNING):
         [uri] = good(given)
     assert near_miss(uri).startswith(hint.format(photos))
-    assert (" is one name, without sizes, dates or labels" in caplog.text) == (" " in line or "\t" in line)
+    assert (" is one name, without sizes or labels" in caplog.text) == (" " in line or "\t" in line)
 
 
 def test_json_lines_in_a_json_file(tmp_path: Path) -> None:
@@ -175,3 +180,17 @@ def test_relative_paths_beside_null_bytes(photos: Path) -> None:
     schema = pa.schema([("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))])
     pq.write_table(pa.table({"image": [image]}, schema=schema), photos.parent / "l.parquet")
     assert good(photos.parent / "l.parquet", uri_column="image.bytes") == [f"{photos}/a b.jpg"]
+
+
+@pytest.mark.parametrize("name", ["l.parquet", "l.csv", "l.txt"])
+def test_a_pointer_of_git_lfs(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(POINTER)
+    with pytest.raises(ListError, match=f"{name} is a pointer of Git LFS; get the file itself with: git lfs pull"):
+        rows(tmp_path / name)
+
+
+def test_a_tar_that_is_a_pointer_of_git_lfs(tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_text(POINTER)
+    assert read_contents(storage_for(str(tmp_path)), f"{tmp_path}/x.tar").damage == (
+        f"{tmp_path}/x.tar is a pointer of Git LFS; get the file itself with: git lfs pull"
+    )
