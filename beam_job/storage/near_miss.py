@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 _MOST_NAMES = 100_000  # of a folder; larger ones are not searched
 _FOLDERS_KEPT = 4
+_WEB = re.compile(r"^//|/www\.|https?:/")
 _DRIVE = re.compile(r"/[A-Za-z]:[\\/]")
 
 
@@ -18,7 +19,8 @@ def near_miss(path: str) -> str:
     """A hint for the message about a file that does not exist; "" if there is none.
 
     It finds dangling links, names that differ only in capitals or Unicode form, which macOS and Windows ignore,
-    names with %-escapes or backslashes, names with a label behind them, and paths of Windows.
+    names with %-escapes or backslashes, names with a label behind them, web addresses in another form, and paths of
+    Windows.
     """
     try:
         missing = os.path.abspath(path)
@@ -48,6 +50,8 @@ def _other_spelling(path: str, folder: str) -> str:
         other = os.path.normpath(other)
         if other != path and other.startswith(folder.rstrip("/") + "/") and os.path.exists(other):
             return f"; there is {other}, {how}"
+    if _WEB.search(path):
+        return "; a web address is written alone, as https://HOST/NAME"
     if _DRIVE.search(path):
         return "; this is a path of Windows, name the file as this machine does"
     return ""

@@ -109,6 +109,9 @@ def test_quoted_absolute_names(photos: Path) -> None:
         pytest.param("photos/a b.jpg\tdog", "; there is {}/a b.jpg, the same name without what follows it", id="tab"),
         pytest.param("photos/a b.jpg,dog", "; there is {}/a b.jpg, the same name without what follows it", id="CSV"),
         pytest.param("photos/A b.JPG", "; there is {}/a b.jpg, which differs in capitals alone", id="capitals"),
+        pytest.param("www.host.org/a.jpg", "; a web address is written alone, as https://HOST/NAME", id="www"),
+        pytest.param("//host/a.jpg", "; a web address is written alone, as https://HOST/NAME", id="no scheme"),
+        pytest.param("<https://host/a.jpg>", "; a web address is written alone, as https://HOST/NAME", id="brackets"),
         pytest.param("C:\\photos\\a.jpg", "; this is a path of Windows, name the file as", id="Windows"),
     ],
 )
