@@ -165,7 +165,7 @@ def _read(given: str, contents: Contents, options: ListOptions, taken: set[int])
             what = (
                 f"--carry_columns={','.join(options.carry_columns)} needs lists with columns, or tars with JSON files"
             )
-            raise InputError(f"{what}; {public_name(given)} has only images")
+            raise InputError(f"{what}; {public_name(given)} has only images; give their list instead")
         else:
             yield from _batches_of_files(group, trusted)
 

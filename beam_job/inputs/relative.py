@@ -27,17 +27,23 @@ def is_absolute(name: str) -> bool:
 
 
 def spellings(name: str) -> Iterator[str]:
-    """The name as it is; without spaces and quotes around it; with slashes; and in each Unicode form.
+    """The name as it is, and as other systems may mean it.
 
-    So lists are written that were made with Windows ("Copy as path", backslashes) or macOS (NFD).
+    That is without spaces and quotes around it, with slashes ("Copy as path" of Windows), in each Unicode form (macOS),
+    without %-escapes (web pages), below the home folder (shells), and as a URI (Java's `file:/x`).
     """
     yield name
     bare = name.strip()
     if len(bare) > 1 and bare[0] == bare[-1] and bare[0] in "\"'":
         bare = bare[1:-1]
     slashed = bare.replace("\\", "/")
-    forms = (unicodedata.normalize(form, slashed) for form in ("NFC", "NFD"))
-    yield from dict.fromkeys(other for other in (bare, slashed, *forms) if other != name)
+    forms = [unicodedata.normalize(form, slashed) for form in ("NFC", "NFD")]
+    others = [bare, slashed, *forms, urllib.parse.unquote(slashed)]
+    if slashed.startswith("~/"):
+        others.append(os.path.expanduser(slashed))
+    if slashed.startswith("file:/"):
+        others.append(f"file://{slashed.removeprefix('file:')}")
+    yield from dict.fromkeys(other for other in others if other != name and "\0" not in other)
 
 
 class RelativeNames:

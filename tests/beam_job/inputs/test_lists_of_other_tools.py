@@ -96,6 +96,18 @@ def test_relative_names_as_other_systems_spell_them(spelled: str, name: str, pho
     assert good(given) == [str(photos.parent / spelled)]  # a file of exactly this name takes precedence
 
 
+def test_relative_names_with_escapes_below_the_home_folder_and_as_uris_of_java(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(photos))
+    given = photos.parent / "l.txt"
+    given.write_text(f"photos/a%20b.jpg\n~/a b.jpg\nfile:{photos}/a%20b.jpg\nphotos/100%00.jpg\n")
+    assert good(given) == [
+        *(f"{photos}/a b.jpg", f"{photos}/a b.jpg", f"file://{photos}/a%20b.jpg"),
+        f"{photos}/100%00.jpg",  # there is no such file
+    ]
+
+
 def test_quoted_absolute_names(photos: Path) -> None:
     given = photos.parent / "l.csv"
     given.write_text(f"id, uri\n1, {photos}/a b.jpg\n2, https://host/x.jpg\n")
