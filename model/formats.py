@@ -26,14 +26,26 @@ _AVIF_BRANDS = frozenset((b"avif", b"avis"))
 _OTHERS = {
     "a JPEG XL file, which is not supported; convert it": (b"\xff\x0a", b"\0\0\0\x0cJXL "),
     "a JPEG 2000 file, which is not supported; convert it": (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
+    "a raw photograph of a camera, which is not supported; convert it": (
+        b"FUJIFILMCCD-RAW",
+        b"IIRO",
+        b"IIRS",
+        b"IIU\0",
+    ),
+    "an icon, which is not supported; convert it": (b"\0\0\1\0", b"\0\0\2\0", b"icns"),
     "a Photoshop file, which is not supported; convert it": (b"8BPS",),
+    "an EPS drawing, which is a program and not supported; convert it": (b"%!PS", b"\xc5\xd0\xd3\xc6"),
     "a PDF file, which is not supported; convert its pages": (b"%PDF-",),
     "a Git LFS pointer; fetch the file with: git lfs pull": (b"version https://git-lfs.github.com/spec",),
+    "a pointer of git-annex; get the file itself with: git annex get": (b"/annex/objects/",),
     "JSON text": (b'{"', b'[{"', b"{}", b"[]"),
     "a compressed file; unpack it": (
         *(b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!"),
     ),
-    "a video, which is not supported": (b"\x1aE\xdf\xa3",),
+    "a file of Arrow, HDF5, NumPy or SQLite, which is not supported; write its images to Parquet or to files": (
+        *(b"ARROW1", b"FEA1", b"\x89HDF\r\n", b"\x93NUMPY", b"SQLite format 3"),
+    ),
+    "a video, which is not supported": (b"\x1aE\xdf\xa3", b"\0\0\0\x08wide"),
 }
 _HEAD_BYTES = 1024
 
@@ -78,12 +90,28 @@ def format_of(data: bytes) -> str:
 def _other(data: bytes) -> str | None:
     """What a file is that is no image, if that can be said."""
     if data[4:8] == b"ftyp":
-        return "a video, which is not supported"
+        is_raw = data[8:12] == b"crx "
+        return (
+            "a raw photograph of a camera, which is not supported; convert it"
+            if is_raw
+            else "a video, which is not supported"
+        )
+    if not data.strip(b"\0"):
+        return "a file of zeros"
     head = data[:_HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip()
     if head.startswith(b"<"):
         is_drawing = b"<svg" in head.lower()
         return "an SVG drawing, which is not supported; convert it" if is_drawing else "a web page or XML"
-    return next((what for what, starts in _OTHERS.items() if head.startswith(starts)), None)
+    known = next((what for what, starts in _OTHERS.items() if data.startswith(starts) or head.startswith(starts)), None)
+    return known or ("a text; the name of a list of images ends in .txt" if _is_text(head) else None)
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether these are printable characters; the last one may be cut."""
+    text = head.decode("utf-8", "ignore")
+    return len(text.encode()) > len(head) - 4 and all(
+        character.isprintable() or character in "\t\r\n" for character in text
+    )
 
 
 def open_image(data: bytes, kind: str) -> Image.Image:

@@ -9,6 +9,7 @@ Pixels are always uint8; the encoder scales them to the backbone's input range (
   - Transparent pixels are blended with white.
   - Samples of more than 8 bits are scaled by the range that they use (`model.depth`).
   - A JPEG that lacks its end, and at most a tenth of the picture, is decoded; the rest of it is grey.
+  - A PNG is decoded whatever its texts and colour profile are.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from model.formats import TooManyPixelsError as TooManyPixelsError
 from model.formats import format_of as format_of
 from model.formats import open_image as open_image
 from model.jpeg import is_one_pass, read_jpeg_header
+from model.png_chunks import pixels_alone
 
 try:
     from cykooz_resizer import FilterType, ResizeAlg, ResizeOptions, Resizer
@@ -72,7 +74,6 @@ _REASONS = (
     (r"codec configuration|unknown raw mode|not implemented", "a variant that Pillow does not support"),
     (r"tile cannot extend|outside image", "its first frame is outside the picture"),
     (r"cannot load this image", "it holds no picture"),
-    (r"MAX_TEXT", "its text decompresses to more than 1 MiB"),
     (r"not identified by this driver", "its header contains no size"),
     (r"seek to frame", "its first page is not where the header says"),
 )
@@ -151,6 +152,8 @@ def _load_scaled(data: bytes, max_pixels: int, target: Callable[[int, int], tupl
         reason, cause = _reason(error), error
     if kind == "JPEG" and reason == _ENDS_EARLY and (completed := _completed(data)):
         return _load_scaled(completed, max_pixels, target)
+    if kind == "PNG" and (pixels := pixels_alone(data)):
+        return _load_scaled(pixels, max_pixels, target)
     raise ImageError(f"this {kind} cannot be decoded: {reason}") from cause
 
 

@@ -9,9 +9,10 @@ import re
 import urllib.parse
 from collections.abc import Iterator, Mapping
 
+from beam_job.inputs.list_formats import plain_name
 from beam_job.inputs.lists import is_list, is_table
-from beam_job.inputs.names import has_leftover, is_image_name
-from beam_job.inputs.tars import is_packed_tar, is_tar
+from beam_job.inputs.names import has_leftover, is_image_name, unread_kind
+from beam_job.inputs.tars import is_tar
 from beam_job.records import RUN_ID
 from beam_job.storage import StoredObject, is_glob, literal_part, local_path, local_uri, public_name, scheme_of
 from beam_job.text import counted
@@ -38,7 +39,8 @@ class Contents:
       leftovers: files that are operating system files.
       own: files that this job has written into an output below the input.
       unread_lists: lists that lie beside images.
-      packed_tars: compressed tars, which are not read.
+      unread: archives and other files that contain images and are not read.
+      others: files of a folder whose names are of no known kind.
       marked_lists: lists that are not read since they, or their folders, begin with `_` or a dot.
     """
 
@@ -48,7 +50,8 @@ class Contents:
         self.leftovers = 0
         self.own = 0
         self.unread_lists = 0
-        self.packed_tars = 0
+        self.unread = 0
+        self.others = 0
         self.marked_lists = 0
         self._examples: dict[str, str] = {}
         is_local = scheme_of(given) == "file"
@@ -92,19 +95,29 @@ class Contents:
         self.unread_lists += 1
         self._examples.setdefault("list", uri)
 
-    def add_packed_tar(self, uri: str) -> None:
-        """Counts a compressed tar."""
-        self.packed_tars += 1
-        self._examples.setdefault("packed", uri)
+    def add_unread(self, uri: str) -> None:
+        """Counts a file that contains images and is not read."""
+        self.unread += 1
+        self._examples.setdefault("unread", uri)
+
+    def add_other(self, uri: str) -> None:
+        """Counts a file of a folder whose name is of no known kind."""
+        self.others += 1
+        self._examples.setdefault("other", uri)
 
     @property
     def description(self) -> str:
         """What else was found there."""
         leftovers = f"{self.leftovers:,} operating system files" if self.leftovers else ""
-        packed = counted(self.packed_tars, "compressed tar") if self.packed_tars else ""
+        unread = counted(self.unread, "unread file") if self.unread else ""
         own = f"{counted(self.own, 'file')} of an output of this command" if self.own else ""
-        others = ", ".join(filter(None, [leftovers, packed, own]))
+        others = ", ".join(filter(None, [leftovers, unread, own]))
         return f" (only {others})" if others else ""
+
+    @property
+    def other_files(self) -> str:
+        """How many files have names of no known kind, and the first of them; "" if there are none."""
+        return f"{counted(self.others, 'other file')}, such as {self._examples['other']}" if self.others else ""
 
     def log(self) -> None:
         """Logs what was skipped."""
@@ -113,11 +126,12 @@ class Contents:
             _LOGGER.info(
                 f"{name}: {self.leftovers:,} operating system files skipped, such as {self._examples['leftover']}"
             )
-        if self.packed_tars:
-            _LOGGER.warning(
-                f"{name}: {counted(self.packed_tars, 'compressed tar')} left out, such as {self._examples['packed']}; "
-                "unpack them, since single images cannot be read from a compressed file"
-            )
+        if self.unread:
+            example = self._examples["unread"]
+            count = counted(self.unread, "unread file")
+            _LOGGER.warning(f"{name}: {count}, such as {example}, which is {unread_kind(example)}")
+        if self.others and self.found:
+            _LOGGER.info(f"{name}: {self.other_files}, not read; for other file types give a glob")
         if self.marked_lists:
             _LOGGER.info(
                 f"{name}: {counted(self.marked_lists, 'list')} skipped because the name or folder begins with _ or a "
@@ -158,14 +172,15 @@ def _kind_of(stored: StoredObject, contents: Contents) -> _Kind:
         return _Kind.NOTHING if contents.is_mark(uri, by_name=False) else _Kind.LIST
     if is_image_name(uri) or is_tar(uri) or uri == contents.own_name:
         return _Kind.IMAGE
-    if is_packed_tar(uri):
-        contents.add_packed_tar(uri)
+    if unread_kind(uri):
+        contents.add_unread(uri)
         return _Kind.NOTHING
     if is_table(uri):
         return _Kind.NOTHING if contents.is_mark(uri) else _Kind.TABLE
-    if uri.lower().endswith((".txt", ".txt.gz", ".txt.zst")):
+    if plain_name(uri).endswith(".txt"):
         return _Kind.TEXT
     if not is_glob(contents.given):
+        contents.add_other(uri)
         return _Kind.NOTHING
     return _Kind.MARK if contents.is_mark(uri) else _Kind.IMAGE
 

@@ -43,6 +43,10 @@ def shards(given: str) -> Iterator[str]:
     with opened(given, "a manifest") as file:
         manifest = json.loads(file.read())
     names = manifest.get("report_shards_file_names") if isinstance(manifest, dict) else None
+    if names is None and isinstance(manifest, dict) and "fileSchema" in manifest:
+        raise ListError(
+            f"{given} is an inventory of S3, which is not supported; give the bucket, or a list of s3:// URIs"
+        )
     if not isinstance(names, list) or not all(str(name).lower().endswith((".csv", ".parquet")) for name in names):
         raise ListError(f"{given}: report_shards_file_names must list CSV or Parquet files, not {names!r}")
     # As a path, since in file:// an escaped slash in a shard's name would lead to another folder.

@@ -14,7 +14,7 @@ from beam_job.inputs.list_formats import (
     BLOCK_BYTES,
     Rows,
     line_blocks,
-    opened,
+    opened_text,
     plain_name,
     without_invalid_text,
 )
@@ -26,8 +26,8 @@ _TEXT = pa.schema([("text", pa.string())])
 
 def _objects(given: str) -> Iterator[tuple[list[tuple[int, _Object]], list[tuple[int, str]]]]:
     """The objects of JSON lines and of a JSON array, with their numbers, and the rows that are none."""
-    if _begins_with_bracket(given):
-        yield from _objects_of_array(given)
+    if (values := _whole_document(given)) is not None:
+        yield from _objects_of_array(given, values)
         return
     for lines in line_blocks(given, "JSON lines"):
         good: list[tuple[int, _Object]] = []
@@ -45,28 +45,39 @@ def _objects(given: str) -> Iterator[tuple[list[tuple[int, _Object]], list[tuple
         yield good, bad
 
 
-def _begins_with_bracket(given: str) -> bool:
-    """Whether it is a JSON array over several lines, or a `.json` file."""
-    if plain_name(given).endswith(".json"):
-        return True
-    with opened(given, "JSON lines") as file:
-        head = file.read(BLOCK_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip()
-    first = head.split(b"\n", 1)[0]
-    return head.startswith(b"[") and not first.rstrip().endswith(b"]")
+def _whole_document(given: str) -> Any:
+    """The content of a `.json` file, or of a JSON array over several lines; None for JSON lines of either name."""
+    with opened_text(given, "JSON") as file:
+        head = file.read(BLOCK_BYTES)
+        first, _, rest = head.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")
+        is_array = first.startswith(b"[") and not first.rstrip().endswith(b"]")
+        if not is_array and (not plain_name(given).endswith(".json") or (_is_object(first) and rest.strip())):
+            return None
+        return json.loads(head + file.read())
 
 
-def _objects_of_array(given: str) -> Iterator[tuple[list[tuple[int, _Object]], list[tuple[int, str]]]]:
-    with opened(given, "JSON") as file:
-        values = json.loads(file.read())
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _objects_of_array(given: str, values: Any) -> Iterator[tuple[list[tuple[int, _Object]], list[tuple[int, str]]]]:
+    if isinstance(values, dict) and isinstance(values.get("images"), list):
+        values = values["images"]  # annotations of COCO
     if not isinstance(values, list):
         raise UnreadableListError(
-            f"{given} is JSON, but not an array of objects; write it as JSON lines, for example with "
-            "jq -c '.images[]' FILE.json > FILE.jsonl"
+            f"{given} is JSON, but neither an array of objects nor has it one named images; write it as JSON lines, as "
+            "with jq -c '.photos[]' FILE.json > FILE.jsonl, or if its keys are the names, as text with "
+            "jq -r 'keys[]' FILE.json > FILE.txt"
         )
+    hint = "; write an array of names as text: jq -r '.[]' FILE.json > FILE.txt"
     for start in range(0, len(values), BATCH_ROWS):
         part = list(enumerate(values[start : start + BATCH_ROWS], start + 1))
         good = [(number, value) for number, value in part if isinstance(value, dict)]
-        yield good, [(n, f"is not a JSON object: {value!r:.80}") for n, value in part if not isinstance(value, dict)]
+        bad = [(number, value) for number, value in part if not isinstance(value, dict)]
+        yield good, [(n, f"is not a JSON object: {value!r:.80}{hint * isinstance(value, str)}") for n, value in bad]
 
 
 def _value(row: _Object, name: str) -> Any:
@@ -96,17 +107,18 @@ def json_rows(given: str, _: str, columns: list[str]) -> Iterator[Rows]:
     uri_column, *others = columns
     types = _json_types(given, others) if others else {}
     for good, bad in _objects(given):
-        kept: list[tuple[int, _Object]] = []
+        kept: list[tuple[int, _Object, str | None]] = []
         refused = [*bad]
         for number, row in good:
             value = _value(row, uri_column)
-            if value is None or isinstance(value, str):
-                kept.append((number, row))
-            else:
-                refused.append((number, f"has {value!r:.80} instead of text in column {uri_column}"))
-        uris = pa.array([_encoded(_value(row, uri_column)) for _, row in kept], pa.binary())
-        arrays = [json_array([_value(row, name) for _, row in kept], types[name]) for name in others]
-        yield _with_text_uris(uris, arrays, columns, [number for number, _ in kept], refused)
+            for uri in value if isinstance(value, list) and value else [value]:  # a row may have several images
+                if uri is None or isinstance(uri, str):
+                    kept.append((number, row, uri))
+                else:
+                    refused.append((number, f"has in column {uri_column} no text but {uri!r:.80}"))
+        uris = pa.array([_encoded(uri) for _, _, uri in kept], pa.binary())
+        arrays = [json_array([_value(row, name) for _, row, _ in kept], types[name]) for name in others]
+        yield _with_text_uris(uris, arrays, columns, [number for number, _, _ in kept], refused)
 
 
 def _with_text_uris(

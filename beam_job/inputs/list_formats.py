@@ -1,11 +1,15 @@
-"""The formats of lists: each is read into batches of rows, plus the rows that could not be read."""
+"""The formats of lists: each is read into batches of rows, with the rows that could not be read beside them.
+
+CSV and JSON have modules of their own.
+"""
 
 from __future__ import annotations
 
+import bz2
 import contextlib
-import dataclasses
 import gzip
 import io
+import lzma
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -14,18 +18,27 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.parquet as pq
 
-from beam_job.inputs.marked_bytes import MarkedBytes, may_have_marks, without_marks
+from beam_job.inputs.names import HEAD_BYTES, is_lfs_pointer
 from beam_job.inputs.rows import ListError, UnreadableListError
 from beam_job.storage import storage_for
 
 BATCH_ROWS = 65_536
 BLOCK_BYTES = 1 << 20
-_UNREADABLE = (pa.ArrowException, ValueError, OSError, EOFError, OverflowError, RecursionError, zlib.error)
+_UNREADABLE = (
+    *(pa.ArrowException, ValueError, OSError, EOFError, OverflowError, RecursionError),
+    *(zlib.error, lzma.LZMAError),
+)
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
-_DELIMITERS = {";": "';'", "\t": "'\\t'", "|": "'|'", ",": "','"}
+_UNPACK: dict[str, Callable[[BinaryIO], Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zst": lambda file: io.BufferedReader(pa.CompressedInputStream(file, "zstd"), BLOCK_BYTES),
+    ".zstd": lambda file: io.BufferedReader(pa.CompressedInputStream(file, "zstd"), BLOCK_BYTES),
+}
+PACKED_SUFFIXES = tuple(_UNPACK)
 
 
 @dataclass(frozen=True)
@@ -57,39 +70,57 @@ def unreadable(given: str, label: str) -> Iterator[None]:
         ) from error
 
 
+def check_is_no_pointer(given: str) -> None:
+    """Raises UnreadableListError for what Git leaves in place of a large file that was not fetched."""
+    with storage_for(given).open(given) as file:
+        if is_lfs_pointer(file.read(HEAD_BYTES)):
+            raise UnreadableListError(f"{given} is a Git LFS pointer; fetch the file with: git lfs pull")
+
+
 @contextlib.contextmanager
 def opened(given: str, label: str) -> Iterator[BinaryIO]:
     """The content of a list, decompressed."""
     storage = storage_for(given)
     storage.stat(given)  # a missing list is an error of the storage, not of the list's format
+    unpack = next((unpack for suffix, unpack in _UNPACK.items() if given.lower().endswith(suffix)), None)
     with unreadable(given, label), storage.open(given) as file:
-        if given.lower().endswith(".gz"):
-            with gzip.GzipFile(fileobj=file) as plain:
-                yield plain  # type: ignore[misc]  # typeshed has GzipFile beside BinaryIO
-        elif given.lower().endswith((".zst", ".zstd")):
-            with io.BufferedReader(pa.CompressedInputStream(file, "zstd"), BLOCK_BYTES) as plain:
-                yield plain
-        else:
+        if unpack is None:
             yield file
+        else:
+            with unpack(file) as plain:
+                yield plain
+
+
+@contextlib.contextmanager
+def opened_text(given: str, label: str) -> Iterator[BinaryIO]:
+    """The content of a list of text, decompressed; UTF-16, as Excel and PowerShell write it, becomes UTF-8."""
+    with opened(given, label) as raw:
+        file = io.BufferedReader(raw, BLOCK_BYTES)  # type: ignore[type-var]  # storages open files that it can read
+        is_utf16 = file.peek(2)[:2] in _UTF16
+        yield io.BytesIO(file.read().decode("utf-16").encode()) if is_utf16 else file
 
 
 def line_blocks(given: str, label: str) -> Iterator[list[tuple[int, str | bytes]]]:
     """The lines that are not blank, stripped, with their numbers, about 1 MiB at a time; bytes if they are no UTF-8."""
     number = 0
-    with opened(given, label) as file:
+    with opened_text(given, label) as file:
         while block := file.read(BLOCK_BYTES) + file.readline():
-            if not number and block.startswith(_UTF16):
-                raise UnreadableListError(f"{given} is not a UTF-8 text file (it is UTF-16); save it as UTF-8")
             block = block if number else block.removeprefix(b"\xef\xbb\xbf")
             # Not splitlines, which also splits at characters that may occur in names.
-            lines = re.split(rb"\r\n|\r|\n", block)
+            lines = block.split(b"\0") if _is_print0(block) else re.split(rb"\r\n|\r|\n", block)
             found = [(number + at, stripped) for at, line in enumerate(lines, 1) if (stripped := line.strip())]
             number += len(lines) - (1 if not lines[-1] else 0)
             if found:
-                yield [(at, _text(line)) for at, line in found]
+                yield [(at, decoded(line)) for at, line in found]
 
 
-def _text(line: bytes) -> str | bytes:
+def _is_print0(block: bytes) -> bool:
+    """Whether names end with zeros, as `find -print0` writes them."""
+    return b"\0" in block and b"\n" not in block
+
+
+def decoded(line: bytes) -> str | bytes:
+    """The text, or the bytes themselves if they are no UTF-8."""
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError:
@@ -99,92 +130,14 @@ def _text(line: bytes) -> str | bytes:
 def text_rows(given: str, column: str) -> Iterator[Rows]:
     """The lines of a text list."""
     for lines in line_blocks(given, "text"):
-        bad = [(number, f"is not UTF-8: {line!r:.80}") for number, line in lines if isinstance(line, bytes)]
+        bad = [
+            (number, f"is not UTF-8: {line!r:.80}; save the list as UTF-8")
+            for number, line in lines
+            if isinstance(line, bytes)
+        ]
         good = [(number, line.strip()) for number, line in lines if isinstance(line, str) and line.strip()]
         batch = pa.record_batch({column: pa.array([line for _, line in good], pa.string())})
         yield Rows(batch, [number for number, _ in good], bad)
-
-
-def _csv_reader(
-    file: Any, delimiter: str, columns: Sequence[str] = (), on_bad: Callable[[Any], str] | None = None
-) -> Any:
-    return pyarrow.csv.open_csv(
-        io.BufferedReader(MarkedBytes(file, delimiter, BLOCK_BYTES), BLOCK_BYTES),
-        # One thread: a reader that is dropped early leaves no thread behind, and errors name their row.
-        pyarrow.csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
-        pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=on_bad),
-        pyarrow.csv.ConvertOptions(
-            include_columns=list(columns),
-            column_types=dict.fromkeys(columns, pa.binary()),
-            null_values=[""],
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=False,
-        ),
-    )
-
-
-def csv_names(given: str, delimiter: str, wanted: Sequence[str]) -> list[str]:
-    """The names in the header; none if the file is empty."""
-    with opened(given, "CSV") as file:
-        start = file.read(BLOCK_BYTES)
-        if not start.removeprefix(b"\xef\xbb\xbf").strip():
-            return []
-        if start.startswith(_UTF16):
-            raise UnreadableListError(f"{given} is not a UTF-8 CSV file (it is UTF-16); save it as UTF-8")
-    with opened(given, "CSV") as file, _csv_reader(file, delimiter, on_bad=lambda _: "skip") as reader:
-        names = [_as_read(name) for name in reader.schema.names]
-    if wanted and wanted[0] not in names and len(names) == 1:
-        for other, shown in _DELIMITERS.items():
-            if wanted[0] in (name.strip('" ') for name in names[0].split(other)):
-                raise ListError(f"{given} has the column {wanted[0]} with another delimiter; add --delimiter={shown}")
-    return names
-
-
-def csv_rows(given: str, delimiter: str, columns: list[str]) -> Iterator[Rows]:
-    """The records, as text; those with too many or too few values are bad."""
-    bad: dict[int, str] = {}
-
-    def on_bad(row: Any) -> str:
-        number = (row.number or 0) - 1  # Arrow counts the header
-        text = _text(without_marks(row.text.encode()))
-        bad[number] = f"has {row.actual_columns} values instead of {row.expected_columns}: {text!r:.80}"
-        return "skip"
-
-    number = 0
-    with opened(given, "CSV") as file, _csv_reader(file, delimiter, columns, on_bad) as reader:
-        named: set[int] = set()
-        for batch in reader:
-            numbers: list[int] = []
-            while len(numbers) < batch.num_rows:
-                number += 1
-                if number not in bad:
-                    numbers.append(number)
-            new = [(at, reason) for at, reason in bad.items() if at not in named]
-            named.update(bad)
-            yield _as_text(Rows(batch, numbers, new))
-        if rest := [(at, reason) for at, reason in bad.items() if at not in named]:
-            yield Rows(pa.record_batch({name: pa.array([], pa.string()) for name in columns}), [], rest)
-
-
-def _as_text(rows: Rows) -> Rows:
-    """The same rows with text instead of bytes; those that are no UTF-8 are bad."""
-    arrays = [_unmarked(column) for column in rows.batch.columns]
-    rows = without_invalid_text(dataclasses.replace(rows, batch=pa.record_batch(arrays, names=rows.batch.schema.names)))
-    arrays = [column.cast(pa.string()) for column in rows.batch.columns]
-    return Rows(pa.record_batch(arrays, names=rows.batch.schema.names), rows.numbers, rows.bad)
-
-
-def _unmarked(column: pa.Array) -> pa.Array:
-    """The bytes of the file instead of those that `MarkedBytes` has put in their place."""
-    data = column.buffers()[2]
-    if data is None or not may_have_marks(data):
-        return column
-    return pa.array([value and without_marks(value) for value in column.to_pylist()], pa.binary())
-
-
-def _as_read(text: str) -> str:
-    """A text of the file in which the bytes that are not UTF-8 are escaped."""
-    return without_marks(text.encode()).decode("utf-8", "backslashreplace")
 
 
 def without_invalid_text(rows: Rows) -> Rows:
@@ -195,8 +148,8 @@ def without_invalid_text(rows: Rows) -> Rows:
             column.cast(pa.binary()).cast(pa.string())
         except pa.ArrowException:
             for at, value in enumerate(column.cast(pa.binary()).to_pylist()):
-                if value is not None and isinstance(_text(value), bytes):
-                    bad[at] = f"has a value in column {name} that is not UTF-8: {value!r:.80}"
+                if value is not None and isinstance(decoded(value), bytes):
+                    bad[at] = f"has a value in column {name} that is not UTF-8: {value!r:.80}; save the list as UTF-8"
     if not bad:
         return rows
     kept = [at for at in range(rows.batch.num_rows) if at not in bad]
@@ -208,7 +161,9 @@ def parquet_names(given: str, _: str, wanted: Sequence[str]) -> list[str]:
     """The names of columns, and those of the wanted ones that are fields of structs."""
     with opened(given, "Parquet") as file, pq.ParquetFile(file) as parquet:
         names = list(parquet.schema_arrow.names)
-        nested = [name for name in wanted if name not in names and _has_field(parquet.schema_arrow, name)]
+        nested = [
+            name for name in dict.fromkeys(wanted) if name not in names and _has_field(parquet.schema_arrow, name)
+        ]
         return [*names, *nested]
 
 
@@ -271,6 +226,6 @@ def plain(array: pa.Array) -> pa.Array:
 def plain_name(given: str) -> str:
     """The name in lower case, without the extension of its compression."""
     name = given.lower()
-    for packed in (".gz", ".zst", ".zstd"):
+    for packed in PACKED_SUFFIXES:
         name = name.removesuffix(packed)
     return name

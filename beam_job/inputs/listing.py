@@ -16,7 +16,7 @@ from beam_job.inputs.carried import carried_names, carried_sources
 from beam_job.inputs.filters import UNREADABLE_FOLDER
 from beam_job.inputs.found import Contents, examined, is_glob_of_lists, partitions_of
 from beam_job.inputs.lists import LISTING_FIELDS, is_list, read_list
-from beam_job.inputs.names import IMAGE_SUFFIXES
+from beam_job.inputs.names import IMAGE_SUFFIXES, unread_kind
 from beam_job.inputs.patterns import alternatives, is_literal
 from beam_job.inputs.rows import (
     ListedFailure,
@@ -26,7 +26,7 @@ from beam_job.inputs.rows import (
     check_carried,
     failed_rows,
 )
-from beam_job.inputs.tars import is_packed_tar, is_tar, list_members
+from beam_job.inputs.tars import is_tar, list_members
 from beam_job.storage import (
     CONTENT,
     OPTIONS,
@@ -151,10 +151,8 @@ def _read(given: str, contents: Contents, options: ListOptions, taken: set[int])
     if name and is_list(given) and not _is_folder_of_lists(given):
         yield from read_list(given, options=options, partitions=partitions_of(given), taken=taken)
         return
-    if is_packed_tar(given) and name:
-        raise InputError(
-            f"--input: {public_name(given)} is compressed, so single images cannot be read from it; unpack it"
-        )
+    if name and (kind := unread_kind(given)) and not storage_for(given).is_folder(given):
+        raise InputError(f"--input: {public_name(given)} is {kind}")
     trusted = options.trust_local and scheme_of(given) == "file"
     for kind, group in itertools.groupby(examined(_found(given), contents), key=_kind):
         if kind == "tar":
@@ -167,7 +165,7 @@ def _read(given: str, contents: Contents, options: ListOptions, taken: set[int])
             what = (
                 f"--carry_columns={','.join(options.carry_columns)} needs lists with columns, or tars with JSON files"
             )
-            raise InputError(f"{what}; {public_name(given)} has only images")
+            raise InputError(f"{what}; {public_name(given)} has only images; give their list instead")
         else:
             yield from _batches_of_files(group, trusted)
 
@@ -276,18 +274,18 @@ def _nothing_at(given: str, contents: Contents) -> str:
       InputError: it is not there.
     """
     name = public_name(given)
-    if contents.found or contents.leftovers or contents.own or contents.packed_tars:
+    if contents.found or contents.leftovers or contents.unread:
         what = "no images" if not is_glob_of_lists(given) else "no rows"
         return f"{name} holds {what}{contents.description}"
     if not is_literal(given):
         hint = "; write [[] for a [ that is part of a name" if "[" in given else ""
-        raise InputError(
-            f"--input: nothing matches {name}; check the spelling (** matches across folders, * does not){hint}"
-        )
+        wild = "** matches across folders, * does not"
+        raise InputError(f"--input: nothing matches {name}; check the spelling and the capitals ({wild}){hint}")
     storage = storage_for(given)
     if storage.is_folder(given):
         suffixes = ", ".join(IMAGE_SUFFIXES)
-        return f"the folder {name} holds no images ({suffixes}); for other file types give a glob"
+        others = f", but {contents.other_files}" if contents.others else ""
+        return f"the folder {name} holds no images ({suffixes}){others}; for other file types give a glob"
     if is_list(given):
         return f"the list {name} is empty"
     if is_tar(given) and storage.exists(given):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from beam_job.inputs.csv_lists import csv_names, csv_rows
 from beam_job.inputs.inventory import REPORT_COLUMNS, is_live_object, report_columns, shards
 from beam_job.inputs.json_lists import json_names, json_rows
 from beam_job.inputs.list_formats import (
     BATCH_ROWS,
+    PACKED_SUFFIXES,
     Rows,
-    csv_names,
-    csv_rows,
+    check_is_no_pointer,
     parquet_names,
     parquet_rows,
     plain,
@@ -21,11 +23,18 @@ from beam_job.inputs.list_formats import (
     text_rows,
     without_invalid_text,
 )
+from beam_job.inputs.names import is_image_name
 from beam_job.inputs.packed import Place, holds_images, path_column, row_groups
 from beam_job.inputs.relative import RelativeNames
 from beam_job.inputs.rows import LISTING_FIELDS as LISTING_FIELDS
 from beam_job.inputs.rows import RESERVED_COLUMNS as RESERVED_COLUMNS
-from beam_job.inputs.rows import ListedFailure, ListOptions, failed_rows, listing_columns, row_uri
+from beam_job.inputs.rows import (
+    ListedFailure,
+    ListOptions,
+    failed_rows,
+    listing_columns,
+    row_uri,
+)
 from beam_job.inputs.rows import ListError as ListError
 from beam_job.storage import absolute, scheme_of, storage_for
 
@@ -39,9 +48,11 @@ _FORMATS: dict[str, _Format] = {
     ".ndjson": (json_names, json_rows),
     ".parquet": (parquet_names, parquet_rows),
 }
-_PACKED = ("", ".gz", ".zst", ".zstd")
 _COMPRESSIBLE = tuple(suffix for suffix in (".txt", *_FORMATS) if suffix != ".parquet")
-_SUFFIXES = (*(suffix + packed for suffix in _COMPRESSIBLE for packed in _PACKED), ".parquet")
+_SUFFIXES = (*(suffix + packed for suffix in _COMPRESSIBLE for packed in ("", *PACKED_SUFFIXES)), ".parquet")
+_LONG = 2000  # bytes; longer values without a dot are images in base64
+_POINTER_BYTES = 1000  # fewer are in a pointer
+_NOT_DATA = "not a URI; write the images to files, or decode them into a column of bytes in Parquet"
 _TEXT_TYPES = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary(), pa.null())
 
 
@@ -89,6 +100,12 @@ def read_list(
     return _bounded(_List(given, options, partitions or {}, set() if taken is None else taken).batches())
 
 
+def _is_data(texts: pa.Array) -> pa.Array:
+    """Whether a text is an image itself: a `data:` URI, or base64."""
+    is_base64 = pc.and_not(pc.greater(pc.binary_length(texts), _LONG), pc.match_substring(texts, "."))
+    return pc.fill_null(pc.or_(pc.starts_with(texts, "data:", ignore_case=True), is_base64), False)
+
+
 def _bounded(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         for start in range(0, batch.num_rows, BATCH_ROWS):
@@ -116,7 +133,10 @@ class _List:
             for shard in shards(self._given):
                 yield from _List(shard, self._options, {}, self._taken).batches()
             return
-        self._version = storage_for(self._given).stat(self._given).version
+        stored = storage_for(self._given).stat(self._given)
+        self._version = stored.version
+        if (stored.size or 0) < _POINTER_BYTES:
+            check_is_no_pointer(self._given)
         names = RelativeNames(self._given)
         if suffix == ".txt":
             yield from self._of_text(names)
@@ -135,22 +155,40 @@ class _List:
 
     def _of_table(self, suffix: str, names: RelativeNames) -> Iterator[pa.RecordBatch]:
         names_of, rows_of = _FORMATS[suffix]
-        uri_column = self._options.uri_column
         carried = self._options.carry_columns
         delimiter = self._options.delimiter or ("\t" if suffix == ".tsv" else ",")
-        found = names_of(self._given, delimiter, (uri_column, *carried))
+        column = self._options.uri_column
+        fields = self._fields() if suffix == ".parquet" else ()
+        found = names_of(self._given, delimiter, (column, *carried, *fields))
         if not found:
-            yield from self._without_columns(rows_of(self._given, delimiter, [uri_column]) if suffix != ".csv" else ())
+            yield from self._without_columns(rows_of(self._given, delimiter, [column]) if suffix != ".csv" else ())
             return
-        is_report = uri_column not in found and {"bucket", "name"} <= set(found)
+        is_report = column not in found and {"bucket", "name"} <= set(found)
         own = [name for name in carried if name in found or name not in self._partitions]
-        keys = [name for name in REPORT_COLUMNS if name in found] if is_report else [uri_column]
+        keys = [name for name in REPORT_COLUMNS if name in found] if is_report else [column]
         self._check_columns([*keys, *own], found)
-        if suffix == ".parquet" and not is_report and holds_images(self._given, uri_column):
-            yield from self._of_images(own, found)
-            return
+        if suffix == ".parquet" and not is_report:
+            if self._finds_images(found):
+                yield from self._of_images(own, found)
+                return
+            keys = [self._options.uri_column]
         for rows in rows_of(self._given, delimiter, list(dict.fromkeys([*keys, *own]))):
-            yield from self._of_report(rows, own) if is_report else self._listing(rows, uri_column, own, names)
+            yield from self._of_report(rows, own) if is_report else self._listing(rows, keys[0], own, names)
+
+    def _fields(self) -> tuple[str, str]:
+        """Where data sets keep an image: in the bytes of a struct, or in the file that its path names."""
+        struct = self._options.uri_column.removesuffix(".bytes")
+        return f"{struct}.bytes", f"{struct}.path"
+
+    def _finds_images(self, found: Sequence[str]) -> bool:
+        """Whether images lie inside the list; `image` stands for `image.bytes`, or without them for `image.path`."""
+        in_bytes, in_path = self._fields()
+        column = in_bytes if in_bytes in found else self._options.uri_column
+        is_packed = holds_images(self._given, column)
+        if not is_packed and column == in_bytes and in_path in found:
+            column = in_path
+        self._options = dataclasses.replace(self._options, uri_column=column)
+        return is_packed
 
     def _without_columns(self, all_rows: Iterator[Rows] | tuple[()]) -> Iterator[pa.RecordBatch]:
         """The rows of JSON lines of which not one is an object."""
@@ -164,7 +202,9 @@ class _List:
                 number = "two columns" if column in found else "no column"
                 near = next((name for name in found if name.strip().lower() == column.strip().lower()), column)
                 hint = "" if near == column else f"; did you mean {near!r}?"
-                known = ", ".join(found)
+                if not hint and any("/" in name or is_image_name(name) for name in found):
+                    hint = "; a first line of values needs a header before it, such as uri,label"
+                known = ", ".join(f"{name:.80}" for name in found)
                 raise ListError(f"{self._given} has {number} {column}; {option} must name one of {known}{hint}")
 
     def _listing(self, rows: Rows, column: str, own: Sequence[str], names: RelativeNames) -> Iterator[pa.RecordBatch]:
@@ -211,6 +251,8 @@ class _List:
             fields = ""
             if pa.types.is_struct(array.type):
                 fields = f", such as {' or '.join(f'{column}.{field.name}' for field in array.type)}"
+            if isinstance(array.type, pa.ListType | pa.LargeListType):
+                fields = f", or write one row per image, with DuckDB: SELECT unnest({column}) AS image"
             raise ListError(
                 f"{self._given}: column {column} holds {array.type}, not text; name another with --uri_column{fields}"
             )
@@ -219,9 +261,12 @@ class _List:
         texts = checked.batch.column(0).cast(pa.string())
         is_empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(texts), ""), True)
         kept = pa.array(checked.numbers, pa.int64())
+        is_data = _is_data(texts)
+        no_uri = pc.or_(is_empty, is_data)
         bad = [(at, f"has no {column}") for at in kept.filter(is_empty).to_pylist()]
-        good = kept.filter(pc.invert(is_empty))
-        batch = rows.batch.take(good).set_column(place, column, texts.filter(pc.invert(is_empty)))
+        bad += [(at, f"holds data in {column}, {_NOT_DATA}") for at in kept.filter(is_data).to_pylist()]
+        good = kept.filter(pc.invert(no_uri))
+        batch = rows.batch.take(good).set_column(place, column, texts.filter(pc.invert(no_uri)))
         refused = [(rows.numbers[at], reason) for at, reason in (*checked.bad, *bad)]
         return Rows(batch, [rows.numbers[at] for at in good.to_pylist()], [*rows.bad, *refused])
 

@@ -19,6 +19,16 @@ _HEADS = re.compile(
     rb"|II[*+]\0|MM\0[*+]|....ftyp(?:avi[fs]|hei[cxms]|hev[cxms]|mif1|msf1)",
     re.DOTALL,
 )
+# Files of images, or of names of images, that are not read, by the ends of their names: what they are, and what to do.
+_UNREAD = {
+    r"\.(?:tar\.(?:gz|bz2|xz|zst)|tgz|tbz2?|txz)": "compressed, so single images cannot be read from it; unpack it",
+    r"\.(?:zip|7z|rar)": "an archive, from which images are not read; unpack it",
+    r"\.(?:arrow|feather)": "an Arrow file, which is not supported; write it as Parquet, with "
+    "datasets.Dataset.to_parquet or pyarrow.parquet.write_table",
+    r"\.(?:tfrecords?|array_record)(?:-\d+-of-\d+)?": "a file of records, which is not supported; write its "
+    "images to tars, Parquet or files",
+    r"\.(?:xlsx?|ods)": "a spreadsheet, which is not supported; save it as CSV",
+}
 # Resource forks and folder views of macOS, thumbnails and bins of Windows, of desktops, and of NAS boxes.
 _LEFTOVER_NAMES = frozenset(
     name.lower()
@@ -42,9 +52,20 @@ def is_image_name(uri: str) -> bool:
     return suffix_of(uri) in IMAGE_SUFFIXES
 
 
+def unread_kind(uri: str) -> str | None:
+    """What a file is that holds images and is not read, and what to do; None for other files."""
+    name = posixpath.basename(uri).lower()
+    return next((what for pattern, what in _UNREAD.items() if re.search(rf"{pattern}$", name)), None)
+
+
 def is_image_head(head: bytes) -> bool:
     """Whether a file that begins with these bytes is an image."""
     return _HEADS.match(head) is not None
+
+
+def is_lfs_pointer(head: bytes) -> bool:
+    """Whether a file that begins with these bytes is a pointer of Git LFS instead of a file of the user's."""
+    return head.startswith(b"version https://git-lfs.")
 
 
 def has_leftover(segments: Iterable[str]) -> bool:

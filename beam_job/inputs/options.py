@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import argparse
 import logging
-from typing import NoReturn
+import os
+import re
+import sys
+from typing import Any, NoReturn
 
 from beam_job.storage import USER_AGENT
 from beam_job.text import printable
 from model.one_line_parser import OneLineParser
 
+_HOME = re.compile(r"^(--\w+=)(~(?:/.*)?)$", re.DOTALL)
+
+
+def _expanded(match: re.Match[str]) -> str:
+    return match[1] + os.path.expanduser(match[2])
+
 
 class CommandParser(OneLineParser):
-    """A parser of `caption-images` or one of its commands; its errors go to the log, in the log's format."""
+    """A parser of `caption-images` or one of its commands; its errors go to the log, in the log's format.
+
+    `~` stands for the home folder in `--input=~/photos` too, where no shell replaces it.
+    """
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        given = sys.argv[1:] if args is None else args
+        return super().parse_known_args([_HOME.sub(_expanded, argument) for argument in given], namespace)
 
     def refuse(self, line: str) -> NoReturn:
         line, logger = printable(line), logging.getLogger("beam_job")

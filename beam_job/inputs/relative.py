@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+import unicodedata
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,6 +17,7 @@ from beam_job.text import counted
 
 _LOGGER = logging.getLogger(__name__)
 _ABSOLUTE = r"^(?:/|[A-Za-z][A-Za-z0-9+.\-]*://)"
+_ONE_NAME = "a line is one name, without sizes or labels beside it; a list with columns is named .csv or .tsv"
 _TAR_MEMBER = re.compile(r"\.tar#", re.IGNORECASE)
 
 
@@ -24,11 +26,32 @@ def is_absolute(name: str) -> bool:
     return re.match(_ABSOLUTE, name) is not None
 
 
+def spellings(name: str) -> Iterator[str]:
+    """The name as it is, and as other systems may mean it.
+
+    That is without spaces and quotes around it, with slashes ("Copy as path" of Windows), in each Unicode form (macOS),
+    without %-escapes (web pages), below the home folder (shells), and as a URI (Java's `file:/x`).
+    """
+    yield name
+    bare = name.strip()
+    if len(bare) > 1 and bare[0] == bare[-1] and bare[0] in "\"'":
+        bare = bare[1:-1]
+    slashed = bare.replace("\\", "/")
+    forms = [unicodedata.normalize(form, slashed) for form in ("NFC", "NFD")]
+    others = [bare, slashed, *forms, urllib.parse.unquote(slashed)]
+    if slashed.startswith("~/"):
+        others.append(os.path.expanduser(slashed))
+    if slashed.startswith("file:/"):
+        others.append(f"file://{slashed.removeprefix('file:')}")
+    yield from dict.fromkeys(other for other in others if other != name and "\0" not in other)
+
+
 class RelativeNames:
     """Makes the names of a list absolute, so that the same name from another folder is another image.
 
-    In a list on this machine a name starts at the working folder, or, if no such file is there, at the list's folder.
-    In a list from elsewhere it starts at the list's folder.
+    In a list on this machine a name starts at the working folder, or, if no such file is there, at the list's folder;
+    if it is in neither, it is looked for as other systems spell it (`spellings`). In a list from elsewhere it starts at
+    the list's folder.
 
     Args:
       given: the list.
@@ -58,22 +81,28 @@ class RelativeNames:
             where = " nor in ".join(self._folders)
             where = f" in {where}" if len(self._folders) == 1 else f", neither in {where}"
             rest = f"{self._first_missing}{' and others' if self._missing > 1 else ''}"
-            _LOGGER.warning(f"{self._given}: {counted(self._missing, 'relative name')} not found{where}: {rest}")
+            hint = f"; {_ONE_NAME}" if re.search(r"[\s,]", self._first_missing) else ""
+            _LOGGER.warning(f"{self._given}: {counted(self._missing, 'relative name')} not found{where}: {rest}{hint}")
 
     def _absolute(self, name: str) -> str:
         if not self._is_local:
             return self._beside(name)
         if "\0" in name:
             return name
-        member = _TAR_MEMBER.search(name)
-        file = name[: member.start() + 4] if member else name
-        for folder in self._folders:
-            path = os.path.normpath(os.path.join(folder, file))
-            if os.path.lexists(path):
-                return local_uri(path) + name[len(file) :]
+        for spelling in spellings(name):
+            if is_absolute(spelling):
+                return spelling
+            member = _TAR_MEMBER.search(spelling)
+            file = spelling[: member.start() + 4] if member else spelling
+            for folder in self._folders:
+                path = os.path.normpath(os.path.join(folder, file))
+                if os.path.lexists(path):
+                    return local_uri(path) + spelling[len(file) :]
         self._missing += 1
         self._first_missing = self._first_missing or name
-        return local_uri(os.path.normpath(os.path.join(self._folders[0], file))) + name[len(file) :]
+        paths = [os.path.normpath(os.path.join(folder, name)) for folder in self._folders]
+        # Where its folder is, the failure can name a file that differs little.
+        return local_uri(next((path for path in paths if os.path.isdir(os.path.dirname(path))), paths[0]))
 
     def _beside(self, name: str) -> str:
         if scheme_of(self._given) in WEB:

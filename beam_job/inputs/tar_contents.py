@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from beam_job.inputs.names import HEAD_BYTES, has_leftover, is_image_head, is_image_name
+from beam_job.inputs.names import HEAD_BYTES, has_leftover, is_image_head, is_image_name, is_lfs_pointer, unread_kind
 from beam_job.inputs.rows import ListedFailure
 from beam_job.storage import Storage
 
@@ -49,6 +49,7 @@ class Contents:
       damage: what follows the last image, or None.
       repeated: names that came more than once.
       leftovers: members that are operating system files.
+      inner: the first archive among the members, which is not supported, or None.
       has_end: whether the zeros that end a tar were found.
     """
 
@@ -57,6 +58,7 @@ class Contents:
     damage: str | None = None
     repeated: int = 0
     leftovers: int = 0
+    inner: str | None = None
     has_end: bool = True
 
     def log(self, tar: str) -> None:
@@ -67,6 +69,8 @@ class Contents:
             )
         if self.leftovers:
             _LOGGER.info(f"{tar}: {self.leftovers:,} operating system files skipped")
+        if self.inner is not None:
+            _LOGGER.warning(f"{tar}: archives in it are not read, such as {self.inner}; unpack it")
         if not self.has_end and self.damage is None:
             _LOGGER.warning(
                 f"{tar} has no end-of-archive marker, so it may be truncated; the images in it are captioned"
@@ -97,6 +101,8 @@ def read_contents(storage: Storage, tar: str, with_fields: bool = False) -> Cont
                     links.append((name, _target(entry, name)))
                 elif entry.isreg() and not entry.issparse():
                     is_image = is_image_name(name) or is_image_head(_part(file, entry, HEAD_BYTES))
+                    if contents.inner is None and (name.lower().endswith(".tar") or unread_kind(name)):
+                        contents.inner = name
                     places[_normal(name)] = entry.offset_data, entry.size, is_image
                     if is_image:
                         contents.add(name, entry.offset_data, entry.size)
@@ -108,7 +114,10 @@ def read_contents(storage: Storage, tar: str, with_fields: bool = False) -> Cont
         except _DAMAGED as error:
             contents.damage = f"{tar} is damaged after {len(contents.members)} images: {error}"
             file.seek(0)
-            if file.read(HEAD_BYTES).startswith(_COMPRESSED):
+            head = file.read(HEAD_BYTES)
+            if is_lfs_pointer(head):
+                contents.damage = f"{tar} is a Git LFS pointer; fetch the file with: git lfs pull"
+            elif head.startswith(_COMPRESSED):
                 contents.damage = f"{tar} is compressed, so single images cannot be read from it; unpack it"
     _add_links(contents, places, links)
     if with_fields:

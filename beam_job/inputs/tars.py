@@ -24,17 +24,11 @@ from beam_job.storage import CONTENT, Storage, StorageError, StoredObject, stora
 TAR_SUFFIX = ".tar"
 _INDEXED_IMAGES = 4_000_000  # 128 MB
 _FIELD_NAMES = [field.name for field in LISTING_FIELDS]
-_PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 def is_tar(uri: str) -> bool:
     """Whether the name is that of a tar."""
     return uri.lower().endswith(TAR_SUFFIX)
-
-
-def is_packed_tar(uri: str) -> bool:
-    """Whether the name is that of a compressed tar, of which parts cannot be read."""
-    return uri.lower().endswith(_PACKED)
 
 
 def container_of(uri: str) -> str:

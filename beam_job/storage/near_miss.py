@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import unicodedata
 import urllib.parse
 from collections.abc import Mapping
 
 _MOST_NAMES = 100_000  # of a folder; larger ones are not searched
 _FOLDERS_KEPT = 4
+_WEB = re.compile(r"^//|/www\.|https?:/")
+_DRIVE = re.compile(r"/[A-Za-z]:[\\/]")
 
 
 def near_miss(path: str) -> str:
     """A hint for the message about a file that does not exist; "" if there is none.
 
-    It finds dangling links, names that differ only in letter case or Unicode form, which macOS and Windows ignore,
-    and names with %-escapes or backslashes.
+    It finds dangling links, names that differ only in capitals or Unicode form, which macOS and Windows ignore,
+    names with %-escapes or backslashes, names with a label behind them, web addresses in another form, and paths of
+    Windows.
     """
     try:
         missing = os.path.abspath(path)
@@ -40,11 +44,19 @@ def near_miss(path: str) -> str:
 
 def _other_spelling(path: str, folder: str) -> str:
     """A hint at a file below `folder`, where `path` would be if all its folders existed."""
-    unquoted, with_slashes = urllib.parse.unquote(path), path.replace("\\", "/")
-    for other, how in ((unquoted, "the same name without %-escapes"), (with_slashes, "the same name with slashes")):
+    for other, how in (
+        (urllib.parse.unquote(path), "the same name without %-escapes"),
+        (path.replace("\\", "/"), "the same name with slashes"),
+        (re.split(r"[\t,]", path)[0], "the same name without what follows it"),
+        (path.rpartition(" ")[0], "the same name without what follows it"),
+    ):
         other = os.path.normpath(other)
         if other != path and other.startswith(folder.rstrip("/") + "/") and os.path.exists(other):
             return f"; there is {other}, {how}"
+    if _WEB.search(path):
+        return "; a web address is written alone, as https://HOST/NAME"
+    if _DRIVE.search(path):
+        return "; this is a path of Windows, name the file as this machine does"
     return ""
 
 

@@ -24,7 +24,15 @@ from model.formats import format_of
         pytest.param(b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull", id="lfs"),
         pytest.param(gzip.compress(b"x"), "a compressed file; unpack it", id="gzip"),
         pytest.param(b"\0\0\0\x14ftypmp42\0\0\0\0isom", "a video", id="mp4"),
-        pytest.param(b"hello", r"\(JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF, HEIC\)", id="unknown"),
+        pytest.param(b"/annex/objects/SHA256E-s9--a.jpg\n", "git annex get", id="git-annex"),
+        pytest.param(b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "a raw photograph", id="cr3"),
+        pytest.param(b"FUJIFILMCCD-RAW 0201", "a raw photograph", id="raf"),
+        pytest.param(b"\0\0\1\0\1\0\x10\x10", "an icon", id="ico"),
+        pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n", "an EPS drawing", id="eps"),
+        pytest.param(b"ARROW1\0\0\xff\xff\xff\xff", "write its images to Parquet", id="arrow"),
+        pytest.param(bytes(5000), "a file of zeros", id="zeros"),
+        pytest.param("/photos/\u00e9.jpg\n".encode() * 90, r"a text; the name of a list .* ends in \.txt", id="list"),
+        pytest.param(b"\x01hello", r"\(JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF, HEIC\)", id="unknown"),
     ],
 )
 def test_what_a_file_is_instead(data: bytes, what: str) -> None:

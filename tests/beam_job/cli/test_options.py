@@ -122,3 +122,11 @@ def test_a_custom_captioner() -> None:
 def test_configuration_travels() -> None:
     config, _ = parse([*REQUIRED, "--decoding=sample", "--seed=7"])
     assert pickle.loads(pickle.dumps(config)) == config
+
+
+def test_a_tilde_stands_for_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    config, _ = parse(["--input=~/photos", "--input=~", "--input=a~/b", "--output=~/out", "--include=~x"])
+    assert config.inputs == ("/home/me/photos", "/home/me", "a~/b")
+    assert config.output == "/home/me/out"
+    assert config.filters.include == ("~x",)

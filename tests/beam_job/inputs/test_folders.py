@@ -149,3 +149,34 @@ def test_the_folder_itself_is_an_error(folder: Path, deny) -> None:
     deny("photos")
     with pytest.raises(InputError, match="photos: Permission denied"):
         rows(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("photos.zip", "an archive, from which images are not read; unpack it"),
+        ("data-00000-of-00001.arrow", "an Arrow file, which is not supported; write it as Parquet"),
+        ("train.tfrecord-00000-of-00002", "a file of records, which is not supported; write its images to tars"),
+        ("list.XLSX", "a spreadsheet, which is not supported; save it as CSV"),
+    ],
+)
+def test_files_that_hold_images_and_are_not_read(
+    name: str, what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(InputError, match=f"{name} is {what}"):
+        list(list_images([f"{tmp_path}/{name}"]))
+    assert list(list_images([str(tmp_path)])) == []
+    assert f"1 unread file, such as {tmp_path}/{name}, which is {what}" in caplog.text
+    assert "holds no images (only 1 unread file)" in caplog.text
+
+
+def test_files_of_other_names_beside_images_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "0001").touch()
+    with caplog.at_level("INFO"):
+        assert list(list_images([str(tmp_path)])) == []
+        assert f"but 1 other file, such as {tmp_path}/0001; for other file types give a glob" in caplog.text
+        (tmp_path / "a.jpg").touch()
+        (tmp_path / "b.jpg.1").touch()
+        assert len(list(list_images([str(tmp_path)]))) == 1
+    assert f"{tmp_path}: 2 other files, such as {tmp_path}/0001, not read; for other file types give" in caplog.text

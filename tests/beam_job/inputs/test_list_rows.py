@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from beam_job.inputs import list_formats
+from beam_job.inputs import csv_lists
 from beam_job.inputs.lists import read_list
 from beam_job.inputs.rows import ListedFailure, ListError, ListOptions
 
@@ -81,9 +81,9 @@ def test_bytes_that_are_not_utf8_survive_the_edges_of_blocks(tmp_path: Path) -> 
     lines = [name.encode() + (b"\xff\xc3" if at % 9 == 0 else b"") for at, name in enumerate(names)]
     given.write_bytes(b"uri\n" + b"\n".join(lines) + b"\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(list_formats, "BLOCK_BYTES", 251)
+        patch.setattr(csv_lists, "BLOCK_BYTES", 251)
         assert good(given) == [name for at, name in enumerate(names) if at % 9]
-        assert list(bad(given).values())[1].endswith(f"that is not UTF-8: {lines[9]!r}")
+        assert list(bad(given).values())[1].endswith(f"that is not UTF-8: {lines[9]!r}; save the list as UTF-8")
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_bytes_that_are_not_utf8_survive_the_edges_of_blocks(tmp_path: Path) -> 
 def test_a_quote_costs_no_other_row(
     written: str, value: str | None, after: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(list_formats, "BLOCK_BYTES", block)
+    monkeypatch.setattr(csv_lists, "BLOCK_BYTES", block)
     given = tmp_path / "l.csv"
     given.write_bytes(f"uri,n\n/a,{written}\n{40 * after}".encode("utf-8", "surrogateescape"))
     found = [(row["uri"], row["n"]) for row in rows(given, carry_columns=("n",)) if not row["list_error"]]
@@ -160,7 +160,9 @@ def test_fields_of_structs(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": images, "label": [1, 2, 3]}), given)
     assert good(given, uri_column="image.path", carry_columns=("label",)) == ["/a"]
     assert list(bad(given, uri_column="image.path")) == ["#row=2", "#row=3"]
-    with pytest.raises(ListError, match=r"--uri_column, such as image\.path or image\.bytes"):
+    assert good(given, uri_column="image") == good(given, uri_column="image.bytes") == ["/a"]  # no image is inside
+    pq.write_table(pa.table({"image": [{"url": "/a", "page": "/b"}]}), given)
+    with pytest.raises(ListError, match=r"--uri_column, such as image\.url or image\.page"):
         rows(given, uri_column="image")
     (tmp_path / "l.jsonl").write_text('{"image": {"path": "/a"}}\n{"image": 3}\n')
     assert good(tmp_path / "l.jsonl", uri_column="image.path") == ["/a"]
@@ -192,9 +194,9 @@ def test_values_of_several_types_become_text(far: bool, tmp_path: Path) -> None:
 def test_a_json_array_over_several_lines(tmp_path: Path) -> None:
     (tmp_path / "l.jsonl").write_text(json.dumps([{"uri": "/a"}, {"uri": "/b"}], indent=1))
     assert good(tmp_path / "l.jsonl") == ["/a", "/b"]
-    (tmp_path / "coco.json").write_text('{"images": []}')
-    with pytest.raises(ListError, match=r"not an array of objects; write it as JSON lines"):
-        rows(tmp_path / "coco.json")
+    (tmp_path / "keys.json").write_text('{"a.jpg": {"caption": "a dog"}}')
+    with pytest.raises(ListError, match=r"neither an array of objects .*; write it as JSON lines, .* 'keys\[\]'"):
+        rows(tmp_path / "keys.json")
 
 
 def test_relative_names_start_at_the_working_folder_or_else_at_the_list(

@@ -126,14 +126,15 @@ def test_a_list_in_a_bucket(bucket) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        pytest.param("l.txt", "a.jpg\n".encode("utf-16"), "it is UTF-16", id="UTF-16"),
         pytest.param("l.csv", "image,n\na,1\n", "no column uri; --uri_column must .* image, n", id="no uri column"),
         pytest.param("l.csv", "uri,uri\na,b\n", "two columns uri", id="uri column twice"),
         pytest.param("l.jsonl", '{"image": "a"}', "no column uri; --uri_column must .* image", id="no uri in JSON"),
         pytest.param("l.parquet", "no Parquet", "cannot be read as Parquet", id="broken Parquet"),
+        pytest.param("l.tsv", "a dog\thttps://h/a\n", "a header before it, such as uri,label", id="no header"),
         pytest.param("r.csv", "bucket,name,size\nb,a,big\n", "as an inventory report: .*'big'", id="size of no number"),
         pytest.param("manifest.json", "{", "cannot be read as a manifest", id="broken manifest"),
-        pytest.param("manifest.json", '{"files": []}', "must list CSV or Parquet files, not None", id="S3's manifest"),
+        pytest.param("manifest.json", '{"files": []}', "must list CSV or Parquet files, not None", id="other manifest"),
+        pytest.param("manifest.json", '{"fileSchema": "Bucket, Key"}', "is an inventory of S3", id="S3's manifest"),
         pytest.param("manifest.json", '{"report_shards_file_names": ["x.orc"]}', r"not \['x.orc'\]", id="odd shards"),
         pytest.param("l.xml", "a", "l.xml is not a list; .* .parquet", id="no list"),
     ],

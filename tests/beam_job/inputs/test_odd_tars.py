@@ -84,8 +84,15 @@ def test_compressed_tars_in_a_folder_are_named(pattern: str, tmp_path: Path, cap
     for name in ("a.tar.gz", "b.tar.gz"):
         (tmp_path / name).write_bytes(b"")
     assert list(list_images([f"{tmp_path}{pattern}"])) == []
-    assert f"2 compressed tars left out, such as {tmp_path}/a.tar.gz; unpack them" in caplog.text
-    assert "holds no images (only 2 compressed tars)" in caplog.text
+    assert f"2 unread files, such as {tmp_path}/a.tar.gz, which is compressed, so" in caplog.text
+    assert "holds no images (only 2 unread files)" in caplog.text
+
+
+@pytest.mark.parametrize("inner", ["inner.tar", "a/photos.ZIP"])
+def test_archives_within_a_tar_are_named(inner: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_tar(tmp_path / "x.tar", {"a.jpg": b"", inner: b"x"})
+    assert len(images(members(tmp_path / "x.tar"))) == 1
+    assert f"x.tar: archives in it are not read, such as {inner}; unpack it" in caplog.text
 
 
 def write_entries(path: Path, *entries: tuple[str, bytes | str]) -> Path:
