@@ -27,8 +27,8 @@ def add_input_and_output(group: argparse._ArgumentGroup) -> None:
         metavar="PATH",
         help="images to caption: a folder or bucket prefix, including subfolders; a quoted glob ('photos/**/*.jpg'); "
         "a list of URIs (.txt with one per line, .csv, .tsv, .jsonl, .parquet or a Storage Insights manifest, also "
-        "compressed as .gz, .bz2, .xz or .zst), a folder or glob of lists; or a single image; {a,b} and {00..41} expand "
-        "to several inputs; repeatable (required)",
+        "compressed as .gz, .bz2, .xz or .zst), a folder or glob of lists; or a single image; {a,b} and {00..41} "
+        "expand to several inputs; repeatable (required)",
     )
     group.add_argument(
         "--output",
