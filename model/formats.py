@@ -103,7 +103,7 @@ def _other(data: bytes) -> str | None:
         is_drawing = b"<svg" in head.lower()
         return "an SVG drawing, which is not supported; convert it" if is_drawing else "a web page or XML"
     known = next((what for what, starts in _OTHERS.items() if data.startswith(starts) or head.startswith(starts)), None)
-    return known or ("a text; the name of a list of images ends in .txt" if _is_text(head) else None)
+    return known or ("a text file; a list of images needs the extension .txt" if _is_text(head) else None)
 
 
 def _is_text(head: bytes) -> bool:

@@ -131,7 +131,7 @@ class Contents:
             count = counted(self.unread, "unread file")
             _LOGGER.warning(f"{name}: {count}, such as {example}, which is {unread_kind(example)}")
         if self.others and self.found:
-            _LOGGER.info(f"{name}: {self.other_files}, not read; for other file types give a glob")
+            _LOGGER.info(f"{name}: {self.other_files}, not read (for other file types give a glob)")
         if self.marked_lists:
             _LOGGER.info(
                 f"{name}: {counted(self.marked_lists, 'list')} skipped because the name or folder begins with _ or a "

@@ -31,7 +31,7 @@ from model.formats import format_of
         pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n", "an EPS drawing", id="eps"),
         pytest.param(b"ARROW1\0\0\xff\xff\xff\xff", "write its images to Parquet", id="arrow"),
         pytest.param(bytes(5000), "a file of zeros", id="zeros"),
-        pytest.param("/photos/\u00e9.jpg\n".encode() * 90, r"a text; the name of a list .* ends in \.txt", id="list"),
+        pytest.param("/photos/\u00e9.jpg\n".encode() * 90, r"a text file; a list .* the extension \.txt", id="list"),
         pytest.param(b"\x01hello", r"\(JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF, HEIC\)", id="unknown"),
     ],
 )

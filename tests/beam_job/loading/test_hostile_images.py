@@ -108,7 +108,7 @@ BAD = {
     "empty.jpg": (b"", "the file is empty"),
     "text.png": (
         b"no picture",
-        "not an image of a known format, but a text; the name of a list of images ends in .txt",
+        "not an image of a known format, but a text file; a list of images needs the extension .txt",
     ),
     "drawing.jpg": (
         EPS,
