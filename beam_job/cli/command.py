@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import os
@@ -99,7 +100,7 @@ def _caption(config: JobConfig, beam_arguments: Sequence[str], examples: bool) -
     if summary is None or not summary.resumed or code or config.recaption or summary.left:
         return code  # --recaption would caption all again, and images are left when a budget is used up
     LOGGER.info("looking for images that were added after that run began")
-    code, _ = _caption_once(config, beam_arguments, examples)
+    code, _ = _caption_once(dataclasses.replace(config, retry="none"), beam_arguments, examples)  # they just failed
     return code
 
 

@@ -115,7 +115,7 @@ def json_rows(given: str, _: str, columns: list[str]) -> Iterator[Rows]:
                 if uri is None or isinstance(uri, str):
                     kept.append((number, row, uri))
                 else:
-                    refused.append((number, f"has in column {uri_column} no text but {uri!r:.80}"))
+                    refused.append((number, f"has {uri!r:.80} instead of text in column {uri_column}"))
         uris = pa.array([_encoded(uri) for _, _, uri in kept], pa.binary())
         arrays = [json_array([_value(row, name) for _, row, _ in kept], types[name]) for name in others]
         yield _with_text_uris(uris, arrays, columns, [number for number, _, _ in kept], refused)

@@ -274,7 +274,7 @@ def _nothing_at(given: str, contents: Contents) -> str:
       InputError: it is not there.
     """
     name = public_name(given)
-    if contents.found or contents.leftovers or contents.unread:
+    if contents.found or contents.leftovers or contents.unread or contents.own:
         what = "no images" if not is_glob_of_lists(given) else "no rows"
         return f"{name} holds {what}{contents.description}"
     if not is_literal(given):

@@ -179,4 +179,7 @@ def test_files_of_other_names_beside_images_are_counted(tmp_path: Path, caplog: 
         (tmp_path / "a.jpg").touch()
         (tmp_path / "b.jpg.1").touch()
         assert len(list(list_images([str(tmp_path)]))) == 1
-    assert f"{tmp_path}: 2 other files, such as {tmp_path}/0001, not read (for other file types give a glob)" in caplog.text
+    assert (
+        f"{tmp_path}: 2 other files, such as {tmp_path}/0001, not read (for other file types give a glob)"
+        in caplog.text
+    )

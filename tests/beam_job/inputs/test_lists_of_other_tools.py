@@ -120,7 +120,7 @@ def test_quoted_absolute_names(photos: Path) -> None:
         pytest.param("photos/a b.jpg 0", "; there is {}/a b.jpg, the same name without what follows it", id="label"),
         pytest.param("photos/a b.jpg\tdog", "; there is {}/a b.jpg, the same name without what follows it", id="tab"),
         pytest.param("photos/a b.jpg,dog", "; there is {}/a b.jpg, the same name without what follows it", id="CSV"),
-        pytest.param("photos/A b.JPG", "; there is {}/a b.jpg, which differs in capitals alone", id="capitals"),
+        pytest.param("photos/A b.JPG", "; there is {}/a b.jpg, which differs only in letter case", id="capitals"),
         pytest.param("www.host.org/a.jpg", "; a web address is written alone, as https://HOST/NAME", id="www"),
         pytest.param("//host/a.jpg", "; a web address is written alone, as https://HOST/NAME", id="no scheme"),
         pytest.param("<https://host/a.jpg>", "; a web address is written alone, as https://HOST/NAME", id="brackets"),
@@ -154,8 +154,8 @@ def test_several_images_in_a_row_of_json(tmp_path: Path) -> None:
     found = rows(tmp_path / "l.jsonl", uri_column="images", carry_columns=("id",))
     assert [(row["uri"], row["id"]) for row in found if not row["list_error"]] == [("/a", 1), ("/b", 1), ("/c", 3)]
     assert [reason.partition("row ")[2] for reason in bad(tmp_path / "l.jsonl", uri_column="images")] == [
-        "2 has in column images no text but []",
-        "3 has in column images no text but 7",
+        "2 has [] instead of text in column images",
+        "3 has 7 instead of text in column images",
     ]
 
 

@@ -118,7 +118,7 @@ def test_a_folder_of_images_and_lists_says_what_it_takes(folder: Path, caplog: p
     fill(folder, "a.jpg", "a.txt", "b.jpg", "b.txt", "metadata.csv")
     with caplog.at_level(logging.INFO):
         assert names(folder, folder) == ["a.jpg", "b.jpg"]
-    assert f"1 list beside them not read, such as {folder}/metadata.csv" in caplog.text
+    assert f"1 list next to them not read, such as {folder}/metadata.csv" in caplog.text
 
 
 def test_one_list_of_several_that_is_damaged(folder: Path) -> None:

@@ -124,8 +124,7 @@ def test_pandas_and_duckdb_read_the_csv(job: Job, tmp_path: Path, capfd: pytest.
     assert dict(rows) == job.captions()
     assert json.loads(frame["a.b"][0]) == {"n": [0]}
     assert (
-        "1 value would be read as formulas by a spreadsheet; to prevent that, add --for_spreadsheets"
-        in capfd.readouterr().out
+        "a spreadsheet would read 1 value as formulas; add --for_spreadsheets to prevent that" in capfd.readouterr().out
     )
 
 
