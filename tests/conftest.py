@@ -169,13 +169,25 @@ def s3_server_thread() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def s3_server(s3_server_thread: str) -> Iterator[str]:
-    """Moto's server and the variables that lead the module's s3fs to it; yields its address."""
+    """Moto's server, to which variables of the environment lead s3fs in the module's tests; yields its address."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", s3_server_thread)
         patch.setenv("AWS_ACCESS_KEY_ID", "test")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        _forget_s3()
         yield s3_server_thread
+    _forget_s3()
+
+
+def _forget_s3() -> None:
+    """Drops the file systems of s3fs: they remember the variables that they were made with."""
+    from s3fs import S3FileSystem
+
+    from beam_job import storage
+
+    S3FileSystem.clear_instance_cache()
+    storage._storage.cache_clear()
 
 
 def has_package(name: str) -> bool:
