@@ -1,7 +1,7 @@
-"""PNGs that other programs show and Pillow refuses for what lies beside the pixels.
+"""Removes optional chunks from PNGs that Pillow refuses because of them, although other programs show the image.
 
 Programs that generate or edit images store megabytes of text or of a colour profile in compressed chunks, which Pillow
-takes for an attack, and some tools write chunks with wrong checksums.
+treats as an attack, and some tools write chunks with wrong checksums.
 """
 
 from __future__ import annotations

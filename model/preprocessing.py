@@ -9,7 +9,7 @@ Pixels are always uint8; the encoder scales them to the backbone's input range (
   - Transparent pixels are blended with white.
   - Samples of more than 8 bits are scaled by the range that they use (`model.depth`).
   - A JPEG that lacks its end, and at most a tenth of the picture, is decoded; the rest of it is grey.
-  - A PNG is decoded whatever its texts and colour profile are.
+  - A PNG is decoded even if its text or color profile is invalid or very large.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from beam_job.text import counted
 
 _LOGGER = logging.getLogger(__name__)
 _MARK = re.compile(r"/[_.](?![^/]*=)")  # but `_date=2024-05-06` is a partition
-# What this job writes, in an output that lies in the input.
+# Files that this job writes, in an output inside the input.
 _OWN = re.compile(
     rf"(?:^|/)(?:(?:captions|failures)/run={RUN_ID}/|runs/{RUN_ID}/|_LEASE/\.?\d{{6,}}\.json"
     r"|corrections/\.?\d{8}T\d{9}Z-[0-9a-f]+\.jsonl)"
@@ -68,7 +68,7 @@ class Contents:
         return True
 
     def is_own(self, uri: str) -> bool:
-        """Whether this job has written a file, which is counted; not if the input lies within the output."""
+        """Whether this job wrote the file, which is then counted; False if the input is inside the output."""
         is_own = _OWN.search(uri.removeprefix(self._root)) is not None
         self.own += is_own
         return is_own
@@ -204,7 +204,7 @@ def examined(listed: Iterator[StoredObject], contents: Contents) -> Iterator[tup
             yield stored, kind is _Kind.LIST
         elif kind is _Kind.UNREADABLE:
             yield stored, False
-        elif kind in undecided and not (kind is _Kind.TEXT and has_images):  # captions beside images may be many
+        elif kind in undecided and not (kind is _Kind.TEXT and has_images):  # a folder of images may have many captions
             undecided[kind].append(stored)
     if has_images or (marks and not tables):
         contents.found += len(marks)

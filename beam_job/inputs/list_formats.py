@@ -1,4 +1,4 @@
-"""The formats of lists: each is read into batches of rows, with the rows that could not be read beside them.
+"""The formats of lists: each is read into batches of rows, plus the rows that could not be read.
 
 CSV and JSON have modules of their own.
 """

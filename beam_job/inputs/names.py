@@ -19,7 +19,7 @@ _HEADS = re.compile(
     rb"|II[*+]\0|MM\0[*+]|....ftyp(?:avi[fs]|hei[cxms]|hev[cxms]|mif1|msf1)",
     re.DOTALL,
 )
-# Files of images, or of names of images, that are not read, by the ends of their names: what they are, and what to do.
+# Unsupported files that contain images or lists, by extension: what they are, and what to do.
 _UNREAD = {
     r"\.(?:tar\.(?:gz|bz2|xz|zst)|tgz|tbz2?|txz)": "compressed, so single images cannot be read from it; unpack it",
     r"\.(?:zip|7z|rar)": "an archive, from which images are not read; unpack it",
@@ -53,7 +53,7 @@ def is_image_name(uri: str) -> bool:
 
 
 def unread_kind(uri: str) -> str | None:
-    """What a file is that holds images and is not read, and what to do; None for other files."""
+    """Describes an unsupported file that contains images, and says what to do; None for other files."""
     name = posixpath.basename(uri).lower()
     return next((what for pattern, what in _UNREAD.items() if re.search(rf"{pattern}$", name)), None)
 

@@ -17,7 +17,7 @@ from beam_job.text import counted
 
 _LOGGER = logging.getLogger(__name__)
 _ABSOLUTE = r"^(?:/|[A-Za-z][A-Za-z0-9+.\-]*://)"
-_ONE_NAME = "a line is one name, without sizes or labels beside it; a list with columns is named .csv or .tsv"
+_ONE_NAME = "a line must be one name, without sizes or labels; a list with columns needs the extension .csv or .tsv"
 _TAR_MEMBER = re.compile(r"\.tar#", re.IGNORECASE)
 
 
@@ -27,10 +27,10 @@ def is_absolute(name: str) -> bool:
 
 
 def spellings(name: str) -> Iterator[str]:
-    """The name as it is, and as other systems may mean it.
+    """Yields the name unchanged, then other spellings of it.
 
-    That is without spaces and quotes around it, with slashes ("Copy as path" of Windows), in each Unicode form (macOS),
-    without %-escapes (web pages), below the home folder (shells), and as a URI (Java's `file:/x`).
+    These are: without spaces and quotes around it, with slashes (Windows: "Copy as path"), in each Unicode form
+    (macOS), without %-escapes (web pages), below the home folder (shells), and as a URI (Java's `file:/x`).
     """
     yield name
     bare = name.strip()

@@ -223,7 +223,7 @@ def read_runs(output: str, on_damaged: Callable[[StorageError], None] = warn) ->
 
 
 def _is_manifest(uri: str) -> bool:
-    """By its whole name: other tools write into folders called `runs` too."""
+    """Checks the whole name, because other tools also write to folders named `runs`."""
     return _MANIFEST.search(uri) is not None
 
 

@@ -133,7 +133,7 @@ def test_lines_that_need_another_form(line: str, hint: str, photos: Path, caplog
     with caplog.at_level(logging.WARNING):
         [uri] = good(given)
     assert near_miss(uri).startswith(hint.format(photos))
-    assert (" is one name, without sizes or labels" in caplog.text) == (" " in line or "\t" in line)
+    assert (" must be one name, without sizes or labels" in caplog.text) == (" " in line or "\t" in line)
 
 
 def test_json_lines_in_a_json_file(tmp_path: Path) -> None:
